@@ -1,0 +1,15 @@
+"""A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
+from .augment import AFANSettings
+from .checkpoint import allow_mmengine_checkpoints
+from .engine import AFANAmpOptimWrapper, AFANHook, AFANOptimWrapper
+from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from .session import is_recording, tap
+
+__version__ = '0.1.0'
+__all__ = [
+    'AFANAmpOptimWrapper', 'AFANDecodeHead', 'AFANHook', 'AFANNeckWrapper', 'AFANOptimWrapper', 'AFANRoIHead', 'AFANSettings',
+    'is_recording', 'tap'
+]
+
+# mmengine loads checkpoints with torch's default, which since torch 2.6 refuses what mmengine itself wrote.
+allow_mmengine_checkpoints()

@@ -1,0 +1,85 @@
+"""Projected gradient ascent on a tensor, Eq. 2: a feature and a way to its gradient in, a perturbation out."""
+from typing import Callable, List, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+Radius = Union[float, Tensor]
+Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
+
+
+class Perturbation(NamedTuple):
+    """What :func:`pgd` found.
+
+    Attributes:
+        deltas: One perturbation per level, shaped like the features and inside the ball.
+        finite: 0-dim bool tensor: whether every gradient on the way was finite. Where it is False all deltas are zero.
+    """
+    deltas: List[Tensor]
+    finite: Tensor
+
+
+def pgd(features: Sequence[Tensor],
+        gradient: Gradient,
+        epsilon: Sequence[Radius],
+        step_size: Sequence[Radius],
+        num_steps: int = 1,
+        random_start: bool = False,
+        first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
+        generator: Optional[torch.Generator] = None) -> Perturbation:
+    """Find the perturbation in an l-infinity ball that raises the loss (Eq. 2).
+
+    A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that is not finite anywhere
+    ends in a zero perturbation of every level, decided on the device: no branch waits for it.
+
+    Args:
+        features: The clean features, one tensor per level, any shape; never modified.
+        gradient: Maps perturbed features to the loss's gradient at each of them.
+        epsilon: Radius of the ball for each level: a number, or a tensor that broadcasts against it.
+        step_size: Length of one step for each level, likewise.
+        num_steps: Number of steps; n in PGD-n. Defaults to 1.
+        random_start: Start anywhere in the ball instead of at its centre. Defaults to False.
+        first_gradient: The gradient at the start, where the caller already has it. Not allowed with ``random_start``.
+        generator: For ``random_start``, on the features' device.
+
+    Returns:
+        Perturbation: The deltas and whether they can be trusted.
+    """
+    if random_start and first_gradient is not None:
+        raise ValueError('first_gradient must be None with random_start: the attack does not start at the clean feature')
+    if random_start:
+        deltas = [_uniform_like(f, generator) * eps for f, eps in zip(features, epsilon)]
+    else:
+        deltas = [torch.zeros_like(f) for f in features]
+    finite = torch.ones((), dtype=torch.bool, device=features[0].device)
+    for step in range(num_steps):
+        if step == 0 and first_gradient is not None:
+            grads = first_gradient
+        else:
+            grads = gradient([f + d for f, d in zip(features, deltas)])
+        for grad in grads:
+            if grad is not None:
+                finite = finite & grad.isfinite().all()
+        # Zeroed within the loop, so that the next step's forward pass never meets what this gradient broke.
+        deltas = [
+            torch.where(finite, _ascend(d, g, eps, size), torch.zeros_like(d))
+            for d, g, eps, size in zip(deltas, grads, epsilon, step_size)
+        ]
+    return Perturbation(deltas, finite)
+
+
+def _ascend(delta: Tensor, grad: Optional[Tensor], epsilon: Radius, step_size: Radius) -> Tensor:
+    """One step along the sign of the gradient, projected back onto the ball."""
+    if grad is None:
+        return delta
+    moved = delta + step_size * grad.sign().to(delta.dtype)
+    return torch.maximum(torch.minimum(moved, _radius(epsilon, moved)), -_radius(epsilon, moved))
+
+
+def _radius(epsilon: Radius, like: Tensor) -> Tensor:
+    return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)
+
+
+def _uniform_like(feature: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+    noise = torch.rand(feature.shape, generator=generator, device=feature.device, dtype=feature.dtype)
+    return 2 * noise - 1

@@ -1,0 +1,142 @@
+"""The training step: an optim wrapper that runs the adversarial passes beside the host's own backward."""
+import logging
+from contextlib import ExitStack, contextmanager
+from typing import List, Optional
+
+import torch
+from mmengine.dist import all_reduce, all_reduce_params, get_rank
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..health import Health
+from ..passes import SitePasses
+from ..session import Session
+
+
+class AFANStep:
+    """What the two A-FAN optim wrappers share, in front of a stock optim wrapper.
+
+    ``optim_context`` records the sites that the clean forward taps; ``backward`` runs the clean backward and the
+    adversarial passes of these sites. The host's ``train_step`` and everything else of the stock wrapper stay as they are.
+
+    Args:
+        afan_seed: Seed of strengths, noise, and dropout in the adversarial passes. Together with the iteration and the rank it
+            determines them, so a resumed run continues as the uninterrupted one. Defaults to 0.
+        kwargs: Arguments of the stock optim wrapper.
+
+    Attributes:
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it up.
+        health: The figures of the adversarial passes.
+        num_skipped_updates: Updates not made since the start because a gradient was not finite.
+    """
+
+    def __init__(self, *args, afan_seed: int = 0, **kwargs):
+        if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
+            raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
+        super().__init__(*args, **kwargs)
+        self.afan_seed = afan_seed
+        self.epsilon_scale = 1.0
+        self.health = Health()
+        self.num_skipped_updates = 0
+        self._session: Optional[Session] = None
+        self._replicas: Optional[DistributedDataParallel] = None
+        self._guarded = False
+
+    @contextmanager
+    def optim_context(self, model: nn.Module):
+        """Record the clean forward pass.
+
+        Under DDP the whole step runs without its gradient synchronisation, which allows one backward only; the sum of all passes
+        is averaged over the ranks when the wrapper should sync.
+        """
+        host = model.module if is_model_wrapper(model) else model
+        if host is not model and not isinstance(model, DistributedDataParallel):
+            raise NotImplementedError(f'A-FAN trains a plain model or DistributedDataParallel, but got {type(model).__name__}')
+        self._replicas = model if host is not model and self.should_sync() else None
+        self._session = Session(
+            SitePasses(
+                host,
+                key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
+                scale=self.epsilon_scale,
+                # The host itself has no no_sync: what is left of the stock context is that of a forward pass.
+                forward_context=lambda: super(AFANStep, self).optim_context(host),
+                weigh=self.scale_loss,
+                scale_loss=self._scaled,
+                health=self.health))
+        with ExitStack() as stack:
+            if host is not model:
+                stack.enter_context(model.no_sync())
+            stack.enter_context(super().optim_context(model))
+            stack.enter_context(self._session.record())
+            yield
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Back-propagate the clean loss and every adversarial pass."""
+        session, self._session = self._session, None
+        count = self._inner_count
+
+        def backward(part: Tensor) -> None:
+            super(AFANStep, self).backward(part, **kwargs)
+            self._inner_count = count  # so that `scale_loss` treats every pass of the step alike
+
+        if session is None:
+            backward(loss)
+        else:
+            session.backward(loss, backward)
+            self._guarded |= bool(session.sites)
+        if self._replicas is not None:
+            _average_gradients(self._replicas)
+            self._replicas = None
+        self._inner_count = count + 1
+
+    def step(self, **kwargs) -> None:
+        """Update the parameters, unless a gradient is not finite: one hostile batch must not cost the run its weights."""
+        guarded, self._guarded = self._guarded, False
+        if guarded and not self._finite_gradients():
+            self.num_skipped_updates += 1
+            print_log('A-FAN: a gradient is not finite; this update is skipped '
+                      f'({self.num_skipped_updates} so far)', logger='current', level=logging.WARNING)
+            return
+        super().step(**kwargs)
+
+    def _finite_gradients(self) -> bool:
+        grads = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        return not grads or bool(torch.stack([g.isfinite().all() for g in grads]).all())
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss
+
+
+def _average_gradients(replicas: DistributedDataParallel) -> None:
+    """What DDP's reducer does after a backward, on the gradients that all passes left."""
+    params = [p for p in replicas.module.parameters() if p.requires_grad]
+    used = torch.tensor([p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device)
+    all_reduce(used, op='max', group=replicas.process_group)
+    grads: List[Tensor] = []
+    for param, anywhere in zip(params, used.tolist()):
+        if anywhere:  # a parameter that no rank used keeps its None, and the optimizer leaves it alone
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+            grads.append(param.grad)
+    all_reduce_params(grads, op='mean', group=replicas.process_group)
+
+
+@OPTIM_WRAPPERS.register_module()
+class AFANOptimWrapper(AFANStep, OptimWrapper):
+    """``OptimWrapper`` with A-FAN: change ``type`` and keep the other keys."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AFANAmpOptimWrapper(AFANStep, AmpOptimWrapper):
+    """``AmpOptimWrapper`` with A-FAN: change ``type`` and keep the other keys."""
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return self.loss_scaler.scale(loss)
+
+    def _finite_gradients(self) -> bool:
+        # The loss scaler looks for itself, and must see an overflow to lower its scale.
+        return self.loss_scaler.is_enabled() or super()._finite_gradients()

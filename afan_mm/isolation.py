@@ -1,0 +1,63 @@
+"""Context managers that keep the adversarial passes from leaving traces in the host."""
+import random
+from contextlib import ExitStack, contextmanager
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed every random stream inside, restore them all outside.
+
+    Dropout and samplers of an adversarial pass draw from the global streams; the host's next step must not notice.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Training-mode batch norms normalise by their own batch inside, but leave their running statistics alone.
+
+    A momentum of zero would not do: ``0 * nan`` still reaches the buffer.
+    """
+    norms = [m for m in model.modules() if m.training and getattr(m, 'track_running_stats', False)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def replaced(owner: nn.Module, **methods: Any) -> Iterator[None]:
+    """Shadow methods of one module object inside; its class and its copies never see it."""
+    with ExitStack() as stack:
+        for name, method in methods.items():
+            before = owner.__dict__.get(name, replaced)  # `replaced` stands for "was not there"
+            owner.__dict__[name] = method
+            stack.callback(_restore, owner, name, before)
+        yield
+
+
+def _restore(owner: nn.Module, name: str, before: Any) -> None:
+    if before is replaced:
+        del owner.__dict__[name]
+    else:
+        owner.__dict__[name] = before

@@ -1,0 +1,89 @@
+"""Run a module again, but only what comes after a point that an earlier run has passed."""
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..isolation import replaced
+
+_TENSOR = object()  # stands for a tensor of the tape
+
+
+class Tape:
+    """What the submodules of a module returned before a point was reached.
+
+    Args:
+        root: The module whose submodules are recorded, itself left out.
+    """
+
+    def __init__(self, root: nn.Module):
+        self._root = root
+        self._modules: List[nn.Module] = []
+        self._leaves: List[Any] = []
+        self._calls: List[Tuple[nn.Module, Any]] = []
+        self._open = True
+
+    @contextmanager
+    def record(self) -> Iterator['Tape']:
+        """Inside, completed calls of submodules are recorded until :meth:`close`."""
+        starts: List[int] = []
+
+        def before(module, args):
+            starts.append(len(self._calls))
+
+        def after(module, args, output):
+            start = starts.pop()
+            if self._open:
+                # The outer call answers for those inside it.
+                self._calls[start:] = [(module, output)]
+
+        with ExitStack() as stack:
+            for module in self._root.modules():
+                if module is not self._root:
+                    stack.callback(module.register_forward_pre_hook(before).remove)
+                    stack.callback(module.register_forward_hook(after).remove)
+            yield self
+
+    def close(self, arguments: Any) -> List[Tensor]:
+        """The point has been reached; hand out every tensor of the tape, and keep none.
+
+        Args:
+            arguments: Those of the recorded run.
+
+        Returns:
+            The tensors in ``arguments`` and on the tape. :meth:`replay` wants tensors in the same order.
+        """
+        self._open = False
+        leaves, self._structure = tree_flatten((arguments, [output for _, output in self._calls]))
+        self._modules = [module for module, _ in self._calls]
+        self._calls.clear()
+        self._leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    @contextmanager
+    def replay(self, tensors: Sequence[Tensor]) -> Iterator[Any]:
+        """Inside, recorded calls are answered from the tape instead of being computed; yields the arguments."""
+        tensors = iter(tensors)
+        leaves = [next(tensors) if leaf is _TENSOR else leaf for leaf in self._leaves]
+        arguments, outputs = tree_unflatten(leaves, self._structure)
+        answers: Dict[nn.Module, List[Any]] = defaultdict(list)
+        for module, output in zip(self._modules, outputs):
+            answers[module].append(output)
+        with ExitStack() as stack:
+            for module, taped in answers.items():
+                stack.enter_context(replaced(module, forward=_answer(taped, module.forward)))
+            yield arguments
+
+
+def _answer(taped: List[Any], compute: Callable) -> Callable:
+    """A forward that gives the taped outputs in their order; what comes after the point is computed."""
+    remaining = iter(taped)
+
+    def forward(*args, **kwargs):
+        for output in remaining:
+            return output
+        return compute(*args, **kwargs)
+
+    return forward

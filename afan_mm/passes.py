@@ -1,0 +1,145 @@
+"""The adversarial passes of one site: forward, backward and free, one perturbed feature at a time."""
+import random
+from contextlib import ExitStack, contextmanager
+from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
+
+import torch
+from torch import Tensor, nn
+
+from .augment import AFANSettings
+from .health import Health
+from .isolation import frozen_statistics, isolated_random
+
+Features = Union[Tensor, Sequence[Tensor]]
+Losses = Dict[str, Union[Tensor, List[Tensor]]]
+Tail = Callable[..., Losses]
+
+
+class Site:
+    """One site in one training step: what its adversarial passes need once the clean pass is gone.
+
+    Attributes:
+        features, context: The clean tensors, detached.
+        gradients: The clean loss's gradient at each level of the feature; None where it does not read the level.
+        feature_gradients, context_gradients: What the adversarial passes of an attached site add to the front.
+    """
+
+    def __init__(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]):
+        self.name = name
+        self.tail = tail
+        self.settings = settings
+        self.container = type(features)
+        self.features = [f.detach() for f in self.levels_of(features)]
+        self.context = [c.detach() for c in context]
+        self._versions = [f._version for f in self.features]
+        self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
+        self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
+        self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
+
+    @staticmethod
+    def levels_of(features: Features) -> Sequence[Tensor]:
+        return [features] if isinstance(features, Tensor) else features
+
+    def pack(self, levels: Sequence[Tensor]) -> Features:
+        """The levels in the structure that was tapped."""
+        return levels[0] if issubclass(self.container, Tensor) else self.container(levels)
+
+    def check(self) -> None:
+        """Raise if the host overwrote the feature after it was tapped."""
+        if [f._version for f in self.features] != self._versions:
+            raise RuntimeError(f'A-FAN site {self.name!r}: the feature was modified in place after it was tapped, so the clean '
+                               'feature is lost. Make the first operation after the site out-of-place (inplace=False)')
+
+
+class SitePasses:
+    """Runs the passes of a site with everything the training step shares.
+
+    Args:
+        model: The host. Its ``parse_losses`` turns a dict of losses into the objective.
+        key: Names the step; strengths, noise and dropout of a site depend on it and the site's name alone.
+        scale: Factor on every epsilon, for warming up. Defaults to 1.
+        forward_context: Makes the context of a forward pass (autocast). Defaults to none.
+        weigh: Maps the sum of a pass's losses to its share in the objective (gradient accumulation). Defaults to identity.
+        scale_loss: Maps a loss to what is differentiated for a direction (AMP's loss scaling). Defaults to identity.
+        health: Where the figures of this step go.
+    """
+
+    def __init__(self,
+                 model: nn.Module,
+                 key: str = '',
+                 scale: float = 1.0,
+                 forward_context: Callable[[], ContextManager] = ExitStack,
+                 weigh: Callable[[Tensor], Tensor] = lambda loss: loss,
+                 scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
+                 health: Optional[Health] = None):
+        self.model = model
+        self.key = key
+        self.scale = scale
+        self.forward_context = forward_context
+        self.weigh = weigh
+        self.scale_loss = scale_loss
+        self.health = health or Health()
+        self.backward: Callable[[Tensor], None] = Tensor.backward
+
+    def run(self, site: Site) -> None:
+        """Find the direction, then one forward and backward for each strength; gradients add up in ``.grad``."""
+        site.check()
+        settings, device = site.settings, site.features[0].device
+        with self._isolated(site):
+            generator = torch.Generator(device).manual_seed(self._seed(site, 'noise'))
+            strengths = settings.draw(torch.Generator().manual_seed(self._seed(site, 'strengths')))
+            deltas, finite = settings.perturb(site.features, lambda levels: self._gradient(site, levels), site.gradients,
+                                              self.scale, generator)
+            features = [f.requires_grad_(not settings.detach) for f in site.features]
+            context = [c.requires_grad_(not settings.detach and c.is_floating_point()) for c in site.context]
+            for strength in strengths:
+                mixed = [settings.mix(f, strength * d) for f, d in zip(features, deltas)]
+                loss = self._loss(site, mixed, context)
+                self.health.add_pass(site.name, loss, strength, site.features, mixed, deltas)
+                # Every rank runs every pass, whatever its data: what must not count counts zero.
+                self.backward(self.weigh(settings.adv_weight * torch.where(finite, loss, torch.zeros_like(loss))))
+            self.health.add_step(site.name, deltas, finite, lambda: self._loss(site, site.features, site.context))
+        if not settings.detach:
+            site.feature_gradients = [_zero_unless(finite, f.grad) for f in features]
+            site.context_gradients = [_zero_unless(finite, c.grad) for c in context]
+
+    def gradient_of(self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Optional[Tensor]]:
+        """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""
+        try:
+            return torch.autograd.grad(self.scale_loss(loss), inputs, retain_graph=retain_graph, allow_unused=True)
+        except RuntimeError as error:
+            if 'checkpoint' not in str(error).lower():
+                raise
+            raise RuntimeError('A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing (with_cp=True) '
+                               'does not support. Either set with_cp=False, or keep to what the clean backward gives for free: '
+                               'num_steps=1, random_start=False, and detach=True where there are several sites') from error
+
+    def _gradient(self, site: Site, levels: List[Tensor]) -> Sequence[Optional[Tensor]]:
+        """The loss's gradient at perturbed levels: one attack pass."""
+        levels = [level.to(f.dtype).requires_grad_() for level, f in zip(levels, site.features)]
+        return self.gradient_of(self._loss(site, levels, site.context), levels)
+
+    def _loss(self, site: Site, levels: Sequence[Tensor], context: Sequence[Tensor]) -> Tensor:
+        """The objective of the site's tail."""
+        with self.forward_context():
+            losses = site.tail(site.pack(levels), *context)
+        if not any('loss' in key for key in losses):
+            raise ValueError(f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing to attack (the tail '
+                             f'returned {sorted(losses)}). Choose another site or other levels')
+        return self.model.parse_losses(losses)[0]
+
+    @contextmanager
+    def _isolated(self, site: Site) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())  # a gate calls from within a backward, where gradients are off
+            stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
+            if site.settings.bn_stats == 'clean':
+                stack.enter_context(frozen_statistics(self.model))
+            yield
+
+    def _seed(self, site: Site, purpose: str) -> int:
+        return random.Random(f'{self.key}/{site.name}/{purpose}').getrandbits(63)
+
+
+def _zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
+    return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))

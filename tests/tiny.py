@@ -1,0 +1,118 @@
+"""Real mmseg and mmdet models and batches, small enough for a test."""
+import copy
+
+import torch
+from mmengine.hub import get_config
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+
+import afan_mm  # noqa: F401
+
+NUM_CLASSES = 5
+
+
+def segmentor_config(dropout=0.0, auxiliary=True):
+    """Stock DeepLabV3+ with a thin ResNet-18, as in ``mmseg::deeplabv3plus``."""
+    model = get_config('mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py').model
+    norm = dict(type='BN', requires_grad=True)
+    model.update(pretrained=None)
+    model.data_preprocessor.size = (32, 32)
+    model.backbone.update(base_channels=8, norm_cfg=norm)
+    model.decode_head.update(in_channels=64, channels=16, c1_in_channels=8, c1_channels=4, num_classes=NUM_CLASSES,
+                             dropout_ratio=dropout, norm_cfg=norm)
+    model.auxiliary_head.update(in_channels=32, channels=8, num_classes=NUM_CLASSES, dropout_ratio=dropout, norm_cfg=norm)
+    if not auxiliary:
+        model.pop('auxiliary_head')
+    return model
+
+
+def detector_config():
+    """Stock Faster R-CNN with a thin ResNet-18 and FPN, as in ``mmdet::faster_rcnn``; every RoI is sampled, so none by chance."""
+    model = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False)
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    model.roi_head.bbox_roi_extractor.update(out_channels=16)
+    model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=24, num_classes=NUM_CLASSES)
+    model.train_cfg.rpn_proposal.update(nms_pre=40, max_per_img=20)
+    model.train_cfg.rpn.sampler.update(num=100000, pos_fraction=1.0)
+    model.train_cfg.rcnn.sampler.update(num=100000, pos_fraction=1.0)
+    return model
+
+
+def with_afan(model, neck=None, head=None):
+    """The A-FAN config of a stock one.
+
+    Args:
+        neck, head: Settings of the sites; None leaves the site out.
+    """
+    model = copy.deepcopy(model)
+    if neck is not None:
+        stock = model.get('neck') or {}
+        model.neck = dict(stock, type='AFANNeckWrapper', base=stock.get('type'), afan=neck)
+    if head is not None:
+        key, kind = ('roi_head', 'AFANRoIHead') if 'roi_head' in model else ('decode_head', 'AFANDecodeHead')
+        model[key] = dict(model[key], type=kind, base=model[key]['type'], afan=head)
+    return model
+
+
+def build(config, seed=0) -> BaseModel:
+    """The model in training mode, with weights that depend on the seed alone."""
+    scope = 'mmdet' if 'roi_head' in config or 'bbox_head' in config else 'mmseg'
+    init_default_scope(scope)
+    # Each test module may train either host, and a scope once set stays.
+    with DefaultScope.overwrite_default_scope(scope):
+        torch.manual_seed(seed)
+        model = MODELS.build(copy.deepcopy(config))
+        model.init_weights()
+    return model.train()
+
+
+def segmentation_batch(seed=0, num_samples=2, size=32, ignore=False):
+    from mmseg.structures import SegDataSample
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for _ in range(num_samples):
+        inputs.append(torch.randint(0, 256, (3, size, size), generator=generator).to(torch.uint8))
+        labels = torch.randint(0, NUM_CLASSES, (1, size, size), generator=generator)
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.full_like(labels, 255) if ignore else labels))
+        sample.set_metainfo(dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size)))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def detection_batch(seed=0, num_samples=2, size=64, boxes=None):
+    """Random images with two objects each, or with the given ``boxes``: per image a list of (x1, y1, x2, y2)."""
+    from mmdet.structures import DetDataSample
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for index in range(num_samples):
+        inputs.append(torch.randint(0, 256, (3, size, size), generator=generator).to(torch.uint8))
+        if boxes is None:
+            corner = torch.rand(2, 2, generator=generator) * size / 2
+            corners = torch.cat([corner, corner + size / 4 + torch.rand(2, 2, generator=generator) * size / 4], 1)
+        else:
+            corners = torch.tensor(boxes[index], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.randint(0, NUM_CLASSES, (len(corners), ), generator=generator)
+        sample = DetDataSample(gt_instances=InstanceData(bboxes=corners, labels=labels))
+        sample.set_metainfo(dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), scale_factor=(1., 1.)))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def optim_wrapper(model, kind='AFANOptimWrapper', **kwargs):
+    """SGD in the given wrapper."""
+    return build_optim_wrapper(model, dict(type=kind, optimizer=dict(type='SGD', lr=0.01, momentum=0.9), **kwargs))
+
+
+def gradients(model, batch, wrapper=None):
+    """``.grad`` of every parameter after one forward and backward of the wrapper, by name; no update."""
+    wrapper = wrapper or optim_wrapper(model)
+    model.zero_grad()
+    with wrapper.optim_context(model):
+        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        losses = model._run_forward(data, mode='loss')
+    wrapper.backward(model.parse_losses(losses)[0])
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
