@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import build, gradients, segmentation_batch, segmentor_config, with_afan
 
 EPSILON = 0.3  # large enough that a wrong direction or moment shows
@@ -27,34 +28,40 @@ def naive_moments(feature, kind):
 def naive_mix(clean, delta, kind):
     if kind is None:
         return clean + delta
+    if clean.dim() == 2:  # a vector is a 1x1 map
+        return naive_mix(clean[..., None, None], delta[..., None, None], kind)[..., 0, 0]
     (mean, std), (mean_adv, std_adv) = naive_moments(clean, kind), naive_moments(clean + delta, kind)
     return std_adv * (clean - mean) / std + mean_adv
 
 
 def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
-    """Eq. 6 on explicit graphs. ``sites`` names them: 'neck' is the backbone's last level, 'head' the classifier's input."""
+    """Eq. 6 on explicit graphs. ``sites``: 'neck' is the backbone's last level, 'bottleneck' the ASPP's output, 'classifier' the
+    classifier's input."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     samples, head = data['data_samples'], model.decode_head
 
-    def decode(levels):
-        """Everything of the stock head but its classifier."""
-        kept = []
-        handle = head.conv_seg.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
-        head.forward(levels)
-        handle.remove()
-        return kept[0]
+    def aspp(feature):
+        pooled = F.interpolate(head.image_pool(feature), feature.shape[2:], mode='bilinear')
+        return head.bottleneck(torch.cat([pooled, *head.aspp_modules(feature)], 1))
+
+    def decode(feature, low_level):
+        low_level = head.c1_bottleneck(low_level)
+        feature = F.interpolate(feature, low_level.shape[2:], mode='bilinear')
+        return head.sep_bottleneck(torch.cat([feature, low_level], 1))
 
     def head_loss(feature):
         return head.loss_by_feat(head.conv_seg(feature), samples)['loss_ce']
 
     levels = model.backbone(data['inputs'])
-    feature = decode(levels)
+    middle = aspp(levels[-1])
+    feature = decode(middle, levels[0])
     clean = head_loss(feature) + model.auxiliary_head.loss(levels, samples, None)['loss_ce']
     # (clean feature, tail) of each site
     cut = (lambda t: t.detach()) if detach else (lambda t: t)
     places = dict(
-        neck=(levels[-1], lambda f: head_loss(decode([cut(level) for level in levels[:-1]] + [f]))),
-        head=(feature, head_loss))
+        neck=(levels[-1], lambda f: head_loss(decode(aspp(f), cut(levels[0])))),
+        bottleneck=(middle, lambda f: head_loss(decode(f, cut(levels[0])))),
+        classifier=(feature, head_loss))
     total = clean
     for site in sites:
         f, tail = places[site]
@@ -82,7 +89,7 @@ def assert_same(ours, reference):
 
 
 PGD = ((1, EPSILON), (3, 0.2))  # PGD-3 leaves the ball by 0.3 and is projected
-SITES = (('neck', ), ('head', ), ('neck', 'head'))
+SITES = (('neck', ), ('bottleneck', ), ('classifier', ), ('neck', 'classifier'), ('neck', 'bottleneck'))
 KINDS = (None, 'batch', 'instance', 'layer', 'group', 'positional')
 
 
@@ -90,11 +97,12 @@ KINDS = (None, 'batch', 'instance', 'layer', 'group', 'positional')
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
 def test_step_equals_the_formula(sites, detach):
     batch = segmentation_batch()
-    for (num_steps, step_size), kind in itertools.product(PGD, KINDS):
+    kinds = KINDS if len(sites) == 1 else ('batch', )  # a second site does not meet the moments of the first
+    for (num_steps, step_size), kind in itertools.product(PGD, kinds):
         settings = dict(epsilon=EPSILON, num_steps=num_steps, step_size=step_size, moments=kind, num_groups=4, detach=detach,
                         num_strengths=2, strengths='linspace', adv_weight=0.7)
-        config = with_afan(segmentor_config(), neck=settings if 'neck' in sites else None, head=settings if 'head' in sites else None)
-        model = build(config).double()
+        head = next((dict(settings, site=site) for site in sites if site != 'neck'), None)
+        model = build(with_afan(segmentor_config(), neck=settings if 'neck' in sites else None, head=head)).double()
         stock = build(segmentor_config()).double()
         assert_same(gradients(model, batch), naive_gradients(stock, batch, sites, num_steps, step_size, kind, detach))
 
