@@ -63,6 +63,8 @@ class AFANSettings:
     def __post_init__(self) -> None:
         for key in ('epsilon', 'adv_weight', 'eps') + (() if self.step_size is None else ('step_size', )):
             _check_number(key, getattr(self, key))
+        if self.eps == 0:
+            raise ValueError('eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0')
         for key, least in (('num_steps', 1), ('num_strengths', 0), ('num_groups', 1)):
             _check_count(key, getattr(self, key), least)
         for key, allowed in (('epsilon_unit', EPSILON_UNITS), ('strengths', STRENGTHS), ('moments', MOMENTS + (None, )),

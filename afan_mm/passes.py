@@ -30,8 +30,8 @@ class Site:
         self.settings = settings
         self.container = type(features)
         self.features = [f.detach() for f in self.levels_of(features)]
-        self.context = [c.detach() for c in context]
-        self._versions = [f._version for f in self.features]
+        self.context = [self._leaf(c, settings) for c in context]
+        self._versions = [t._version for t in (*self.features, *self.context)]
         self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
@@ -44,9 +44,17 @@ class Site:
         """The levels in the structure that was tapped."""
         return levels[0] if issubclass(self.container, Tensor) else self.container(levels)
 
+    @staticmethod
+    def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
+        """A context tensor as the passes read it; those of an attached site collect its gradient."""
+        if settings.detach or not tensor.is_floating_point():
+            return tensor.detach()
+        # A parameter learns in the passes directly, like those of the tail.
+        return tensor if tensor.is_leaf and tensor.requires_grad else tensor.detach().requires_grad_()
+
     def check(self) -> None:
-        """Raise if the host overwrote the feature after it was tapped."""
-        if [f._version for f in self.features] != self._versions:
+        """Raise if the host overwrote what was tapped."""
+        if [t._version for t in (*self.features, *self.context)] != self._versions:
             raise RuntimeError(f'A-FAN site {self.name!r}: the feature was modified in place after it was tapped, so the clean '
                                'feature is lost. Make the first operation after the site out-of-place (inplace=False)')
 
@@ -91,17 +99,17 @@ class SitePasses:
             deltas, finite = settings.perturb(site.features, lambda levels: self._gradient(site, levels), site.gradients,
                                               self.scale, generator)
             features = [f.requires_grad_(not settings.detach) for f in site.features]
-            context = [c.requires_grad_(not settings.detach and c.is_floating_point()) for c in site.context]
             for strength in strengths:
                 mixed = [settings.mix(f, strength * d) for f, d in zip(features, deltas)]
-                loss = self._loss(site, mixed, context)
+                loss = self._loss(site, mixed)
                 self.health.add_pass(site.name, loss, strength, site.features, mixed, deltas)
                 # Every rank runs every pass, whatever its data: what must not count counts zero.
                 self.backward(self.weigh(settings.adv_weight * torch.where(finite, loss, torch.zeros_like(loss))))
-            self.health.add_step(site.name, deltas, finite, lambda: self._loss(site, site.features, site.context))
+            with frozen_statistics(self.model):  # measuring leaves no trace, whatever bn_stats
+                self.health.add_step(site.name, deltas, finite, lambda: self._loss(site, site.features))
         if not settings.detach:
             site.feature_gradients = [_zero_unless(finite, f.grad) for f in features]
-            site.context_gradients = [_zero_unless(finite, c.grad) for c in context]
+            site.context_gradients = [_zero_unless(finite, c.grad) for c in site.context]
 
     def gradient_of(self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Optional[Tensor]]:
         """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""
@@ -117,12 +125,14 @@ class SitePasses:
     def _gradient(self, site: Site, levels: List[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient at perturbed levels: one attack pass."""
         levels = [level.to(f.dtype).requires_grad_() for level, f in zip(levels, site.features)]
-        return self.gradient_of(self._loss(site, levels, site.context), levels)
+        return self.gradient_of(self._loss(site, levels), levels)
 
-    def _loss(self, site: Site, levels: Sequence[Tensor], context: Sequence[Tensor]) -> Tensor:
+    def _loss(self, site: Site, levels: Sequence[Tensor]) -> Tensor:
         """The objective of the site's tail."""
         with self.forward_context():
-            losses = site.tail(site.pack(levels), *context)
+            losses = site.tail(site.pack(levels), *site.context)
+        if not isinstance(losses, dict):
+            raise TypeError(f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got {type(losses).__name__}')
         if not any('loss' in key for key in losses):
             raise ValueError(f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing to attack (the tail '
                              f'returned {sorted(losses)}). Choose another site or other levels')

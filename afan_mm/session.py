@@ -104,7 +104,7 @@ class Session:
         self._outputs.extend(outputs)
         if not settings.detach:
             for index, tensor in enumerate(context):
-                if tensor.requires_grad:
+                if tensor.grad_fn is not None:
                     tensor.register_hook(lambda gradient, i=index: _sum(gradient, site.context_gradients[i]))
         return site.pack(outputs)
 

@@ -1,6 +1,9 @@
 """Real mmseg and mmdet models and batches, small enough for a test."""
 import copy
+import functools
+import random
 
+import numpy as np
 import torch
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
@@ -13,9 +16,19 @@ import afan_mm  # noqa: F401
 NUM_CLASSES = 5
 
 
+@functools.lru_cache(maxsize=None)
+def _read_config(path):  # the hub reads a hundred files to find one
+    return get_config(path)
+
+
+def hub_model(path):
+    """A copy of the model of a config of mmseg or mmdet."""
+    return copy.deepcopy(_read_config(path).model)
+
+
 def segmentor_config(dropout=0.0, auxiliary=True):
     """Stock DeepLabV3+ with a thin ResNet-18, as in ``mmseg::deeplabv3plus``."""
-    model = get_config('mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py').model
+    model = hub_model('mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py')
     norm = dict(type='BN', requires_grad=True)
     model.update(pretrained=None)
     model.data_preprocessor.size = (32, 32)
@@ -30,7 +43,7 @@ def segmentor_config(dropout=0.0, auxiliary=True):
 
 def detector_config():
     """Stock Faster R-CNN with a thin ResNet-18 and FPN, as in ``mmdet::faster_rcnn``; every RoI is sampled, so none by chance."""
-    model = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    model = hub_model('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
     model.rpn_head.update(in_channels=16, feat_channels=16)
@@ -116,3 +129,82 @@ def gradients(model, batch, wrapper=None):
         losses = model._run_forward(data, mode='loss')
     wrapper.backward(model.parse_losses(losses)[0])
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+HOSTS = ('segmentor', 'detector')
+
+
+def stock_config(host):
+    """The stock config of a host."""
+    return dict(segmentor=segmentor_config, detector=detector_config)[host]()
+
+
+def batch_of(host, **kwargs):
+    """A batch for a host."""
+    return dict(segmentor=segmentation_batch, detector=detection_batch)[host](**kwargs)
+
+
+def train(model, wrapper, batches):
+    """One ``train_step`` per batch; what each logged, as plain numbers."""
+    logs = [model.train_step(copy.deepcopy(batch), wrapper) for batch in batches]
+    return [{key: float(value.detach()) for key, value in log.items()} for log in logs]
+
+
+def gradients_at_updates(model, wrapper, batches):
+    """Train as :func:`train` does; the gradients, by name, with which each update of the optimizer was made."""
+    host, kept = getattr(model, 'module', model), []
+
+    def keep(optimizer, args, kwargs):
+        kept.append({name: None if p.grad is None else p.grad.clone() for name, p in host.named_parameters()})
+
+    handle = wrapper.optimizer.register_step_pre_hook(keep)
+    train(model, wrapper, batches)
+    handle.remove()
+    return kept
+
+
+def average(gradients, weights=None):
+    """The weighted mean of several :func:`gradients`; what None has everywhere stays None."""
+    weights = weights or [1 / len(gradients)] * len(gradients)
+    result = {}
+    for name in gradients[0]:
+        present = [w * g[name] for w, g in zip(weights, gradients) if g[name] is not None]
+        result[name] = sum(present) if present else None
+    return result
+
+
+def assert_close(ours, expected, rtol=1e-4, atol=1e-6):
+    """Dicts of tensors or None by name, equal up to rounding in float32."""
+    assert ours.keys() == expected.keys()
+    for name, reference in expected.items():
+        assert (ours[name] is None) == (reference is None), name
+        if reference is not None:
+            torch.testing.assert_close(ours[name], reference, rtol=rtol, atol=atol * max(1.0, float(reference.abs().max())), msg=name)
+
+
+def assert_identical(ours, expected):
+    """Dicts of tensors or numbers by name, equal in every bit, NaN included."""
+    assert ours.keys() == expected.keys()
+    different = [k for k in expected if not np.array_equal(_array(ours[k]), _array(expected[k]), equal_nan=True)]
+    assert not different
+
+
+def _array(value):
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def parameters(model):
+    """Copies of all parameters and buffers by name."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def seed_everything(seed):
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def random_streams():
+    """The state of each global random stream, by its name."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return dict(torch=torch.get_rng_state(), numpy=keys, numpy_position=[position, has_gauss, gauss], python=random.getstate()[1])

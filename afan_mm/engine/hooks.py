@@ -2,7 +2,8 @@
 import inspect
 from collections import Counter
 from io import StringIO
-from typing import Dict, Optional, Set
+from types import CodeType
+from typing import Dict, Iterator, Optional, Set
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -50,12 +51,14 @@ class AFANHook(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
         wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, AFANStep):  # a stock baseline that inherits the hook
+            return
         wrapper.epsilon_scale = min(1.0, (runner.iter + 1) / self.warmup_iters) if self.warmup_iters else 1.0
         wrapper.health.due = self.every_n_train_iters(runner, self.interval)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
         """Report the figures of this iteration."""
-        if not self.every_n_train_iters(runner, self.interval):
+        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(runner, self.interval):
             return
         for key, value in runner.optim_wrapper.health.report().items():
             runner.message_hub.update_scalar(f'train/afan/{key}', value)
@@ -100,14 +103,23 @@ def _mentions(cls: type, method: str, name: str, seen: Set[str]) -> bool:
     """Whether a method of a class, or one it calls by name, mentions a name."""
     seen.add(method)
     for owner in cls.__mro__:
-        code = getattr(inspect.unwrap(owner.__dict__.get(method, None) or len), '__code__', None)
+        code = getattr(inspect.unwrap(owner.__dict__.get(method) or len), '__code__', None)
         if code is None:
             continue
-        if name in code.co_names:
+        names = set(_names(code))
+        if name in names or any(called not in seen and _mentions(cls, called, name, seen) for called in names if hasattr(cls, called)):
             return True
-        if any(called not in seen and _mentions(cls, called, name, seen) for called in code.co_names if hasattr(cls, called)):
-            return True
+        if not names & {'super', method}:  # it does not go on to what it overrides
+            break
     return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Names that a function and the functions inside it refer to."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def site_table(sites: Dict[str, AFANSettings]) -> str:

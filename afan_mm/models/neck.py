@@ -59,7 +59,8 @@ class AFANNeckWrapper(AFANComponent):
 
     def check_levels(self, backbone: Optional[nn.Module]) -> None:
         """Raise where the levels are known not to exist; where their number is not known yet, the first pass will tell."""
-        known = {'input': getattr(backbone, 'out_indices', None), 'output': getattr(self, 'num_outs', None)}[self.afan_site]
+        passes_through = self.afan_site == 'input' or isinstance(self, IdentityNeck)
+        known = getattr(backbone, 'out_indices', None) if passes_through else getattr(self, 'num_outs', None)
         if known is not None:
             Levels.indices(self.afan_levels, known if isinstance(known, int) else len(known))
 
