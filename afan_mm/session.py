@@ -16,7 +16,7 @@ Any module becomes a site with one call of :func:`tap`. A head that perturbs wha
 With any optim wrapper but an A-FAN one, in evaluation, and inside an adversarial pass, ``tap`` returns its input.
 """
 from contextlib import ExitStack, contextmanager
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ class Session:
         self.passes = passes
         self.sites: Dict[str, Site] = {}
         self._outputs: List[Tensor] = []
+        self._hooks: List[Any] = []
         self._directions_only = False
         self._directions_known = False
 
@@ -105,7 +106,8 @@ class Session:
         if not settings.detach:
             for index, tensor in enumerate(context):
                 if tensor.grad_fn is not None:
-                    tensor.register_hook(lambda gradient, i=index: _sum(gradient, site.context_gradients[i]))
+                    hook = tensor.register_hook(lambda gradient, i=index: _sum(gradient, site.context_gradients[i]))
+                    self._hooks.append(hook)
         return site.pack(outputs)
 
     def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
@@ -123,6 +125,8 @@ class Session:
             self._find_directions(loss, outputs)
         del outputs
         backward(loss)
+        for hook in self._hooks:  # or a tail that closes over a graph would keep it alive through its own hook
+            hook.remove()
         for site in reversed(sites):
             if site.settings.detach:  # its passes need nothing of the clean graph, which is freed by now
                 self.passes.run(site)

@@ -32,7 +32,7 @@ def segmentor_config(dropout=0.0, auxiliary=True):
     norm = dict(type='BN', requires_grad=True)
     model.update(pretrained=None)
     model.data_preprocessor.size = (32, 32)
-    model.backbone.update(base_channels=8, norm_cfg=norm)
+    model.backbone.update(base_channels=8, norm_cfg=norm, zero_init_residual=False)
     model.decode_head.update(in_channels=64, channels=16, c1_in_channels=8, c1_channels=4, num_classes=NUM_CLASSES,
                              dropout_ratio=dropout, norm_cfg=norm)
     model.auxiliary_head.update(in_channels=32, channels=8, num_classes=NUM_CLASSES, dropout_ratio=dropout, norm_cfg=norm)
@@ -44,7 +44,8 @@ def segmentor_config(dropout=0.0, auxiliary=True):
 def detector_config():
     """Stock Faster R-CNN with a thin ResNet-18 and FPN, as in ``mmdet::faster_rcnn``; every RoI is sampled, so none by chance."""
     model = hub_model('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
-    model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False)
+    model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False,
+                          zero_init_residual=False)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
     model.rpn_head.update(in_channels=16, feat_channels=16)
     model.roi_head.bbox_roi_extractor.update(out_channels=16)

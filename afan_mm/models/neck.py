@@ -1,6 +1,6 @@
 """A site at the inputs or outputs of a neck; its tail is the host model's own ``loss``."""
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -90,9 +90,10 @@ class AFANNeckWrapper(AFANComponent):
         def tail(perturbed: Sequence[Tensor], *others: Tensor) -> Losses:
             return call.losses(lambda: outputs(perturbed, others))
 
-        tapped = tap(self.afan.name, clean.perturbed, tail, self.afan, clean.others)
+        perturbed, others = clean.split()
+        tapped = tap(self.afan.name, perturbed, tail, self.afan, others)
         call.see_site(tapped[0])
-        return outputs(tapped, clean.others)
+        return outputs(tapped, others)
 
 
 class Levels:
@@ -106,16 +107,20 @@ class Levels:
     def __init__(self, features: Features, levels: Sequence[int]):
         self._is_tensor = isinstance(features, Tensor)
         self._container = type(features)
-        features = [features] if self._is_tensor else features
-        self._chosen = self.indices(levels, len(features))
-        self.perturbed = [features[i] for i in self._chosen]
-        self.others = [f for i, f in enumerate(features) if i not in self._chosen]
+        self._features = [features] if self._is_tensor else list(features)
+        self._num_levels = len(self._features)
+        self._chosen = self.indices(levels, self._num_levels)
+
+    def split(self) -> Tuple[List[Tensor], List[Tensor]]:
+        """The perturbed levels and the others, handed over: what the tail holds on to must not carry a graph."""
+        features, self._features = self._features, []
+        return [features[i] for i in self._chosen], [f for i, f in enumerate(features) if i not in self._chosen]
 
     def join(self, perturbed: Sequence[Tensor], others: Sequence[Tensor]) -> Features:
         """The feature as it came, with these tensors in place of its own."""
         others = iter(others)
         chosen = dict(zip(self._chosen, perturbed))
-        joined = [chosen[i] if i in chosen else next(others) for i in range(len(self.perturbed) + len(self.others))]
+        joined = [chosen[i] if i in chosen else next(others) for i in range(self._num_levels)]
         return joined[0] if self._is_tensor else self._container(joined)
 
     @staticmethod

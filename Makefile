@@ -1,0 +1,27 @@
+# GNU make, git, a C++ compiler and Python are all that is assumed; the rest is installed into .venv.
+#
+#   make setup              create or repair .venv (about fifteen minutes once, then seconds)
+#   make test               the test suite; PYTEST_ARGS="-k tools" for a part of it
+#   make demo               train and evaluate both A-FAN demos on generated digits
+#   make clean              remove build products and caches; data, work_dirs and .venv stay
+#
+# PYTHON chooses the interpreter that .venv is made from: make PYTHON=python3.10 setup
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV_PYTHON := .venv/bin/python
+
+.PHONY: setup test demo clean
+
+setup:
+	$(PYTHON) tools/setup_env.py
+
+test: setup
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	$(VENV_PYTHON) tools/demo.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,147 @@
+"""What AFANHook and the components refuse, in real Runners on a tiny segmentor: before training, and saying what to write instead."""
+import re
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmseg.models.segmentors import EncoderDecoder
+from runs import NECK, Trace, afan_model, train
+from tiny import build, detector_config, segmentor_config, with_afan
+
+from afan_mm import AFANHook
+from afan_mm.engine.hooks import check_host
+
+
+class Deaf(BaseModel):
+    """A host of its own kind that reaches its neck without extract_feat."""
+
+    def __init__(self, neck, **kwargs):
+        super().__init__()
+        self.backbone, self.neck = torch.nn.Conv2d(3, 4, 1), MODELS.build(neck)
+
+    def extract_feat(self, inputs):
+        return self.neck([self.backbone(inputs)])
+
+    def loss(self, inputs, data_samples=None):
+        return dict(loss=self.neck([self.backbone(inputs)])[0].square().mean())
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        return self.loss(torch.stack(inputs).float(), data_samples)
+
+
+class DeafSegmentor(EncoderDecoder):
+    """A segmentor whose own loss goes past extract_feat."""
+
+    def loss(self, inputs, data_samples):
+        return self._decode_head_forward_train(self.neck(self.backbone(inputs)), data_samples)
+
+
+class MuteHost(Deaf):
+    """A host that computes its losses in forward."""
+    loss = None
+
+
+STOPPED = dict(
+    stock_wrapper=(dict(), 'OptimWrapper', RuntimeError,
+                   r"A-FAN sites \(neck\), .* is OptimWrapper.*optim_wrapper=dict\(type='AFANOptimWrapper'"),
+    no_sites=(None, 'AFANOptimWrapper', RuntimeError, "is AFANOptimWrapper, but the model has no A-FAN site. Use AFANNeckWrapper"),
+    same_names=(dict(neck=dict(NECK, name='here'), head=dict(name='here')), 'AFANOptimWrapper', ValueError,
+                r"\['neck', 'decode_head'\] are all named 'here'; write afan=dict\(name="),
+    levels_too_high=(dict(neck=dict(NECK, levels=(0, 4))), 'AFANOptimWrapper', ValueError,
+                     r'levels must lie in \[-4, 3\] for a feature of 4 levels, but got \(0, 4\)'),
+    levels_twice=(dict(neck=dict(NECK, levels=(3, -1))), 'AFANOptimWrapper', ValueError, r'different levels, but got \(3, -1\)'),
+    deaf=(dict(type=Deaf), 'AFANOptimWrapper', ValueError, 'whose loss calls extract_feat, but that of Deaf never does. Compute'),
+    deaf_segmentor=(dict(type=DeafSegmentor), 'AFANOptimWrapper', ValueError, 'whose loss calls extract_feat, but that of DeafSegmentor'),
+    mute=(dict(type=MuteHost), 'AFANOptimWrapper', ValueError, 'needs a host with a method loss, but MuteHost has none'))
+
+
+@pytest.mark.parametrize('case', STOPPED)
+def test_run_is_stopped_before_its_first_iteration(case, tmp_path):
+    changes, optim, kind, message = STOPPED[case]
+    model = build(segmentor_config()) if changes is None else afan_model(**changes)
+    trace = Trace()
+    with pytest.raises(kind, match=message):
+        train(model, tmp_path, optim=optim, trace=trace)
+    assert trace.started == 0
+
+
+def test_levels_of_a_neck_output_are_checked(tmp_path):
+    neck = dict(type='AFANNeckWrapper', base='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=4,
+                afan=dict(NECK, site='output', levels=(4, )))
+    trace = Trace()
+    with pytest.raises(ValueError, match=r'levels must lie in \[-4, 3\]'):
+        train(build(dict(segmentor_config(), neck=neck)), tmp_path, trace=trace)
+    assert trace.started == 0
+
+
+class Derived(EncoderDecoder):
+    def loss(self, inputs, data_samples):
+        return super().loss(inputs, data_samples)
+
+
+class DerivedByName(EncoderDecoder):
+    def loss(self, inputs, data_samples):
+        return EncoderDecoder.loss(self, inputs, data_samples)
+
+
+class ByMethod(EncoderDecoder):
+    def loss(self, inputs, data_samples):
+        return self._decode_head_forward_train(self.features(inputs), data_samples)
+
+    def features(self, inputs):
+        return self.extract_feat(inputs)
+
+
+class ByClosure(Deaf):
+    def loss(self, inputs, data_samples=None):
+        def features():
+            return self.extract_feat(inputs)
+
+        return dict(loss=features()[0].square().mean())
+
+
+@pytest.mark.parametrize('host', (EncoderDecoder, Derived, DerivedByName, ByMethod, ByClosure))
+def test_host_that_calls_extract_feat_is_accepted(host):
+    model = afan_model(type=host)
+    check_host(model, model.neck)
+
+
+def test_hook_left_in_a_stock_run(tmp_path):
+    """The baseline of a config that inherits the hook trains, and reports nothing."""
+    trace = train(build(segmentor_config()), tmp_path, max_iters=1, optim='OptimWrapper')
+    assert trace.started == len(trace.losses) == 1 and trace.reports == [{}]
+
+
+@pytest.mark.parametrize('component, base, kind, message', (
+    ('AFANDecodeHead', 'DepthwiseSeparableASPPHed', KeyError, "got 'DepthwiseSeparableASPPHed'; did you mean 'DepthwiseSeparableASPPHead'"),
+    ('AFANDecodeHead', 'Zzzzzz', KeyError, "base must be the type of a registered model, but got 'Zzzzzz'"),
+    ('AFANDecodeHead', 'ResNet', TypeError, "base of AFANDecodeHead must be the type of a decode head .*BaseDecodeHead, but got 'ResNet'"),
+    ('AFANDecodeHead', None, TypeError, 'base of AFANDecodeHead must be .*, but got None'),
+    ('AFANRoIHead', 'RPNHead', TypeError, "base of AFANRoIHead must be the type of a RoI head .*StandardRoIHead, but got 'RPNHead'"),
+    ('AFANNeckWrapper', 'FPM', KeyError, "got 'FPM'; did you mean .*'FPN'"),
+    ('AFANNeckWrapper', 'AFANNeckWrapper', TypeError, "base of AFANNeckWrapper must be .* but got 'AFANNeckWrapper'"),
+))
+def test_wrong_base_fails_at_build(component, base, kind, message):
+    with pytest.raises(kind, match=message):
+        MODELS.build(dict(type=component, base=base))
+
+
+@pytest.mark.parametrize('config, sites, message', (
+    (segmentor_config, dict(head=dict(site='botleneck')), r"site of .* must be one of \['classifier', .*'bottleneck'.*got 'botleneck'"),
+    (segmentor_config, dict(neck=dict(site='middle')), r"site must be one of \('input', 'output'\), but got 'middle'"),
+    (segmentor_config, dict(neck=dict(levels=2)), 'levels must be a list of integers, but got 2'),
+    (segmentor_config, dict(neck=dict(levels=())), r'levels must be a list of integers, but got \(\)'),
+    (detector_config, dict(head=dict(site='vectr')), r"site must be one of \('vector', 'map'\), but got 'vectr'"),
+    (detector_config, dict(head=dict(gamma=1)), r"afan has no setting \['gamma'\]; it knows .*'epsilon'"),
+))
+def test_wrong_site_fails_at_build(config, sites, message):
+    with pytest.raises(ValueError, match=message):
+        build(with_afan(config(), **sites))
+
+
+@pytest.mark.parametrize('wrong', (dict(interval=0), dict(interval=2.0), dict(warmup_iters=-1), dict(warmup_iters='5')))
+def test_wrong_hook_argument(wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f'{name} of AFANHook must be an integer >= .*but got {re.escape(repr(value))}'):
+        AFANHook(**wrong)

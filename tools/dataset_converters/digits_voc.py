@@ -1,0 +1,225 @@
+"""Write a small Pascal VOC devkit: handwritten digits on photographed textures.
+
+Both sources ship inside the scikit-learn and scikit-image wheels, so nothing is downloaded. Training and validation
+share no digit and no texture pixel. The same arguments always give the same bytes::
+
+    OUT_DIR/JPEGImages/*.jpg            size x size RGB
+            Annotations/*.xml           boxes, for mmdet's XMLDataset and VOCDataset
+            SegmentationClass/*.png     palette PNG for mmseg: 0 = background, 1..10 = digits 0..9
+            ImageSets/{Main,Segmentation}/{train,val,trainval}.txt
+"""
+import argparse
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+from mmengine.utils import track_iter_progress
+from PIL import Image
+from skimage import data as skimage_data
+from sklearn.datasets import load_digits
+
+CLASSES = tuple('0123456789')
+SPLITS = ('train', 'val')
+TEXTURES = ('brick', 'grass', 'gravel', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field', 'immunohistochemistry',
+            'moon', 'coins')
+TOP_LEVEL = ('JPEGImages', 'Annotations', 'SegmentationClass', 'ImageSets')
+PALETTE = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128],
+           [128, 128, 128], [64, 0, 0], [192, 0, 0], [64, 128, 0]]
+MIN_VISIBLE = 0.35  # digits that show less of their stroke are marked `difficult`
+MIN_SIDE = 4  # pixels; scraps with a thinner box get no box at all, so no box has zero area
+
+
+def split_digits(num_digits, seed):
+    """Split digit indices at random: two thirds for training. Returns {'train': int array, 'val': int array}."""
+    order = np.random.default_rng(seed).permutation(num_digits)
+    cut = num_digits * 2 // 3
+    return dict(train=order[:cut], val=order[cut:])
+
+
+def split_texture(shape):
+    """Cut a picture of `shape` (h, w, ...) across its longer axis: two thirds for training.
+
+    Returns:
+        dict: {'train': (rows, cols), 'val': (rows, cols)}, pairs of slices that share no pixel.
+    """
+    axis = int(shape[1] >= shape[0])
+    cut = shape[axis] * 2 // 3
+    regions = {}
+    for split, span in zip(SPLITS, (slice(0, cut), slice(cut, shape[axis]))):
+        regions[split] = (slice(None), span) if axis else (span, slice(None))
+    return regions
+
+
+def load_sources(seed):
+    """Load the raw material of each split.
+
+    Returns:
+        dict: split -> (images (N, 8, 8) in [0, 16], labels (N,) in 0..9, list of textures (h, w, 3) uint8).
+    """
+    digits = load_digits()
+    indices = split_digits(len(digits.target), seed)
+    textures = [getattr(skimage_data, name)() for name in TEXTURES]
+    textures = [t if t.ndim == 3 else np.stack([t] * 3, axis=-1) for t in textures]
+    return {
+        s: (digits.images[indices[s]], digits.target[indices[s]], [t[split_texture(t.shape)[s]] for t in textures])
+        for s in SPLITS
+    }
+
+
+def draw_background(rng, textures, size):
+    """Crop, mirror, resize and tint one texture. Returns (size, size, 3) float in [0, 255]."""
+    texture = textures[rng.integers(len(textures))]
+    side = int(min(texture.shape[:2]) * rng.uniform(0.5, 1))
+    top, left = (rng.integers(length - side + 1) for length in texture.shape[:2])
+    crop = texture[top:top + side, left:left + side][:, ::rng.choice([-1, 1])]
+    crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.BICUBIC), dtype=float)
+    return np.clip(crop * rng.uniform(0.6, 1.1, size=3) + rng.uniform(-20, 40), 0, 255)
+
+
+def draw_stroke(rng, digit, size):
+    """Enlarge an 8x8 digit smoothly, stretch and turn it. Returns coverage (h, w) in [0, 1], h and w < `size`."""
+    digit = Image.fromarray(np.pad(digit * 255 / 16, 1).astype(np.uint8))  # the margin keeps strokes off the edge
+    height = size * np.exp(rng.uniform(np.log(0.3), np.log(0.6)))
+    shape = int(height * rng.uniform(0.75, 1.1)), int(height)
+    grey = digit.resize(shape, Image.BICUBIC).rotate(rng.uniform(-20, 20), Image.BICUBIC, expand=True)
+    return np.clip((np.asarray(grey) / 255 - 0.3) / 0.2, 0, 1)  # a steep ramp: crisp edges in spite of the upscaling
+
+
+def paint(rng, window, coverage):
+    """Paint a stroke into `window` (h, w, 3) in place, brighter or darker than what lies beneath it."""
+    beneath = window[coverage >= 0.5].mean(axis=0)
+    contrast = rng.uniform(60, 140) * rng.choice([-1, 1])
+    if not 0 <= beneath.mean() + contrast <= 255:
+        contrast = -contrast
+    colour = np.clip(beneath + contrast + rng.normal(0, 25, size=3), 0, 255)
+    alpha = coverage[..., None] * rng.uniform(0.7, 1)
+    window += alpha * (colour - window)
+
+
+def draw_scene(rng, images, labels, textures, size):
+    """Draw two to five digits, later ones on top.
+
+    Returns:
+        tuple: image (size, size, 3) uint8; mask (size, size) uint8, 0 = background, label + 1 elsewhere; objects, a
+        list of (label, (x1, y1, x2, y2) around the visible pixels, ends included, counted from 0, difficult 0 or 1).
+    """
+    image = draw_background(rng, textures, size)
+    chosen = rng.integers(len(labels), size=rng.integers(2, 6))
+    owner = np.full((size, size), -1)  # which digit, by order of painting, a pixel shows
+    areas = []
+    for i, index in enumerate(chosen):
+        coverage = draw_stroke(rng, images[index], size)
+        y, x = (rng.integers(size - length + 1) for length in coverage.shape)
+        window = np.s_[y:y + coverage.shape[0], x:x + coverage.shape[1]]
+        paint(rng, image[window], coverage)
+        owner[window][coverage >= 0.5] = i
+        areas.append((coverage >= 0.5).sum())
+    image += rng.normal(0, rng.uniform(2, 12), size=image.shape)
+
+    objects = []
+    for i, index in enumerate(chosen):
+        ys, xs = np.nonzero(owner == i)
+        if len(ys) and min(np.ptp(ys), np.ptp(xs)) + 1 >= MIN_SIDE:
+            box = tuple(int(v) for v in (xs.min(), ys.min(), xs.max(), ys.max()))
+            objects.append((int(labels[index]), box, int(len(ys) < MIN_VISIBLE * areas[i])))
+    mask = np.append(labels[chosen] + 1, 0)[owner]  # owner -1 picks the appended background
+    return np.clip(image, 0, 255).astype(np.uint8), mask.astype(np.uint8), objects
+
+
+def write_annotation(path, size, objects):
+    """Write one VOC annotation; its pixel coordinates count from 1."""
+    root = ET.Element('annotation')
+    ET.SubElement(root, 'filename').text = f'{path.stem}.jpg'
+    size_node = ET.SubElement(root, 'size')
+    for key, value in (('width', size), ('height', size), ('depth', 3)):
+        ET.SubElement(size_node, key).text = str(value)
+    ET.SubElement(root, 'segmented').text = '1'
+    for label, box, difficult in objects:
+        node = ET.SubElement(root, 'object')
+        ET.SubElement(node, 'name').text = CLASSES[label]
+        ET.SubElement(node, 'difficult').text = str(difficult)
+        box_node = ET.SubElement(node, 'bndbox')
+        for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box):
+            ET.SubElement(box_node, key).text = str(value + 1)
+    ET.ElementTree(root).write(path)
+
+
+def write_devkit(root, seed, counts, size):
+    """Write all files below `root`, a new folder. `counts` maps a split to its number of images."""
+    for folder in (*TOP_LEVEL[:3], 'ImageSets/Main', 'ImageSets/Segmentation'):
+        (root / folder).mkdir(parents=True)
+    sources = load_sources(seed)
+    names = {s: [f'{s}_{i:05d}' for i in range(counts[s])] for s in SPLITS}
+    for split, index in track_iter_progress([(s, i) for s in SPLITS for i in range(counts[s])]):
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])  # so no image depends on how many there are
+        image, mask, objects = draw_scene(rng, *sources[split], size)
+        name = names[split][index]
+        Image.fromarray(image).save(root / 'JPEGImages' / f'{name}.jpg', quality=92)
+        png = Image.fromarray(mask)
+        png.putpalette(np.ravel(PALETTE).tolist())  # turns the grey picture into a palette picture
+        png.save(root / 'SegmentationClass' / f'{name}.png')
+        write_annotation(root / 'Annotations' / f'{name}.xml', size, objects)
+    names['trainval'] = names['train'] + names['val']
+    for split, lines in names.items():
+        for task in ('Main', 'Segmentation'):
+            (root / 'ImageSets' / task / f'{split}.txt').write_text('\n'.join(lines) + '\n')
+
+
+def check_out_dir(out_dir, overwrite):
+    """Refuse to replace anything but an empty folder or, with `overwrite`, an older devkit."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise FileExistsError(f'out_dir must be a folder, but {out_dir} is a file')
+    found = sorted(p.name for p in out_dir.iterdir())
+    if found and not overwrite:
+        raise FileExistsError(f'out_dir must be new or empty unless overwrite is set, but {out_dir} holds {found[:5]}')
+    foreign = [name for name in found if name not in TOP_LEVEL]
+    if foreign:
+        raise FileExistsError(f'overwrite replaces only {list(TOP_LEVEL)}, but {out_dir} also holds {foreign[:5]}')
+
+
+def make_digits_voc(out_dir, seed=0, train=480, val=120, size=96, overwrite=False):
+    """Generate the devkit; on an error `out_dir` stays as it was.
+
+    Args:
+        out_dir (str or Path): Folder to create.
+        seed (int): At least 0. Defaults to 0.
+        train (int): Number of training images, at least 1. Defaults to 480.
+        val (int): Number of validation images, at least 1. Defaults to 120.
+        size (int): Height and width in pixels, 64 to 512. Defaults to 96.
+        overwrite (bool): Replace an older devkit. Defaults to False.
+    """
+    for name, value, low, high in (('seed', seed, 0, 2**32 - 1), ('train', train, 1, 99999), ('val', val, 1, 99999),
+                                   ('size', size, 64, 512)):
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f'{name} must be an integer from {low} to {high}, but got {value!r}')
+    out_dir = Path(out_dir).resolve()
+    check_out_dir(out_dir, overwrite)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix='.digits_voc_') as scratch:
+        new = Path(scratch, 'new')
+        write_devkit(new, seed, dict(train=train, val=val), size)
+        if out_dir.exists():
+            out_dir.rename(Path(scratch, 'old'))  # deleted with the scratch folder
+        new.rename(out_dir)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('out_dir', help='folder to create')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument('--train', type=int, default=480, help='training images, default: %(default)s')
+    parser.add_argument('--val', type=int, default=120, help='validation images, default: %(default)s')
+    parser.add_argument('--size', type=int, default=96, help='side of an image in pixels, default: %(default)s')
+    parser.add_argument('--overwrite', action='store_true', help='replace an older devkit')
+    args = parser.parse_args()
+    try:
+        make_digits_voc(**vars(args))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == '__main__':
+    main()
