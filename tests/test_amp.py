@@ -36,7 +36,9 @@ def amp_wrapper(model, dtype, init_scale=SCALE, kind='AFANAmpOptimWrapper', **kw
 def model_of(device='cpu', neck=dict(), head=dict(), **settings):
     settings = dict(dict(epsilon=0.1, num_strengths=2, strengths='linspace'), **settings)
     neck, head = (None if site is None else dict(settings, **site) for site in (neck, head))
-    return build(with_afan(segmentor_config(), neck=neck, head=head)).to(device)
+    config = with_afan(segmentor_config(), neck=neck, head=head)
+    config.backbone.zero_init_residual = True  # a shallower network at the start: fewer roundings between here and full precision
+    return build(config).to(device)
 
 
 def see(module, what):

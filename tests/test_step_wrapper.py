@@ -96,7 +96,7 @@ def test_checkpointed_backbone(host, detach):
     settings, found = dict(SETTINGS, detach=detach), []
     for with_cp in (True, False):
         config = with_afan(stock_config(host), neck=settings)
-        config.backbone.update(with_cp=with_cp, zero_init_residual=False)
+        config.backbone.update(with_cp=with_cp)
         found.append(gradients(build(config), batch_of(host)))
     ours, expected = found
     assert_close(ours, expected)
