@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 from mmdet.structures.bbox import bbox2roi
-from test_exact_segmentation import EPSILON, RATIOS, assert_same, naive_mix
+from test_exact_segmentation import EPSILON, assert_same, objective_gradients
 from tiny import build, detection_batch, detector_config, gradients, with_afan
 
 
@@ -62,22 +62,8 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
         vector=(kept['vector'], vectors_loss),
         map=(kept['map'], lambda f: vectors_loss(fully_connected(f))),
         neck=(levels[-1], lambda f: detector_loss([cut(level) for level in levels[:-1]] + [f])))
-    total = clean
-    for site in sorted(sites, reverse=True):  # 'neck' last: its tail samples RoIs of its own
-        f, tail = places[site]
-        delta = torch.zeros_like(f)
-        for step in range(num_steps):
-            if step == 0:
-                grad, = torch.autograd.grad(clean, f, retain_graph=True)
-            else:
-                moved = (f + delta).detach().requires_grad_()
-                grad, = torch.autograd.grad(tail(moved), moved)
-            delta = (delta + step_size * torch.sign(grad)).clamp(-EPSILON, EPSILON).detach()
-        for ratio in RATIOS:
-            total = total + 0.7 * tail(naive_mix(cut(f), ratio * delta, kind))
-    model.zero_grad()
-    total.backward()
-    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    # 'neck' last: its tail samples RoIs of its own.
+    return objective_gradients(model, clean, [places[site] for site in sorted(sites, reverse=True)], num_steps, step_size, kind, cut)
 
 
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))

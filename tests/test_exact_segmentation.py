@@ -34,6 +34,25 @@ def naive_mix(clean, delta, kind):
     return std_adv * (clean - mean) / std + mean_adv
 
 
+def objective_gradients(model, clean, places, num_steps, step_size, kind, cut):
+    """Gradients of ``clean + 0.7 * sum L_adv``; ``places`` are (clean feature, tail), ``cut`` detaches or does not."""
+    total = clean
+    for f, tail in places:
+        delta = torch.zeros_like(f)
+        for step in range(num_steps):
+            if step == 0:
+                grad, = torch.autograd.grad(clean, f, retain_graph=True)
+            else:
+                moved = (f + delta).detach().requires_grad_()
+                grad, = torch.autograd.grad(tail(moved), moved)
+            delta = (delta + step_size * torch.sign(grad)).clamp(-EPSILON, EPSILON).detach()
+        for ratio in RATIOS:
+            total = total + 0.7 * tail(naive_mix(cut(f), ratio * delta, kind))
+    model.zero_grad()
+    total.backward()
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
 def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
     """Eq. 6 on explicit graphs. ``sites``: 'neck' is the backbone's last level, 'bottleneck' the ASPP's output, 'classifier' the
     classifier's input."""
@@ -62,22 +81,7 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
         neck=(levels[-1], lambda f: head_loss(decode(aspp(f), cut(levels[0])))),
         bottleneck=(middle, lambda f: head_loss(decode(f, cut(levels[0])))),
         classifier=(feature, head_loss))
-    total = clean
-    for site in sites:
-        f, tail = places[site]
-        delta = torch.zeros_like(f)
-        for step in range(num_steps):
-            if step == 0:
-                grad, = torch.autograd.grad(clean, f, retain_graph=True)
-            else:
-                moved = (f + delta).detach().requires_grad_()
-                grad, = torch.autograd.grad(tail(moved), moved)
-            delta = (delta + step_size * torch.sign(grad)).clamp(-EPSILON, EPSILON).detach()
-        for ratio in RATIOS:
-            total = total + 0.7 * tail(naive_mix(cut(f), ratio * delta, kind))
-    model.zero_grad()
-    total.backward()
-    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    return objective_gradients(model, clean, [places[site] for site in sites], num_steps, step_size, kind, cut)
 
 
 def assert_same(ours, reference):

@@ -77,15 +77,17 @@ def check_sites(sites: Dict[str, AFANSettings], optim_wrapper) -> None:
     kind = type(optim_wrapper).__name__
     if sites and not isinstance(optim_wrapper, AFANStep):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
-        raise RuntimeError(f"The model has A-FAN sites ({', '.join(sites)}), but the optim wrapper is {kind}, which would train it "
-                           f"without A-FAN. Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of afan_mm")
+        raise RuntimeError(
+            f"The model has A-FAN sites ({', '.join(sites)}), but the optim wrapper is {kind}, which would train it without A-FAN. "
+            f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of afan_mm")
     if not sites and isinstance(optim_wrapper, AFANStep):
         raise RuntimeError(f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, AFANDecodeHead or '
                            "AFANRoIHead in the model, or give your own site module an attribute 'afan' with its AFANSettings")
     for name, times in Counter(settings.name for settings in sites.values()).items():
         if times > 1:
             paths = [path for path, settings in sites.items() if settings.name == name]
-            raise ValueError(f"A-FAN sites must have different names, but {paths} are all named {name!r}; write afan=dict(name=...)")
+            raise ValueError(
+                f"A-FAN sites must have different names, but {paths} are all named {name!r}; write afan=dict(name=...)")
 
 
 def check_host(host: nn.Module, neck: AFANNeckWrapper) -> None:
@@ -94,8 +96,9 @@ def check_host(host: nn.Module, neck: AFANNeckWrapper) -> None:
         if not callable(getattr(host, method, None)):
             raise ValueError(f'AFANNeckWrapper needs a host with a method {method}, but {type(host).__name__} has none')
     if not _mentions(type(host), 'loss', 'extract_feat', set()):
-        raise ValueError(f'AFANNeckWrapper needs a host whose loss calls extract_feat, but that of {type(host).__name__} never does. '
-                         'Compute its features in extract_feat, or tap them in its own code (afan_mm.tap)')
+        raise ValueError(
+            f'AFANNeckWrapper needs a host whose loss calls extract_feat, but that of {type(host).__name__} never does. '
+            'Compute its features in extract_feat, or tap them in its own code (afan_mm.tap)')
     neck.check_levels(getattr(host, 'backbone', None))
 
 
@@ -107,7 +110,8 @@ def _mentions(cls: type, method: str, name: str, seen: Set[str]) -> bool:
         if code is None:
             continue
         names = set(_names(code))
-        if name in names or any(called not in seen and _mentions(cls, called, name, seen) for called in names if hasattr(cls, called)):
+        calls = [called for called in names if called not in seen and hasattr(cls, called)]
+        if name in names or any(_mentions(cls, called, name, seen) for called in calls):
             return True
         if not names & {'super', method}:  # it does not go on to what it overrides
             break

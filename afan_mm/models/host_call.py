@@ -13,8 +13,8 @@ Losses = Dict[str, Any]
 class HostCall:
     """One call of ``host.loss``.
 
-    Recording asks of the host that it computes its loss from ``extract_feat``, called once, and that ``extract_feat`` returns what its
-    neck returned.
+    Recording asks of the host that it computes its loss from ``extract_feat``, called once, and that ``extract_feat`` returns
+    what its neck returned.
 
     Args:
         host: The model that owns the neck.

@@ -21,8 +21,8 @@ class AFANRoIHead(AFANComponent):
         base: Stock type of the head, ``StandardRoIHead`` or one derived from it.
         afan: Settings of the site, and
 
-            - ``site``: 'vector', the last vector before the classification and regression layers (two vectors where the box head has a
-              branch for each), or 'map', the RoI feature map the box head reads. Defaults to 'vector'.
+            - ``site``: 'vector', the last vector before the classification and regression layers (two vectors where the box
+              head has a branch for each), or 'map', the RoI feature map the box head reads. Defaults to 'vector'.
         kwargs: Arguments of the stock head.
 
     The tail is the rest of the box head and its loss on the RoIs sampled in the clean pass.

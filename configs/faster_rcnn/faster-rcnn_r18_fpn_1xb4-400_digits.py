@@ -25,7 +25,9 @@ dataset = dict(
     metainfo=dict(classes=('0', '1', '2', '3', '4')),
     data_root=data_root,
     data_prefix=dict(sub_data_root=''))
-train_dataloader = dict(dataset=dict(ann_file='ImageSets/Main/train.txt', filter_cfg=dict(filter_empty_gt=True), pipeline=train_pipeline, **dataset))
+train_dataloader = dict(
+    dataset=dict(
+        ann_file='ImageSets/Main/train.txt', filter_cfg=dict(filter_empty_gt=True), pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dict(ann_file='ImageSets/Main/val.txt', test_mode=True, pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
 
