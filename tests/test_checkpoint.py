@@ -155,7 +155,7 @@ class Call:
 
     def __init__(self, function, *args):
         self.parts = (function, args)
-        self.name = '-'.join([function.__name__, *(str(getattr(arg, '__name__', arg)) for arg in args)])
+        self.name = '-'.join([function.__name__, *(str(getattr(arg, '__name__', getattr(arg, 'name', arg))) for arg in args)])
 
     def __reduce__(self):
         return self.parts
