@@ -18,7 +18,7 @@ def nms_in_double(monkeypatch):
 
 
 def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
-    """Eq. 6 on explicit graphs. ``sites``: 'neck' is C5, 'vector' the last RoI vector, 'map' the RoI feature map."""
+    """Eq. 6 on explicit graphs. ``sites``: 'neck' is C5, 'pyramid' P2, 'vector' the last RoI vector, 'map' the RoI feature map."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     samples, roi_head = data['data_samples'], model.roi_head
     kept = {}
@@ -36,8 +36,7 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
             vector = torch.relu(layer(vector))
         return vector
 
-    def detector_loss(levels, keep=False):
-        pyramid = model.neck(levels)
+    def detector_loss(pyramid, keep=False):
         rpn_samples = copy.deepcopy(samples)
         for sample in rpn_samples:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
@@ -56,25 +55,29 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
         return rpn + vectors_loss(vector)
 
     levels = model.backbone(data['inputs'])
-    clean = detector_loss(levels, keep=True)
+    pyramid = model.neck(levels)
+    clean = detector_loss(pyramid, keep=True)
     cut = (lambda t: t.detach()) if detach else (lambda t: t)
     places = dict(
         vector=(kept['vector'], vectors_loss),
         map=(kept['map'], lambda f: vectors_loss(fully_connected(f))),
-        neck=(levels[-1], lambda f: detector_loss([cut(level) for level in levels[:-1]] + [f])))
-    # 'neck' last: its tail samples RoIs of its own.
+        pyramid=(pyramid[0], lambda f: detector_loss([f] + [cut(level) for level in pyramid[1:]])),
+        neck=(levels[-1], lambda f: detector_loss(model.neck([cut(level) for level in levels[:-1]] + [f]))))
+    # A neck's site last: its tail samples RoIs of its own.
     return objective_gradients(model, clean, [places[site] for site in sorted(sites, reverse=True)], num_steps, step_size, kind, cut)
 
 
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
 @pytest.mark.parametrize('sites, kind', ((('vector', ), 'batch'), (('vector', ), 'positional'), (('map', ), 'instance'),
-                                         (('neck', ), 'batch'), (('neck', 'vector'), None)))
+                                         (('neck', ), 'batch'), (('pyramid', ), 'layer'), (('neck', 'vector'), None)))
 def test_step_equals_the_formula(sites, kind, detach):
     batch = detection_batch(size=96)
     for num_steps, step_size in ((1, EPSILON), (3, 0.2)):
         settings = dict(epsilon=EPSILON, num_steps=num_steps, step_size=step_size, moments=kind, detach=detach, num_strengths=2,
                         strengths='linspace', adv_weight=0.7)
-        head = next((dict(settings, site=site) for site in sites if site != 'neck'), None)
-        model = build(with_afan(detector_config(), neck=settings if 'neck' in sites else None, head=head)).double()
+        necks = dict(neck=settings, pyramid=dict(settings, site='output', levels=[0]))
+        neck = next((necks[site] for site in sites if site in necks), None)
+        head = next((dict(settings, site=site) for site in sites if site not in necks), None)
+        model = build(with_afan(detector_config(), neck=neck, head=head)).double()
         stock = build(detector_config()).double()
         assert_same(gradients(model, batch), naive_gradients(stock, batch, sites, num_steps, step_size, kind, detach))
