@@ -23,6 +23,7 @@ def test_sites_are_printed_and_figures_reach_every_backend(tmp_path):
     rows = [[cell.strip() for cell in re.split('[│┃|]', line)[1:]] for line in log.splitlines() if re.search('[│┃|]', line)]
     assert ['neck', 'neck', '0.3', '2 uniform', '1', 'batch', 'gradient', 'all layers'] in [row[:8] for row in rows]
     assert ['classifier', 'decode_head', '0.00157', '1 uniform'] in [row[:4] for row in rows]
+    assert 'one more backward' in log  # two attached sites
     keys = {f'afan/{site}/{figure}' for site in ('neck', 'classifier') for figure in FIGURES}
     lines = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     assert [line['iter'] for line in lines] == [1, 2]

@@ -145,3 +145,19 @@ def test_wrong_hook_argument(wrong):
     (name, value), = wrong.items()
     with pytest.raises(ValueError, match=f'{name} of AFANHook must be an integer >= .*but got {re.escape(repr(value))}'):
         AFANHook(**wrong)
+
+
+class Postprocessing(EncoderDecoder):
+    """A segmentor whose extract_feat goes on after its neck."""
+
+    def extract_feat(self, inputs):
+        return [2 * level for level in super().extract_feat(inputs)]
+
+
+def test_host_that_changes_what_the_neck_returned(tmp_path):
+    """The adversarial passes could not repeat it; the run stops before anything is learnt."""
+    model = afan_model(type=Postprocessing)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match='of Postprocessing returns something else. Tap the feature in its own code'):
+        train(model, tmp_path)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

@@ -15,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import mmcv
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path('data/digits')
 OUT = Path('work_dirs/demo')
@@ -61,7 +63,7 @@ def read_metrics(work_dir, scale):
 
 
 def draw(config, checkpoint, folder, label):
-    """Draw a few predictions through the host's visualizer, and move them from its folders within folders to ours."""
+    """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its folders within folders to ours."""
     scratch = folder / 'drawing'
     run('test.py', config, checkpoint, '--work-dir', scratch, '--show-dir', ROOT / scratch / 'show', '--cfg-options',
         f'test_dataloader.dataset.indices={NUM_DRAWN}', 'default_hooks.visualization.interval=1', label=label)
@@ -69,7 +71,8 @@ def draw(config, checkpoint, folder, label):
     images.mkdir()
     for path in sorted((ROOT / scratch).rglob('*')):
         if path.suffix in ('.png', '.jpg'):
-            shutil.move(str(path), str(images / path.name))
+            # Enlarged, or a person sees little of 96 pixels.
+            mmcv.imwrite(mmcv.imrescale(mmcv.imread(str(path)), 4, interpolation='nearest'), str(images / path.name))
     if not any(images.iterdir()):
         raise StageError(f'nothing was drawn for {config}')
     shutil.rmtree(str(ROOT / scratch))

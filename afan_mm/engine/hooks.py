@@ -138,4 +138,7 @@ def site_table(sites: Dict[str, AFANSettings]) -> str:
                       s.perturbation, 'tail' if s.detach else 'all layers', cost)
     text = StringIO()
     Console(file=text, width=160).print(table)
+    running = [s for s in sites.values() if s.num_strengths]
+    if len(running) > 1 and not all(s.detach for s in running):
+        text.write('and one more backward from the clean loss to the sites, for directions free of adversarial gradients\n')
     return text.getvalue()

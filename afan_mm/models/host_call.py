@@ -29,6 +29,7 @@ class HostCall:
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
         self._extracting = False
         self._gate: Any = None
+        self._returned: Any = None
         self._call: Any = None
         self._constant_keys: Set[str] = set()
         self._constant_heads: List[nn.Module] = []
@@ -42,13 +43,14 @@ class HostCall:
                 stack.enter_context(replaced(head, loss=self._recorded_head(head)))
             yield self
 
-    def see_site(self, tapped: Tensor) -> None:
-        """The neck has been reached, and goes on with ``tapped``."""
+    def see_site(self, tapped: Tensor, returned: Any) -> None:
+        """The neck has been reached, goes on with ``tapped``, and will return ``returned``."""
         if self._call is None or not self._extracting:
             name = type(self.host).__name__
             raise ValueError(f'AFANNeckWrapper needs a host whose loss calls extract_feat, but {name} reaches its neck without. '
                              f'Give {name} an extract_feat that its loss calls, or tap the feature in its own code (afan_mm.tap)')
         self._gate = tapped.grad_fn
+        self._returned = returned
 
     def losses(self, features: Callable[[], Any]) -> Losses:
         """The losses that depend on the site, on other features.
@@ -81,9 +83,14 @@ class HostCall:
     def _recorded_extract_feat(self, *args, **kwargs) -> Any:
         self._extracting = True
         try:
-            return self._extract_feat(*args, **kwargs)
+            features = self._extract_feat(*args, **kwargs)
+            if self._returned is not None and not _same_tensors(features, self._returned):
+                raise ValueError(f'AFANNeckWrapper answers extract_feat with what the neck returned, but that of '
+                                 f'{type(self.host).__name__} returns something else. Tap the feature in its own code (afan_mm.tap)')
+            return features
         finally:
             self._extracting = False
+            self._returned = None
 
     def _recorded_head(self, head: nn.Module) -> Callable:
         stock = head.loss
@@ -95,6 +102,11 @@ class HostCall:
             return losses
 
         return loss
+
+
+def _same_tensors(first: Any, second: Any) -> bool:
+    first, second = ([f] if isinstance(f, Tensor) else list(f) for f in (first, second))
+    return len(first) == len(second) and all(a is b for a, b in zip(first, second))
 
 
 def _children(host: nn.Module) -> Iterator[nn.Module]:

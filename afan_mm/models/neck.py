@@ -92,8 +92,9 @@ class AFANNeckWrapper(AFANComponent):
 
         perturbed, others = clean.split()
         tapped = tap(self.afan.name, perturbed, tail, self.afan, others)
-        call.see_site(tapped[0])
-        return outputs(tapped, others)
+        returned = outputs(tapped, others)
+        call.see_site(tapped[0], returned)
+        return returned
 
 
 class Levels:
