@@ -1,9 +1,9 @@
 """A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
-from .augment import AFANSettings
 from .checkpoint import allow_mmengine_checkpoints
 from .engine import AFANAmpOptimWrapper, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
 from .session import is_recording, tap
+from .settings import AFANSettings
 
 __version__ = '0.1.0'
 __all__ = [

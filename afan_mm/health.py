@@ -1,6 +1,6 @@
 """What A-FAN did to the features: a few figures per site, computed only when somebody asks for them."""
 from collections import defaultdict
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -30,11 +30,15 @@ class Health:
         self._steps: Dict[str, int] = defaultdict(int)
 
     @torch.no_grad()
-    def add_pass(self, name: str, loss: Tensor, strength: float, clean: Sequence[Tensor], mixed: Sequence[Tensor],
+    def add_pass(self, name: str, loss: Tensor, strength: Union[float, Tensor], clean: Sequence[Tensor], mixed: Sequence[Tensor],
                  deltas: Sequence[Tensor]) -> None:
         if self.due:
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
-            self._passes[name].append(torch.stack([loss.detach().float(), moved, strength * _norm(deltas)]))
+            if isinstance(strength, Tensor):  # one for each sample
+                added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
+            else:
+                added = strength * _norm(deltas)
+            self._passes[name].append(torch.stack([loss.detach().float(), moved, added]))
 
     @torch.no_grad()
     def add_step(self, name: str, deltas: Sequence[Tensor], finite: Tensor, clean_loss: Callable[[], Tensor]) -> None:

@@ -46,8 +46,8 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(owner: nn.Module, **methods: Any) -> Iterator[None]:
-    """Shadow methods of one module object inside; its class and its copies never see it."""
+def replaced(owner: Any, **methods: Any) -> Iterator[None]:
+    """Shadow methods of one object inside; its class and its copies never see it."""
     with ExitStack() as stack:
         for name, method in methods.items():
             before = owner.__dict__.get(name, replaced)  # `replaced` stands for "was not there"
@@ -56,7 +56,7 @@ def replaced(owner: nn.Module, **methods: Any) -> Iterator[None]:
         yield
 
 
-def _restore(owner: nn.Module, name: str, before: Any) -> None:
+def _restore(owner: Any, name: str, before: Any) -> None:
     if before is replaced:
         del owner.__dict__[name]
     else:

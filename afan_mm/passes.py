@@ -5,10 +5,13 @@ from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Seq
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from .augment import AFANSettings
+from .attack import Perturbation
+from .augment import Strength, draw, mix, perturb
 from .health import Health
 from .isolation import frozen_statistics, isolated_random
+from .settings import AFANSettings
 
 Features = Union[Tensor, Sequence[Tensor]]
 Losses = Dict[str, Union[Tensor, List[Tensor]]]
@@ -21,7 +24,7 @@ class Site:
     Attributes:
         features, context: The clean tensors, detached.
         gradients: The clean loss's gradient at each level of the feature; None where it does not read the level.
-        feature_gradients, context_gradients: What the adversarial passes of an attached site add to the front.
+        feature_gradients, context_gradients: What the adversarial passes of a site add to the layers before it.
     """
 
     def __init__(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]):
@@ -46,8 +49,8 @@ class Site:
 
     @staticmethod
     def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
-        """A context tensor as the passes read it; those of an attached site collect its gradient."""
-        if settings.detach or not tensor.is_floating_point():
+        """A context tensor as the passes read it; one that is not detached collects its gradient."""
+        if settings.context_detached or not tensor.is_floating_point():
             return tensor.detach()
         # A parameter learns in the passes directly, like those of the tail.
         return tensor if tensor.is_leaf and tensor.requires_grad else tensor.detach().requires_grad_()
@@ -92,24 +95,37 @@ class SitePasses:
     def run(self, site: Site) -> None:
         """Find the direction, then one forward and backward for each strength; gradients add up in ``.grad``."""
         site.check()
-        settings, device = site.settings, site.features[0].device
+        settings = site.settings
         with self._isolated(site):
-            generator = torch.Generator(device).manual_seed(self._seed(site, 'noise'))
-            strengths = settings.draw(torch.Generator().manual_seed(self._seed(site, 'strengths')))
-            deltas, finite = settings.perturb(site.features, lambda levels: self._gradient(site, levels), site.gradients,
-                                              self.scale, generator)
-            features = [f.requires_grad_(not settings.detach) for f in site.features]
-            for strength in strengths:
-                mixed = [settings.mix(f, strength * d) for f, d in zip(features, deltas)]
-                loss = self._loss(site, mixed)
-                self.health.add_pass(site.name, loss, strength, site.features, mixed, deltas)
-                # Every rank runs every pass, whatever its data: what must not count counts zero.
-                self.backward(self.weigh(settings.adv_weight * torch.where(finite, loss, torch.zeros_like(loss))))
-            with frozen_statistics(self.model):  # measuring leaves no trace, whatever bn_stats
-                self.health.add_step(site.name, deltas, finite, lambda: self._loss(site, site.features))
-        if not settings.detach:
-            site.feature_gradients = [_zero_unless(finite, f.grad) for f in features]
-            site.context_gradients = [_zero_unless(finite, c.grad) for c in site.context]
+            with record_function(f'afan/{site.name}/attack'):
+                found = self._perturb(site)
+            for feature in site.features:
+                feature.requires_grad_(not settings.detach)
+            strengths = torch.Generator().manual_seed(self._seed(site, 'strengths'))
+            for strength in draw(settings, strengths, len(site.features[0]), site.features[0].device):
+                self._adversarial_pass(site, found, strength)
+            with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):  # no trace, whatever bn_stats
+                self.health.add_step(site.name, found.deltas, found.finite, lambda: self._loss(site, site.features))
+        site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
+        site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
+
+    def _perturb(self, site: Site) -> Perturbation:
+        generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
+        return perturb(site.settings, site.features, lambda levels: self._gradient(site, levels), site.gradients, self.scale, generator)
+
+    def _adversarial_pass(self, site: Site, found: Perturbation, strength: Strength) -> None:
+        """One forward and backward of the tail."""
+        settings = site.settings
+        with record_function(f'afan/{site.name}/mix'):
+            mixed = [mix(settings, f, d, strength) for f, d in zip(site.features, found.deltas)]
+        with record_function(f'afan/{site.name}/forward'):
+            loss = self._loss(site, mixed)
+        self.health.add_pass(site.name, loss, strength.value, site.features, mixed, found.deltas)
+        # Every rank runs every pass, whatever its data: what must not count counts zero.
+        counted = torch.where(found.finite, loss, torch.zeros_like(loss))
+        weight = settings.adv_weight * settings.interval * strength.weight
+        with record_function(f'afan/{site.name}/backward'):
+            self.backward(self.weigh(weight * counted))
 
     def gradient_of(self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Optional[Tensor]]:
         """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""

@@ -20,9 +20,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from .augment import AFANSettings
 from .passes import Features, Site, SitePasses, Tail
+from .settings import AFANSettings
 
 _recording: Optional['Session'] = None
 
@@ -49,14 +50,21 @@ def tap(name: str,
     Raises:
         ValueError: If the site was already tapped in this forward pass.
     """
-    if not is_recording():
+    settings = settings or AFANSettings(name=name)
+    if not is_recording(settings):
         return features
-    return _recording.tap(name, features, tail, settings or AFANSettings(name=name), context)
+    return _recording.tap(name, features, tail, settings, context)
 
 
-def is_recording() -> bool:
-    """Whether a tap would be taken now: an A-FAN optim wrapper is in its clean pass, with gradients on."""
-    return _recording is not None and torch.is_grad_enabled()
+def is_recording(settings: Optional[AFANSettings] = None) -> bool:
+    """Whether a tap would be taken now: an A-FAN optim wrapper is in its clean pass, with gradients on.
+
+    Args:
+        settings: Those of the site; a site that is off, or sits this iteration out, takes no tap. Defaults to any site.
+    """
+    if _recording is None or not torch.is_grad_enabled():
+        return False
+    return settings is None or settings.active(_recording.iteration)
 
 
 class Session:
@@ -64,10 +72,12 @@ class Session:
 
     Args:
         passes: Runs the adversarial passes of one site.
+        iteration: Number of the step, for sites that take part in some only. Defaults to 0.
     """
 
-    def __init__(self, passes: SitePasses):
+    def __init__(self, passes: SitePasses, iteration: int = 0):
         self.passes = passes
+        self.iteration = iteration
         self.sites: Dict[str, Site] = {}
         self._outputs: List[Tensor] = []
         self._hooks: List[Any] = []
@@ -94,8 +104,6 @@ class Session:
 
     def tap(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]) -> Features:
         """See :func:`tap`."""
-        if settings.num_strengths == 0:
-            return features
         if name in self.sites:
             raise ValueError(f'A-FAN site {name!r} was tapped twice in one forward pass; give each call a name of its own')
         site = self.sites[name] = Site(name, features, tail, settings, context)
@@ -103,7 +111,7 @@ class Session:
         levels = [f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)]
         outputs = _Gate.apply(lambda gradients: self._at_gate(site, gradients), *levels)
         self._outputs.extend(outputs)
-        if not settings.detach:
+        if not settings.context_detached:
             for index, tensor in enumerate(context):
                 if tensor.grad_fn is not None:
                     hook = tensor.register_hook(lambda gradient, i=index: _sum(gradient, site.context_gradients[i]))
@@ -121,14 +129,15 @@ class Session:
         self.passes.backward = backward
         sites = list(self.sites.values())
         # An attached site adds to the gradient that a site upstream of it would take its direction from.
-        if len(sites) > 1 and not all(site.settings.detach for site in sites):
-            self._find_directions(loss, outputs)
+        if len(sites) > 1 and any(site.settings.within_backward for site in sites):
+            with record_function('afan/directions'):
+                self._find_directions(loss, outputs)
         del outputs
         backward(loss)
         for hook in self._hooks:  # or a tail that closes over a graph would keep it alive through its own hook
             hook.remove()
         for site in reversed(sites):
-            if site.settings.detach:  # its passes need nothing of the clean graph, which is freed by now
+            if not site.settings.within_backward:  # its passes need nothing of the clean graph, which is freed by now
                 self.passes.run(site)
 
     def _find_directions(self, loss: Tensor, outputs: List[Tensor]) -> None:
@@ -145,7 +154,7 @@ class Session:
             return gradients
         if not self._directions_known:
             site.gradients = gradients
-        if site.settings.detach:
+        if not site.settings.within_backward:
             return gradients
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all passes.
         self.passes.run(site)

@@ -7,6 +7,8 @@ import torch
 from tiny import (assert_close, assert_identical, batch_of, build, gradients, gradients_at_updates, optim_wrapper, parameters,
                   segmentor_config, train, with_afan)
 
+from afan_mm import augment, passes
+
 SCALE = 2.0**10
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 DEVICES = ('cpu', pytest.param('cuda', marks=with_gpu))
@@ -78,23 +80,14 @@ def test_gradients_are_scaled_alike(device, detach, num_steps):
 
 def directions(model, wrapper, monkeypatch):
     """The perturbation at full strength of every site in one step."""
-    from afan_mm.passes import SitePasses
     found = {}
-    run = SitePasses.run
 
-    def spy(passes, site):
-        perturb = type(site.settings).perturb
-
-        def keep(settings, *args):
-            found[settings.name] = perturb(settings, *args)
-            return found[settings.name]
-
-        with monkeypatch.context() as patch:
-            patch.setattr(type(site.settings), 'perturb', keep)
-            run(passes, site)
+    def keep(settings, *args):
+        found[settings.name] = augment.perturb(settings, *args)
+        return found[settings.name]
 
     with monkeypatch.context() as patch:
-        patch.setattr(SitePasses, 'run', spy)
+        patch.setattr(passes, 'perturb', keep)
         gradients(model, batch_of('segmentor'), wrapper)
     return {name: perturbation.deltas[0] for name, perturbation in found.items()}
 

@@ -4,7 +4,9 @@ import math
 import pytest
 import torch
 
-from afan_mm import AFANSettings
+from afan_mm import AFANSettings, augment
+
+FULL = augment.Strength(1.0)
 
 NAN, INF = float('nan'), float('inf')
 NUMBER, FINITE = 'must be a number >= 0', 'must be a finite number >= 0'
@@ -71,14 +73,14 @@ def test_num_attack_passes_is_how_often_the_gradient_is_asked_for(settings, pass
         return [torch.ones_like(level) for level in levels]
 
     if settings.num_strengths:
-        settings.perturb([torch.zeros(2, 3)], gradient, [torch.ones(2, 3)], 1.0, torch.Generator())
+        augment.perturb(settings, [torch.zeros(2, 3)], gradient, [torch.ones(2, 3)], 1.0, torch.Generator())
         assert len(asked) == passes
 
 
 def perturb(feature, scale=1.0, seed=0, **settings):
     """The perturbation of one feature on a loss that is linear with random weights, and these weights."""
     weight = torch.randn(feature.shape, generator=torch.Generator().manual_seed(99))
-    found = AFANSettings(**settings).perturb([feature], lambda levels: [weight], [weight], scale, torch.Generator().manual_seed(seed))
+    found = augment.perturb(AFANSettings(**settings), [feature], lambda levels: [weight], [weight], scale, torch.Generator().manual_seed(seed))
     assert bool(found.finite)
     return found.deltas[0], weight
 
@@ -146,8 +148,8 @@ def test_mix_is_the_exact_mix_rounded_once(dtype, moments):
     clean = torch.rand(3, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     delta = 0.05 * torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
     settings = AFANSettings(moments=moments)
-    mixed = settings.mix(clean, delta.to(torch.float64) if dtype == torch.float64 else delta)
-    exact = settings.mix(clean.double(), delta.double())
+    mixed = augment.mix(settings, clean, delta.to(torch.float64) if dtype == torch.float64 else delta, FULL)
+    exact = augment.mix(settings, clean.double(), delta.double(), FULL)
     assert mixed.dtype == dtype and not torch.equal(mixed, clean)
     torch.testing.assert_close(mixed.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
@@ -156,4 +158,4 @@ def test_mix_is_differentiable_in_the_clean_feature():
     clean = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     delta = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for moments in (None, 'batch', 'layer'):
-        assert torch.autograd.gradcheck(lambda f: AFANSettings(moments=moments).mix(f, delta), clean)
+        assert torch.autograd.gradcheck(lambda f: augment.mix(AFANSettings(moments=moments), f, delta, FULL), clean)

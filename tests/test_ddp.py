@@ -56,7 +56,7 @@ def run(rank, host):
         if setup:
             setup(model)
         calls = count_tails(model)
-        replicas = MMDistributedDataParallel(model)
+        replicas = MMDistributedDataParallel(model, find_unused_parameters=name == 'unused')
         results[name] = gradients_at_updates(replicas, optim_wrapper(replicas, **kwargs), batches)
         results[f'{name}/calls'] = len(calls)
 

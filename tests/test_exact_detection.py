@@ -17,8 +17,9 @@ def nms_in_double(monkeypatch):
     monkeypatch.setattr(nms, 'forward', staticmethod(lambda ctx, boxes, scores, *args: stock(ctx, boxes.float(), scores.float(), *args)))
 
 
-def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
-    """Eq. 6 on explicit graphs. ``sites``: 'neck' is C5, 'pyramid' P2, 'vector' the last RoI vector, 'map' the RoI feature map."""
+def detection_formula(model, batch, sites, num_steps, step_size, kind, detach, reuse=False):
+    """Eq. 6 on explicit graphs. ``sites``: 'stage' is C3 with the later stages in its tail, 'neck' C5, 'pyramid' P2, 'vector' the last
+    RoI vector, 'map' the RoI feature map. With ``reuse`` a tail takes its losses on the clean pass's anchors and RoIs."""
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     samples, roi_head = data['data_samples'], model.roi_head
     kept = {}
@@ -41,12 +42,13 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
         for sample in rpn_samples:
             sample.gt_instances.labels = torch.zeros_like(sample.gt_instances.labels)
         rpn_losses, proposals = model.rpn_head.loss_and_predict(pyramid, rpn_samples, proposal_cfg=model.train_cfg.rpn_proposal)
-        sampling = []
-        for proposal, sample in zip(proposals, samples):
-            proposal.priors = proposal.pop('bboxes')
-            assigned = roi_head.bbox_assigner.assign(proposal, sample.gt_instances, None)
-            sampling.append(roi_head.bbox_sampler.sample(assigned, proposal, sample.gt_instances))
-        kept.update(sampling=sampling, rois=bbox2roi([result.priors for result in sampling]))
+        if keep or not reuse:
+            sampling = []
+            for proposal, sample in zip(proposals, samples):
+                proposal.priors = proposal.pop('bboxes')
+                assigned = roi_head.bbox_assigner.assign(proposal, sample.gt_instances, None)
+                sampling.append(roi_head.bbox_sampler.sample(assigned, proposal, sample.gt_instances))
+            kept.update(sampling=sampling, rois=bbox2roi([result.priors for result in sampling]))
         feature_map = roi_head.bbox_roi_extractor(pyramid[:4], kept['rois'])
         vector = fully_connected(feature_map)
         if keep:
@@ -58,7 +60,13 @@ def naive_gradients(model, batch, sites, num_steps, step_size, kind, detach):
     pyramid = model.neck(levels)
     clean = detector_loss(pyramid, keep=True)
     cut = (lambda t: t.detach()) if detach else (lambda t: t)
+
+    def later_stages(f):
+        c4 = model.backbone.layer3(f)
+        return [cut(levels[0]), f, c4, model.backbone.layer4(c4)]
+
     places = dict(
+        stage=(levels[1], lambda f: detector_loss(model.neck(later_stages(f)))),
         vector=(kept['vector'], vectors_loss),
         map=(kept['map'], lambda f: vectors_loss(fully_connected(f))),
         pyramid=(pyramid[0], lambda f: detector_loss([f] + [cut(level) for level in pyramid[1:]])),
@@ -80,4 +88,4 @@ def test_step_equals_the_formula(sites, kind, detach):
         head = next((dict(settings, site=site) for site in sites if site not in necks), None)
         model = build(with_afan(detector_config(), neck=neck, head=head)).double()
         stock = build(detector_config()).double()
-        assert_same(gradients(model, batch), naive_gradients(stock, batch, sites, num_steps, step_size, kind, detach))
+        assert_same(gradients(model, batch), detection_formula(stock, batch, sites, num_steps, step_size, kind, detach))

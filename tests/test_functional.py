@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from afan_mm.functional import MOMENTS, draw_strengths, inject_moments, moments
+from afan_mm.functional import MOMENTS, average, draw_strengths, inject_moments
 
-HALVES = (torch.float16, torch.bfloat16)
 MAP = torch.tensor([[[[1., 3.]], [[5., 5.]]], [[[2., 6.]], [[7., 3.]]]])  # (N, C, H, W) = (2, 2, 1, 2)
 VECTOR = torch.tensor([[1., 3.], [5., 3.]])  # (N, C) = (2, 2)
 
@@ -38,6 +37,12 @@ def test_moments_by_hand(feature, cases, eps):
         torch.testing.assert_close(ours[1], (torch.tensor(variance) + eps).sqrt(), msg=kind)
 
 
+def moments(feature, kind, num_groups=32, eps=1e-5):
+    """Mean and std by the module's averages."""
+    mean = average(feature, kind, num_groups)
+    return mean, (average((feature - mean).square(), kind, num_groups) + eps).sqrt()
+
+
 def numpy_moments(feature, kind, num_groups, eps):
     """Mean and std of the population of every single element, by its indices."""
     index = np.indices(feature.shape).reshape(feature.ndim, -1)
@@ -62,35 +67,75 @@ def test_moments_and_eq_5_against_numpy(kind, shape):
     num_groups = 2 if shape[1] > 1 else 1
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
-        clean, adversarial = (3 * torch.randn(2, *shape, generator=generator, dtype=torch.float64) + 1).unbind()
+        clean, delta = (3 * torch.randn(2, *shape, generator=generator, dtype=torch.float64) + 1).unbind()
         eps = 1e-5 * 10**seed
         mean, std = numpy_moments(clean.numpy(), kind, num_groups, eps)
         for ours, reference in zip(moments(clean, kind, num_groups, eps), (mean, std)):
             torch.testing.assert_close(ours.expand(shape), torch.from_numpy(reference), rtol=1e-10, atol=1e-12)
-        mean_adv, std_adv = numpy_moments(adversarial.numpy(), kind, num_groups, eps)
-        expected = std_adv * (clean.numpy() - mean) / std + mean_adv
-        torch.testing.assert_close(inject_moments(clean, adversarial, kind, num_groups, eps), torch.from_numpy(expected),
-                                   rtol=1e-10, atol=1e-10)
+        for strength in (1.0, 0.3):
+            mean_adv, std_adv = numpy_moments((clean + strength * delta).numpy(), kind, num_groups, eps)
+            expected = std_adv * (clean.numpy() - mean) / std + mean_adv
+            ours = inject_moments(clean, delta, strength, kind, num_groups, eps)
+            torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
 
 
 def test_eq_5_by_hand():
     """Clean has mean 2 and std 2, adversarial 6 and 3; the shape stays that of clean."""
     clean = torch.tensor([[0.], [0.], [4.], [4.]])
     adversarial = torch.tensor([[3.], [9.], [9.], [3.]])
-    mixed = inject_moments(clean, adversarial, 'batch', eps=0.0)
+    mixed = inject_moments(clean, adversarial - clean, kind='batch', eps=0.0)
     torch.testing.assert_close(mixed, torch.tensor([[3.], [3.], [9.], [9.]]))
 
 
+def test_unbiased_variances_by_hand():
+    """Clean has variance 4 of four values, which is 16/3 unbiased; adversarial 9, which is 12. With eps 1 the ratio tells them apart."""
+    clean = torch.tensor([[0.], [0.], [4.], [4.]])
+    adversarial = torch.tensor([[3.], [9.], [9.], [3.]])
+    for unbiased, ratio in ((False, 10 / 5), (True, 13 / (16 / 3 + 1))):
+        mixed = inject_moments(clean, adversarial - clean, kind='batch', eps=1.0, unbiased=unbiased)
+        torch.testing.assert_close(mixed, ratio**0.5 * (clean - 2) + 6)
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('kind', MOMENTS)
+def test_unbiased_variance_is_that_of_n_minus_1(kind, shape):
+    """A population of one value keeps its variance of nothing."""
+    num_groups = 2 if shape[1] > 1 else 1
+    generator = torch.Generator().manual_seed(0)
+    clean, delta = torch.randn(2, *shape, generator=generator, dtype=torch.float64).unbind()
+    index = np.indices(shape)
+    populations = dict(batch=index[1], instance=index[0] * 100 + index[1], layer=index[0], positional=np.ravel_multi_index(
+        np.delete(index, 1, 0), np.delete(shape, 1)), group=index[0] * 100 + index[1] // (shape[1] // num_groups))[kind]
+    count = (populations == populations.flat[0]).sum()
+    factor = count / (count - 1) if count > 1 else 1
+    (mean, std), (mean_adv, std_adv) = (numpy_moments(f.numpy(), kind, num_groups, 0) for f in (clean, clean + delta))
+    expected = np.sqrt((factor * std_adv**2 + 0.5) / (factor * std**2 + 0.5)) * (clean.numpy() - mean) + mean_adv
+    ours = inject_moments(clean, delta, 1.0, kind, num_groups, eps=0.5, unbiased=True)
+    torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('kind', (*MOMENTS, None))
+def test_a_strength_for_each_sample(kind, shape):
+    """Each sample is mixed as if all samples had its strength."""
+    num_groups = 2 if shape[1] > 1 else 1
+    generator = torch.Generator().manual_seed(0)
+    clean, delta = torch.randn(2, *shape, generator=generator, dtype=torch.float64).unbind()
+    strengths = torch.rand(len(clean), generator=generator, dtype=torch.float64)
+    mixed = inject_moments(clean, delta, strengths, kind, num_groups)
+    for index, strength in enumerate(strengths.tolist()):
+        torch.testing.assert_close(mixed[index], inject_moments(clean, delta, strength, kind, num_groups)[index], rtol=1e-12, atol=1e-12)
+
+
 def test_no_moments_returns_adversarial():
-    adversarial = MAP + 1
-    assert inject_moments(MAP, adversarial, None) is adversarial
+    torch.testing.assert_close(inject_moments(MAP, torch.ones_like(MAP), 0.5, None), MAP + 0.5, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('kind', MOMENTS)
 def test_no_perturbation_returns_clean(kind):
     """Also where a population is constant: eps keeps 0 / 0 away."""
     for clean in (MAP, VECTOR, torch.full((2, 2, 3, 3), 0.1), torch.zeros(2, 2)):
-        torch.testing.assert_close(inject_moments(clean, clean.clone(), kind, num_groups=2), clean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(inject_moments(clean, torch.zeros_like(clean), kind=kind, num_groups=2), clean, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', MOMENTS)
@@ -103,30 +148,15 @@ def test_constant_feature_has_std_of_root_eps(kind):
 
 def test_gradient_of_a_constant_channel_is_finite():
     clean = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    inject_moments(clean, clean + 0.1).square().sum().backward()
+    inject_moments(clean, torch.full_like(clean, 0.1)).square().sum().backward()
     assert clean.grad.isfinite().all() and clean.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize('dtype', HALVES, ids=str)
-@pytest.mark.parametrize('kind', MOMENTS)
-def test_half_precision_keeps_a_small_perturbation(kind, dtype):
-    """A shift by 0.4/255 moves the mean by as much and leaves the std; in half precision it would be rounded."""
-    generator = torch.Generator().manual_seed(0)
-    clean = (1 + torch.rand(4, 8, 6, 6, generator=generator)).to(dtype)
-    shift = 0.4 / 255
-    assert not torch.allclose((clean + shift).float() - clean.float(), torch.tensor(shift), rtol=0.05)
-    for ours, exact in zip(moments(clean, kind, 4), moments(clean.double(), kind, 4)):
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
-    moved = inject_moments(clean, clean.float() + shift, kind, 4) - clean.float()
-    torch.testing.assert_close(moved, torch.full_like(moved, shift), rtol=1e-2, atol=0)
 
 
 def test_errors_say_what_is_allowed():
     with pytest.raises(ValueError, match=r"num_groups must divide the 6 channels .* got 4"):
-        moments(torch.zeros(2, 6, 3, 3), 'group', 4)
+        average(torch.zeros(2, 6, 3, 3), 'group', 4)
     with pytest.raises(ValueError, match=r"moments must be one of \('batch', .*'positional'\) or None, but got 'rows'"):
-        moments(MAP, 'rows')
+        average(MAP, 'rows')
     with pytest.raises(ValueError, match=r"strengths must be one of \('uniform', 'linspace'\), but got 'even'"):
         draw_strengths(2, 'even')
 
@@ -146,12 +176,21 @@ def test_uniform_strengths_depend_on_their_generator_alone():
     first = draw(7)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert draw(7) == first != draw(8)
+    assert torch.equal(draw(7), first) and not torch.equal(draw(8), first)
     generator = torch.Generator().manual_seed(7)
-    assert [draw_strengths(5, 'uniform', generator), draw_strengths(5, 'uniform', generator)][1] != first
+    assert torch.equal(draw_strengths(5, 'uniform', generator), first)
+    assert not torch.equal(draw_strengths(5, 'uniform', generator), first)
 
 
 def test_linspace_strengths():
-    assert draw_strengths(4, 'linspace') == [0.25, 0.5, 0.75, 1.0]
-    assert draw_strengths(1, 'linspace') == [1.0]
-    assert draw_strengths(0, 'linspace') == draw_strengths(0, 'uniform') == []
+    assert draw_strengths(4, 'linspace').tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert draw_strengths(1, 'linspace').tolist() == [1.0]
+    assert draw_strengths(0, 'linspace').tolist() == draw_strengths(0, 'uniform').tolist() == []
+
+
+def test_so_many_strengths_are_each_one_of_the_k():
+    """Every rung of the ladder about as often as another, and the whole interval where they are uniform."""
+    rungs, counts = draw_strengths(4, 'linspace', torch.Generator().manual_seed(0), size=4000).unique(return_counts=True)
+    assert rungs.tolist() == [0.25, 0.5, 0.75, 1.0] and counts.min() > 900 and counts.max() < 1100
+    uniform = draw_strengths(2, 'uniform', torch.Generator().manual_seed(0), size=4000)
+    assert uniform.shape == (4000, ) and abs(uniform.mean() - 0.5) < 0.02 and uniform.min() < 0.01 and uniform.max() > 0.99

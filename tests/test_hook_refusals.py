@@ -10,36 +10,17 @@ from runs import NECK, Trace, afan_model, train
 from tiny import build, detector_config, segmentor_config, with_afan
 
 from afan_mm import AFANHook
-from afan_mm.engine.hooks import check_host
 
 
-class Deaf(BaseModel):
-    """A host of its own kind that reaches its neck without extract_feat."""
+class MuteHost(BaseModel):
+    """A host that computes its losses in forward."""
 
     def __init__(self, neck, **kwargs):
         super().__init__()
         self.backbone, self.neck = torch.nn.Conv2d(3, 4, 1), MODELS.build(neck)
 
-    def extract_feat(self, inputs):
-        return self.neck([self.backbone(inputs)])
-
-    def loss(self, inputs, data_samples=None):
-        return dict(loss=self.neck([self.backbone(inputs)])[0].square().mean())
-
     def forward(self, inputs, data_samples=None, mode='loss'):
-        return self.loss(torch.stack(inputs).float(), data_samples)
-
-
-class DeafSegmentor(EncoderDecoder):
-    """A segmentor whose own loss goes past extract_feat."""
-
-    def loss(self, inputs, data_samples):
-        return self._decode_head_forward_train(self.neck(self.backbone(inputs)), data_samples)
-
-
-class MuteHost(Deaf):
-    """A host that computes its losses in forward."""
-    loss = None
+        return dict(loss=self.neck([self.backbone(torch.stack(inputs).float())])[0].square().mean())
 
 
 STOPPED = dict(
@@ -51,8 +32,12 @@ STOPPED = dict(
     levels_too_high=(dict(neck=dict(NECK, levels=(0, 4))), 'AFANOptimWrapper', ValueError,
                      r'levels must lie in \[-4, 3\] for a feature of 4 levels, but got \(0, 4\)'),
     levels_twice=(dict(neck=dict(NECK, levels=(3, -1))), 'AFANOptimWrapper', ValueError, r'different levels, but got \(3, -1\)'),
-    deaf=(dict(type=Deaf), 'AFANOptimWrapper', ValueError, 'whose loss calls extract_feat, but that of Deaf never does. Compute'),
-    deaf_segmentor=(dict(type=DeafSegmentor), 'AFANOptimWrapper', ValueError, 'whose loss calls extract_feat, but that of DeafSegmentor'),
+    no_such_module=(dict(neck=dict(NECK, site='backbone.layer5')), 'AFANOptimWrapper', ValueError,
+                    "path of a module of EncoderDecoder, but got 'backbone.layer5'; backbone has backbone.stem, .*backbone.layer4"),
+    same_sites=(dict(neck=[dict(NECK, site='backbone.layer1'), dict(NECK, site='backbone.layer1')]), 'AFANOptimWrapper', ValueError,
+                r"\['neck', 'neck'\] are all named 'backbone.layer1'"),
+    no_proposals=(dict(neck=dict(NECK, reuse_proposals=True)), 'AFANOptimWrapper', ValueError,
+                  'reuse_proposals needs a two-stage detector with rpn_head and roi_head, but got EncoderDecoder'),
     mute=(dict(type=MuteHost), 'AFANOptimWrapper', ValueError, 'needs a host with a method loss, but MuteHost has none'))
 
 
@@ -73,38 +58,6 @@ def test_levels_of_a_neck_output_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r'levels must lie in \[-4, 3\]'):
         train(build(dict(segmentor_config(), neck=neck)), tmp_path, trace=trace)
     assert trace.started == 0
-
-
-class Derived(EncoderDecoder):
-    def loss(self, inputs, data_samples):
-        return super().loss(inputs, data_samples)
-
-
-class DerivedByName(EncoderDecoder):
-    def loss(self, inputs, data_samples):
-        return EncoderDecoder.loss(self, inputs, data_samples)
-
-
-class ByMethod(EncoderDecoder):
-    def loss(self, inputs, data_samples):
-        return self._decode_head_forward_train(self.features(inputs), data_samples)
-
-    def features(self, inputs):
-        return self.extract_feat(inputs)
-
-
-class ByClosure(Deaf):
-    def loss(self, inputs, data_samples=None):
-        def features():
-            return self.extract_feat(inputs)
-
-        return dict(loss=features()[0].square().mean())
-
-
-@pytest.mark.parametrize('host', (EncoderDecoder, Derived, DerivedByName, ByMethod, ByClosure))
-def test_host_that_calls_extract_feat_is_accepted(host):
-    model = afan_model(type=host)
-    check_host(model, model.neck)
 
 
 def test_hook_left_in_a_stock_run(tmp_path):
@@ -129,7 +82,7 @@ def test_wrong_base_fails_at_build(component, base, kind, message):
 
 @pytest.mark.parametrize('config, sites, message', (
     (segmentor_config, dict(head=dict(site='botleneck')), r"site of .* must be one of \['classifier', .*'bottleneck'.*got 'botleneck'"),
-    (segmentor_config, dict(neck=dict(site='middle')), r"site must be one of \('input', 'output'\), but got 'middle'"),
+    (segmentor_config, dict(neck=dict(site='middle')), "site must be 'input', 'output' or the path .* but got 'middle'"),
     (segmentor_config, dict(neck=dict(levels=2)), 'levels must be a list of integers, but got 2'),
     (segmentor_config, dict(neck=dict(levels=())), r'levels must be a list of integers, but got \(\)'),
     (detector_config, dict(head=dict(site='vectr')), r"site must be one of \('vector', 'map'\), but got 'vectr'"),
@@ -147,17 +100,27 @@ def test_wrong_hook_argument(wrong):
         AFANHook(**wrong)
 
 
-class Postprocessing(EncoderDecoder):
-    """A segmentor whose extract_feat goes on after its neck."""
+class PastTheSite(EncoderDecoder):
+    """A segmentor whose loss does not use its neck."""
 
     def extract_feat(self, inputs):
-        return [2 * level for level in super().extract_feat(inputs)]
+        return self.backbone(inputs)
 
 
-def test_host_that_changes_what_the_neck_returned(tmp_path):
-    """The adversarial passes could not repeat it; the run stops before anything is learnt."""
-    model = afan_model(type=Postprocessing)
+def test_site_that_the_loss_does_not_pass(tmp_path):
+    """The run stops before anything is learnt."""
+    model = afan_model(type=PastTheSite)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    with pytest.raises(ValueError, match='of Postprocessing returns something else. Tap the feature in its own code'):
+    with pytest.raises(ValueError, match="PastTheSite computes its loss without passing the A-FAN site 'neck'; choose another site: .*backbone, neck"):
         train(model, tmp_path)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize('afan, message', (
+    (dict(site='backbone'), "site must be 'input', 'output' or the path of a module of the host, such as 'backbone.layer3', but got 'backbone'"),
+    ([dict(), 3], 'afan of .* must be a dict of settings, but got 3'),
+    (dict(reuse_proposals=1), 'reuse_proposals must be a bool, but got 1'),
+))
+def test_wrong_neck_settings_fail_at_build(afan, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        MODELS.build(dict(type='AFANNeckWrapper', base=None, afan=afan))

@@ -1,11 +1,11 @@
 """The training step: an optim wrapper that runs the adversarial passes beside the host's own backward."""
-import logging
+import math
 from contextlib import ExitStack, contextmanager
+from numbers import Real
 from typing import List, Optional
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -26,22 +26,26 @@ class AFANStep:
     Args:
         afan_seed: Seed of strengths, noise, and dropout in the adversarial passes. Together with the iteration and the rank it
             determines them, so a resumed run continues as the uninterrupted one. Defaults to 0.
+        clean_weight: Weight of the clean loss in the objective. Defaults to 1 (Eq. 6); the released code has others.
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:
         epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it up.
         health: The figures of the adversarial passes.
-        num_skipped_updates: Updates not made since the start because a gradient was not finite.
+        num_void_updates: Updates since the start whose gradient was not finite, and was replaced by zero; a 0-dim tensor.
     """
 
-    def __init__(self, *args, afan_seed: int = 0, **kwargs):
+    def __init__(self, *args, afan_seed: int = 0, clean_weight: float = 1.0, **kwargs):
         if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
             raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
+        if isinstance(clean_weight, bool) or not isinstance(clean_weight, Real) or not 0 < clean_weight < math.inf:
+            raise ValueError(f'clean_weight must be a finite number > 0, but got {clean_weight!r}')
         super().__init__(*args, **kwargs)
         self.afan_seed = afan_seed
+        self.clean_weight = clean_weight
         self.epsilon_scale = 1.0
         self.health = Health()
-        self.num_skipped_updates = 0
+        self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._replicas: Optional[DistributedDataParallel] = None
         self._guarded = False
@@ -66,7 +70,8 @@ class AFANStep:
                 forward_context=lambda: super(AFANStep, self).optim_context(host),
                 weigh=self.scale_loss,
                 scale_loss=self._scaled,
-                health=self.health))
+                health=self.health),
+            iteration=self._inner_count)
         with ExitStack() as stack:
             if host is not model:
                 stack.enter_context(model.no_sync())
@@ -86,7 +91,7 @@ class AFANStep:
         if session is None:
             backward(loss)
         else:
-            session.backward(loss, backward)
+            session.backward(self.clean_weight * loss, backward)
             self._guarded |= bool(session.sites)
         if self._replicas is not None:
             _average_gradients(self._replicas)
@@ -94,18 +99,26 @@ class AFANStep:
         self._inner_count = count + 1
 
     def step(self, **kwargs) -> None:
-        """Update the parameters, unless a gradient is not finite: one hostile batch must not cost the run its weights."""
+        """Update the parameters. Where a gradient is not finite all of them count zero: one hostile batch must not cost the run its weights."""
         guarded, self._guarded = self._guarded, False
-        if guarded and not self._finite_gradients():
-            self.num_skipped_updates += 1
-            print_log('A-FAN: a gradient is not finite; this update is skipped '
-                      f'({self.num_skipped_updates} so far)', logger='current', level=logging.WARNING)
-            return
+        if guarded and not self._scaler_guards():
+            self._void_unless_finite()
         super().step(**kwargs)
 
-    def _finite_gradients(self) -> bool:
+    def _void_unless_finite(self) -> None:
         grads = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        return not grads or bool(torch.stack([g.isfinite().all() for g in grads]).all())
+        if not grads:
+            return
+        # Any element that is not finite shows in the sum, and a sum reads each gradient once.
+        finite = torch.stack([g.sum() for g in grads]).isfinite().all()
+        if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
+            return
+        for grad in grads:
+            grad.masked_fill_(~finite, 0)
+        self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
+
+    def _scaler_guards(self) -> bool:
+        return False
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss
@@ -114,10 +127,13 @@ class AFANStep:
 def _average_gradients(replicas: DistributedDataParallel) -> None:
     """What DDP's reducer does after a backward, on the gradients that all passes left."""
     params = [p for p in replicas.module.parameters() if p.requires_grad]
-    used = torch.tensor([p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device)
-    all_reduce(used, op='max', group=replicas.process_group)
+    used = [True] * len(params)
+    if replicas.find_unused_parameters:  # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
+        mask = torch.tensor([p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device)
+        all_reduce(mask, op='max', group=replicas.process_group)
+        used = mask.tolist()
     grads: List[Tensor] = []
-    for param, anywhere in zip(params, used.tolist()):
+    for param, anywhere in zip(params, used):
         if anywhere:  # a parameter that no rank used keeps its None, and the optimizer leaves it alone
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
@@ -137,6 +153,6 @@ class AFANAmpOptimWrapper(AFANStep, AmpOptimWrapper):
     def _scaled(self, loss: Tensor) -> Tensor:
         return self.loss_scaler.scale(loss)
 
-    def _finite_gradients(self) -> bool:
-        # The loss scaler looks for itself, and must see an overflow to lower its scale.
-        return self.loss_scaler.is_enabled() or super()._finite_gradients()
+    def _scaler_guards(self) -> bool:
+        # It looks for itself, and must see an overflow to lower its scale.
+        return self.loss_scaler.is_enabled()

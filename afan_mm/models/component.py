@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional, Type, Union
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..augment import AFANSettings
+from ..settings import AFANSettings
 
 
 class AFANComponent:
@@ -29,9 +29,14 @@ class AFANComponent:
         # A copy calls __new__ of the derived class, which is complete already.
         return super().__new__(cls if issubclass(cls, nn.Module) else cls._derive(base))
 
-    def __init__(self, *args: Any, base: Union[str, type, None] = None, afan: Optional[dict] = None, **kwargs: Any):
+    def __init__(self, *args: Any, base: Union[str, type, None] = None, afan: Optional[Any] = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.afan = AFANSettings.from_config(self._pop_options(dict(afan or {})), name=self.default_name)
+        self.afan = self._read_settings({} if afan is None else afan)
+
+    def _read_settings(self, afan: dict) -> AFANSettings:
+        if not isinstance(afan, dict):
+            raise TypeError(f'afan of {type(self).__name__} must be a dict of settings, but got {afan!r}')
+        return AFANSettings.from_config(self._pop_options(dict(afan)), name=self.default_name)
 
     def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
         """Take the options of this kind of component out of ``afan``; the rest are settings of the site."""

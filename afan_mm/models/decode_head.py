@@ -1,14 +1,13 @@
 """A site in a decode head of mmseg."""
-from typing import Any, Callable, ContextManager, Dict
+from typing import Any, Dict
 
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..isolation import replaced
-from ..passes import Features, Losses
-from ..session import is_recording, tap
+from ..passes import Losses
 from .component import AFANComponent
-from .tape import Tape
+from .rerun import Point, Rerun
 
 
 @MODELS.register_module()
@@ -43,63 +42,36 @@ class AFANDecodeHead(AFANComponent):
 
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
-        stock = super().loss
-        if not is_recording() or self.afan.num_strengths == 0:
-            return stock(*args, **kwargs)
-        return _TappedLoss(self, stock)(*args, **kwargs)
+        if self.afan_site == 'classifier':
+            rerun = _ClassifierRerun(self, super().loss, Point(self, 'cls_seg', reads=True), self.afan)
+        else:
+            rerun = Rerun(self, super().loss, Point(self.get_submodule(self.afan_site)), self.afan)
+        return rerun(*args, **kwargs)
 
 
-class _TappedLoss:
-    """One call of a head's loss in the clean pass, and how to run what comes after the site again."""
-
-    def __init__(self, head: AFANDecodeHead, stock: Callable[..., Losses]):
-        self.head = head
-        self.stock = stock
-        self.at_classifier = head.afan_site == 'classifier'
-        self.owner = head if self.at_classifier else head.get_submodule(head.afan_site)
-        self.method = 'cls_seg' if self.at_classifier else 'forward'
-        self.compute = getattr(self.owner, self.method)
-        self.loss_by_feat = head.loss_by_feat
-        self.tape = Tape(head)
-        self.arguments: Any = None
-        self.logits: Any = None
-        self.batch: Any = None
+class _ClassifierRerun(Rerun):
+    """Where the logits go straight into the loss, as in most heads, only the classifier and the loss run again."""
+    _logits: Any = None
+    _batch: Any = None
 
     def __call__(self, *args, **kwargs) -> Losses:
-        self.arguments = (args, kwargs)
-        with self.tape.record(), replaced(self.head, loss_by_feat=self._see_logits), self._site(self._at_site):
-            losses = self.stock(*args, **kwargs)
-        if self.arguments is not None:
-            raise ValueError(f'{type(self.head).__name__} computes its loss without passing its site {self.head.afan_site!r}; '
-                             'choose another one: ' + ', '.join(name for name, _ in self.head.named_children()))
-        return losses
+        """Losses of the stock head."""
+        self._loss_by_feat = self.root.loss_by_feat
+        with replaced(self.root, loss_by_feat=self._see_logits):
+            return super().__call__(*args, **kwargs)
 
-    def _site(self, answer: Callable) -> ContextManager:
-        return replaced(self.owner, **{self.method: answer})
+    def _go_on(self, feature: Tensor, *args, **kwargs) -> Tensor:
+        self._logits = super()._go_on(feature, *args, **kwargs)
+        return self._logits
 
-    def _at_site(self, *args, **kwargs) -> Any:
-        feature = args[0] if self.at_classifier else self.compute(*args, **kwargs)
-        context = self.tape.close(self.arguments)
-        self.arguments = None  # the tensors in it are the context's now
-        tapped = tap(self.head.afan.name, feature, self._tail, self.head.afan, context)
-        if not self.at_classifier:
-            return tapped
-        self.logits = self.compute(tapped)
-        return self.logits
+    def _see_logits(self, seg_logits: Any, *args, **kwargs) -> Losses:
+        if self._logits is not None and seg_logits is self._logits:
+            self._batch = (args, kwargs)
+        self._logits = None
+        return self._loss_by_feat(seg_logits, *args, **kwargs)
 
-    def _see_logits(self, seg_logits, *args, **kwargs) -> Losses:
-        if seg_logits is self.logits:
-            self.batch = (args, kwargs)
-        self.logits = None
-        return self.loss_by_feat(seg_logits, *args, **kwargs)
-
-    def _tail(self, feature: Features, *context: Tensor) -> Losses:
-        if self.batch is not None:  # the logits go straight into the loss
-            args, kwargs = self.batch
-            return self.loss_by_feat(self.compute(feature), *args, **kwargs)
-
-        def answer(*args, **kwargs):
-            return self.compute(feature) if self.at_classifier else feature
-
-        with self.tape.replay(context) as (args, kwargs), self._site(answer):
-            return self.stock(*args, **kwargs)
+    def _tail(self, perturbed, *context: Tensor) -> Losses:
+        if self._batch is None:
+            return super()._tail(perturbed, *context)
+        args, kwargs = self._batch
+        return self._loss_by_feat(self._stock(*perturbed), *args, **kwargs)

@@ -47,7 +47,7 @@ class AFANRoIHead(AFANComponent):
     def bbox_loss(self, *args, **kwargs) -> dict:
         """Box results and losses of the stock head."""
         stock = super().bbox_loss
-        if not is_recording() or self.afan.num_strengths == 0:
+        if not is_recording(self.afan):
             return stock(*args, **kwargs)
         with _TappedBoxHead(self, self._last_layers()).record():
             return stock(*args, **kwargs)

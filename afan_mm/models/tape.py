@@ -23,18 +23,18 @@ class Tape:
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
         self._calls: List[Tuple[nn.Module, Any]] = []
+        self._running: List[int] = []  # for each call that has not returned, the number of calls before it
         self._open = True
 
     @contextmanager
     def record(self) -> Iterator['Tape']:
         """Inside, completed calls of submodules are recorded until :meth:`close`."""
-        starts: List[int] = []
 
         def before(module, args):
-            starts.append(len(self._calls))
+            self._running.append(len(self._calls))
 
         def after(module, args, output):
-            start = starts.pop()
+            start = self._running.pop()
             if self._open:
                 # The outer call answers for those inside it.
                 self._calls[start:] = [(module, output)]
@@ -45,6 +45,10 @@ class Tape:
                     stack.callback(module.register_forward_pre_hook(before).remove)
                     stack.callback(module.register_forward_hook(after).remove)
             yield self
+
+    def forget_running_call(self) -> None:
+        """Drop what happened inside the innermost call: the caller answers for all of it."""
+        del self._calls[self._running[-1]:]
 
     def close(self, arguments: Any) -> List[Tensor]:
         """The point has been reached; hand out every tensor of the tape, and keep none.
@@ -73,12 +77,12 @@ class Tape:
             answers[module].append(output)
         with ExitStack() as stack:
             for module, taped in answers.items():
-                stack.enter_context(replaced(module, forward=_answer(taped, module.forward)))
+                stack.enter_context(replaced(module, forward=answered(taped, module.forward)))
             yield arguments
 
 
-def _answer(taped: List[Any], compute: Callable) -> Callable:
-    """A forward that gives the taped outputs in their order; what comes after the point is computed."""
+def answered(taped: Sequence[Any], compute: Callable) -> Callable:
+    """A method that gives the taped results in their order, and computes after that."""
     remaining = iter(taped)
 
     def forward(*args, **kwargs):

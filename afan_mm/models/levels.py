@@ -1,0 +1,51 @@
+"""The perturbed part of a feature that may have several levels."""
+from typing import Any, List, Optional, Sequence, Tuple
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+class Levels:
+    """A feature, split into the perturbed levels and the others.
+
+    Args:
+        feature: A tensor, or tensors in lists, tuples and dicts, with whatever else is among them. Its tensors are the levels, in order.
+        levels: Indices of the perturbed ones. Defaults to None, the only tensor there is.
+
+    Raises:
+        ValueError: If there is no such level, or ``levels`` is None and there are several.
+    """
+
+    def __init__(self, feature: Any, levels: Optional[Sequence[int]] = None):
+        self._leaves, self._structure = tree_flatten(feature)
+        places = [place for place, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
+        if levels is None and len(places) != 1:
+            raise ValueError(f'levels must be given for a module that returns {len(places)} tensors')
+        chosen = self.indices((0, ) if levels is None else levels, len(places))
+        self._chosen = [places[level] for level in chosen]
+        self._others = [place for level, place in enumerate(places) if level not in chosen]
+
+    def split(self) -> Tuple[List[Tensor], List[Tensor]]:
+        """The perturbed levels and the others, handed over: what a tail holds on to must not carry a graph."""
+        parts = [self._leaves[place] for place in self._chosen], [self._leaves[place] for place in self._others]
+        for place in (*self._chosen, *self._others):
+            self._leaves[place] = None
+        return parts
+
+    def join(self, perturbed: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
+        """The feature as it came, with these tensors in place of its own."""
+        leaves = list(self._leaves)
+        for place, tensor in zip((*self._chosen, *self._others), (*perturbed, *others)):
+            leaves[place] = tensor
+        return tree_unflatten(leaves, self._structure)
+
+    @staticmethod
+    def indices(levels: Sequence[int], num_levels: int) -> List[int]:
+        """The levels counted from zero; ValueError where there is no such level or one is named twice."""
+        if not all(-num_levels <= level < num_levels for level in levels):
+            raise ValueError(f'levels must lie in [{-num_levels}, {num_levels - 1}] for a feature of {num_levels} levels, '
+                             f'but got {tuple(levels)}')
+        indices = [level % num_levels for level in levels]
+        if len(set(indices)) < len(indices):
+            raise ValueError(f'levels must be different levels, but got {tuple(levels)} for a feature of {num_levels} levels')
+        return indices

@@ -1,0 +1,97 @@
+"""A site inside one call of a method, whose tail is the rest of that call."""
+from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence
+
+from torch import Tensor, nn
+
+from ..isolation import replaced
+from ..passes import Losses
+from ..session import is_recording, tap
+from ..settings import AFANSettings
+from .levels import Levels
+from .tape import Tape
+
+
+class Point(NamedTuple):
+    """A place in a network: what a method returns or, with ``reads``, its first argument."""
+    owner: nn.Module
+    method: str = 'forward'
+    reads: bool = False
+
+
+class Rerun:
+    """Stands in for a method that returns losses: taps the site in the clean pass, and runs what comes after it again.
+
+    Submodules that returned before the site was reached are answered from a tape when it runs again. A point that is reached more
+    than once is a site the first time.
+
+    Args:
+        root: The module that owns the method.
+        compute: The method.
+        point: Where the site is.
+        settings: How to perturb.
+        levels: Indices of the perturbed levels, see :class:`Levels`.
+    """
+
+    def __init__(self, root: nn.Module, compute: Callable[..., Losses], point: Point, settings: AFANSettings,
+                 levels: Optional[Sequence[int]] = None):
+        self.root = root
+        self.settings = settings
+        self._compute = compute
+        self._point = point
+        self._stock = getattr(point.owner, point.method)
+        self._levels = levels
+        self._tape = Tape(root)
+        self._arguments: Any = None
+
+    def __call__(self, *args, **kwargs) -> Losses:
+        """The method's own result."""
+        if not is_recording(self.settings):
+            return self._compute(*args, **kwargs)
+        self._arguments = (args, kwargs)
+        with self._tape.record(), self._instead(self._at_site):
+            losses = self._compute(*args, **kwargs)
+        if self._arguments is not None:
+            raise ValueError(f'{type(self.root).__name__} computes its loss without passing the A-FAN site {self.settings.name!r}; '
+                             'choose another site: ' + ', '.join(name for name, _ in self.root.named_children()))
+        return losses
+
+    def _instead(self, method: Callable) -> ContextManager:
+        return replaced(self._point.owner, **{self._point.method: method})
+
+    def _at_site(self, *args, **kwargs) -> Any:
+        if self._arguments is None:
+            return self._stock(*args, **kwargs)
+        if self._point.reads:
+            feature, *args = args
+        else:
+            feature = self._stock(*args, **kwargs)
+            self._tape.forget_running_call()
+        self._feature = Levels(feature, self._levels)
+        perturbed, others = self._feature.split()
+        taped = self._tape.close(self._arguments)
+        self._num_taped = len(taped)
+        self._arguments = None  # the tensors in it are the context's now
+        tapped = tap(self.settings.name, perturbed, self._tail, self.settings, (*taped, *others))
+        self._see_tapped(tapped)
+        feature = self._feature.join(tapped, others)
+        return self._go_on(feature, *args, **kwargs) if self._point.reads else feature
+
+    def _see_tapped(self, tapped: Sequence[Tensor]) -> None:
+        """The clean pass goes on with these levels."""
+
+    def _go_on(self, feature: Any, *args, **kwargs) -> Any:
+        """The clean pass goes on with the method that reads the feature."""
+        return self._stock(feature, *args, **kwargs)
+
+    def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
+        taped, others = context[:self._num_taped], context[self._num_taped:]
+        feature = self._feature.join(perturbed, others)
+        answers: Iterator[Any] = iter([feature])
+
+        def answer(*args, **kwargs):
+            for feature in answers:
+                return self._stock(feature, *args[1:], **kwargs) if self._point.reads else feature
+            return self._stock(*args, **kwargs)
+
+        with self._tape.replay(taped) as (args, kwargs), self._instead(answer):
+            return self._compute(*args, **kwargs)

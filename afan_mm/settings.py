@@ -1,0 +1,151 @@
+"""The settings of one site."""
+import math
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any, List, Optional, Sequence
+
+from .functional import MOMENTS, STRENGTHS
+
+PERTURBATIONS = ('gradient', 'gaussian', 'none')
+EPSILON_UNITS = ('absolute', 'std')
+BN_STATS = ('clean', 'all')
+ESTIMATORS = ('sum', 'single', 'per_sample')
+
+
+@dataclass(frozen=True)
+class AFANSettings:
+    """How the feature of one site is perturbed; ``afan=dict(...)`` in a config.
+
+    Args:
+        name: What logs and errors call the site; unique in a model.
+        epsilon: Radius of the perturbation, the largest strength. Defaults to 0.4/255 (segmentation on VOC2012, Sec. 6).
+        epsilon_unit: 'absolute', or 'std' to measure epsilon and step_size in standard deviations of each channel over the
+            batch (a constant channel is then not perturbed). Defaults to 'absolute'.
+        step_size: Length of one PGD step, alpha in Eq. 2. Defaults to ``epsilon``.
+        num_steps: PGD steps. One is free: its gradient is the clean backward's. Defaults to 1.
+        random_start: Start PGD anywhere in the ball. Defaults to False.
+        num_strengths: k in Eq. 4; 0 turns the site off. Defaults to 3 (Sec. 6).
+        strengths: 'uniform' or 'linspace', see :func:`~afan_mm.functional.draw_strengths`. Defaults to 'uniform'.
+        estimator: How Eq. 4's sum over the strengths is taken. 'sum': all of them, one adversarial pass each. 'single': one pass with
+            one of them at random, weighted by k. 'per_sample': one pass in which every sample has one of them at random, weighted by k.
+            'single' is unbiased; so is 'per_sample' where the tail treats samples independently (no batch norm in training mode), with
+            up to N times less variance, the more the samples' gradients agree. Defaults to 'sum'.
+        interval: Adversarial passes in every n-th iteration only, weighted by n. Defaults to 1.
+        moments: 'batch', 'instance', 'layer', 'group', 'positional', or None for augmentation alone. Defaults to 'batch'.
+        num_groups: Channel groups of ``moments='group'``. Defaults to 32.
+        eps: Added to the variances of the moments. Defaults to 1e-5.
+        unbiased: Divide these variances by n - 1 (the released code). Defaults to False.
+        normalized: Which of the strengths are normalised, k booleans; the others train on f_adv itself (the released code).
+            Defaults to None, all (Eq. 5).
+        perturbation: 'gradient'; 'gaussian' for noise of standard deviation epsilon (Table 11); 'none' to run the same
+            passes on the clean feature, the control that tells the perturbation's effect from that of more gradient.
+            Defaults to 'gradient'.
+        adv_weight: Weight of the sum of the adversarial losses, lambda in Eq. 6. Defaults to 1.
+        detach: True trains only the layers after the site on the adversarial losses (the released code), False every layer
+            (Eq. 3). Defaults to False.
+        detach_context: The same for the layers that reach the tail past the site, such as the low-level feature of DeepLabV3+, which
+            the released code does not detach. Defaults to None, as ``detach``.
+        bn_stats: 'clean' leaves the running statistics of batch norm to the clean pass, 'all' lets every pass update them
+            (the released code). Defaults to 'clean'.
+
+    Raises:
+        TypeError, ValueError: With the argument's name, what is allowed and what came.
+    """
+    name: str = 'afan'
+    epsilon: float = 0.4 / 255
+    epsilon_unit: str = 'absolute'
+    step_size: Optional[float] = None
+    num_steps: int = 1
+    random_start: bool = False
+    num_strengths: int = 3
+    strengths: str = 'uniform'
+    estimator: str = 'sum'
+    interval: int = 1
+    moments: Optional[str] = 'batch'
+    num_groups: int = 32
+    eps: float = 1e-5
+    unbiased: bool = False
+    normalized: Optional[Sequence[bool]] = None
+    perturbation: str = 'gradient'
+    adv_weight: float = 1.0
+    detach: bool = False
+    detach_context: Optional[bool] = None
+    bn_stats: str = 'clean'
+
+    def __post_init__(self) -> None:
+        for key in ('epsilon', 'adv_weight', 'eps') + (() if self.step_size is None else ('step_size', )):
+            _check_number(key, getattr(self, key))
+        if self.eps == 0:
+            raise ValueError('eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0')
+        for key, least in (('num_steps', 1), ('num_strengths', 0), ('interval', 1), ('num_groups', 1)):
+            _check_count(key, getattr(self, key), least)
+        for key, allowed in (('epsilon_unit', EPSILON_UNITS), ('strengths', STRENGTHS), ('estimator', ESTIMATORS),
+                             ('moments', MOMENTS + (None, )), ('perturbation', PERTURBATIONS), ('bn_stats', BN_STATS),
+                             ('detach_context', (None, False, True))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f'{key} must be one of {allowed}, but got {getattr(self, key)!r}')
+        for key, kind in (('name', str), ('random_start', bool), ('unbiased', bool), ('detach', bool)):
+            if not isinstance(getattr(self, key), kind):
+                raise TypeError(f'{key} must be a {kind.__name__}, but got {getattr(self, key)!r}')
+        self._check_normalized()
+
+    def _check_normalized(self) -> None:
+        mask, k = self.normalized, self.num_strengths
+        if mask is None or k == 0:
+            return
+        if not isinstance(mask, (list, tuple)) or len(mask) != k or not all(type(m) is bool for m in mask):
+            raise ValueError(f'normalized must be None or num_strengths={k} booleans, but got {mask!r}')
+        if self.estimator == 'per_sample' and len(set(mask)) > 1:
+            raise ValueError(f"normalized must be the same for all strengths with estimator='per_sample', but got {mask!r}")
+
+    @classmethod
+    def from_config(cls, config: dict, **defaults) -> 'AFANSettings':
+        """Settings from ``afan=dict(...)``, with a message that lists the keys there are when one is unknown."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ValueError(f'afan has no setting {unknown}; it knows {known}')
+        return cls(**{**defaults, **config})
+
+    @property
+    def num_passes(self) -> int:
+        """Adversarial passes of an iteration in which the site is active."""
+        return self.num_strengths if self.estimator == 'sum' else min(self.num_strengths, 1)
+
+    @property
+    def num_attack_passes(self) -> int:
+        """Extra passes of the tail to find the direction; PGD-1 from the clean feature needs none."""
+        if self.num_strengths == 0 or self.perturbation != 'gradient':
+            return 0
+        return self.num_steps - (0 if self.random_start else 1)
+
+    @property
+    def within_backward(self) -> bool:
+        """Whether layers before the site learn from the adversarial passes, which must then run before these layers' backward."""
+        return not (self.detach and self.context_detached)
+
+    @property
+    def context_detached(self) -> bool:
+        return self.detach if self.detach_context is None else self.detach_context
+
+    def active(self, iteration: int) -> bool:
+        """Whether the site has adversarial passes in an iteration, counted from 0."""
+        return self.num_strengths > 0 and iteration % self.interval == 0
+
+
+def declared_by(module: Any) -> List[AFANSettings]:
+    """The settings of the sites that a module declares in its attribute ``afan``, which holds one or a list of them."""
+    declared = getattr(module, 'afan', None)
+    return [s for s in (declared if isinstance(declared, (list, tuple)) else [declared]) if isinstance(s, AFANSettings)]
+
+
+def _check_number(key: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f'{key} must be a number >= 0, but got {value!r}')
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f'{key} must be a finite number >= 0, but got {value!r}')
+
+
+def _check_count(key: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{key} must be an integer >= {least}, but got {value!r}')
