@@ -10,8 +10,8 @@ import pytest
 import torch
 
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
-sys.path.insert(0, str(TOOLS))  # the tools import their shared module from their own folder, as scripts do
-command_line = importlib.import_module('command_line')
+sys.path.insert(0, str(TOOLS))  # the tools import their shared modules from their own folder, as scripts do
+command_line, data_check = map(importlib.import_module, ('command_line', 'data_check'))
 sys.path.remove(str(TOOLS))
 
 

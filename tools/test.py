@@ -8,6 +8,7 @@ import argparse
 from copy import deepcopy
 
 from command_line import UsageError, add_common_options, build_runner, check_checkpoint, find_host, load_config, run
+from data_check import check_data
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image, merged by NMS.
 DET_TTA_MODEL = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
@@ -94,7 +95,9 @@ def configure(args):
 
 
 def main():
-    build_runner(configure(parse_args())).test()
+    cfg = configure(parse_args())
+    check_data(cfg, ['test_dataloader'])
+    build_runner(cfg).test()
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import argparse
 import os.path as osp
 
 from command_line import UsageError, add_common_options, build_runner, check_checkpoint, load_config, run
+from data_check import check_data
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
@@ -73,6 +74,7 @@ def main():
     cfg = configure(args)
     if args.amp and get_device() == 'cpu':
         raise UsageError('--amp needs an accelerator, but there is only a CPU')
+    check_data(cfg, ['train_dataloader'] if cfg.get('val_cfg') is None else ['train_dataloader', 'val_dataloader'])
     build_runner(cfg).train()
 
 
