@@ -14,7 +14,7 @@ from afan_mm.models.component import AFANComponent
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / 'shared' / 'data'
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_' and 'scratch' not in path.name)
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if '_r18' in path.name and 'scratch' not in path.name)
 DIGITS = dict(mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
               mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py')
 
