@@ -1,0 +1,94 @@
+"""Random batches in the form that the hosts' data loaders give."""
+from typing import Any, Iterator, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData, PixelData
+
+IGNORED = 255
+NUM_BOXES = 5
+CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))
+CPU_BATCH_SIZE = 2
+
+
+def default_shape(cfg: Config, device: torch.device) -> Tuple[int, int]:
+    """(H, W) of the training images: the config's own on a GPU, a small one on a CPU."""
+    if device.type == 'cpu':
+        return CPU_SHAPES[cfg.default_scope]
+    size = cfg.model.get('data_preprocessor', {}).get('size') or _scale(cfg.get('train_dataloader', {}))
+    if size is None:
+        raise ValueError('neither its data_preprocessor nor its training pipeline names the size of an image; give --shape')
+    return tuple(size)
+
+
+def default_batch_size(cfg: Config, device: torch.device) -> int:
+    """Images per device: the config's own on a GPU, 2 on a CPU."""
+    return CPU_BATCH_SIZE if device.type == 'cpu' else cfg.get('train_dataloader', {}).get('batch_size') or CPU_BATCH_SIZE
+
+
+def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int = 0) -> dict:
+    """Images of noise with random targets.
+
+    Args:
+        shape: (H, W) in pixels.
+
+    Returns:
+        ``inputs``, a list of (3, H, W) uint8 tensors, and ``data_samples``: with random blocks of labels, the last of them
+        ignored unless a loss has class weights, for mmseg; with five boxes, their labels and masks for mmdet.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8) for _ in range(batch_size)]
+    make = dict(mmseg=_segmentation_sample, mmdet=_detection_sample)[cfg.default_scope]
+    samples = [make(cfg.model, shape, generator) for _ in range(batch_size)]
+    for sample in samples:
+        sample.set_metainfo(dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape))
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
+    from mmseg.structures import SegDataSample
+    blocks = torch.randint(0, _num_classes(model), (1, 1, 4, 4), generator=generator)
+    if not any(node.get('class_weight') for node in dicts(model)):  # mmseg looks up the weight of ignored pixels, too, and fails
+        blocks[..., -1, -1] = IGNORED
+    labels = torch.nn.functional.interpolate(blocks.float(), shape).long()[0]
+    return SegDataSample(gt_sem_seg=PixelData(data=labels))
+
+
+def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    size = torch.tensor([shape[1], shape[0]])
+    corner = torch.rand(NUM_BOXES, 2, generator=generator) * size * 0.6
+    boxes = torch.cat([corner, corner + (0.1 + 0.3 * torch.rand(NUM_BOXES, 2, generator=generator)) * size], 1)
+    masks = np.zeros((NUM_BOXES, *shape), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
+        mask[top:bottom, left:right] = 1
+    labels = torch.randint(0, _num_classes(model), (NUM_BOXES, ), generator=generator)
+    return DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape)))
+
+
+def _num_classes(model: dict) -> int:
+    """The smallest ``num_classes`` of any head: labels that every head knows."""
+    found = [node['num_classes'] for node in dicts(model) if isinstance(node.get('num_classes'), int)]
+    if not found:
+        raise ValueError('no head of its model has num_classes')
+    return min(found)
+
+
+def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
+    """(H, W) of the first (W, H) that a training pipeline resizes to."""
+    for step in dicts(dataloader):
+        scale = step.get('scale') or (step.get('scales') or [None])[0]
+        if isinstance(scale, (list, tuple)):
+            return tuple(scale)[::-1]
+    return None
+
+
+def dicts(node: Any) -> Iterator[dict]:
+    """Every dict in a config."""
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        yield from dicts(child)

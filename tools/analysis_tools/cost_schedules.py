@@ -1,0 +1,140 @@
+"""Other schedules for the same objective, on the taps of ``afan_mm.session``: to compare with, not to train with."""
+from contextlib import contextmanager
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from cost_measure import timed
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor, nn
+
+from afan_mm.augment import draw
+from afan_mm.passes import Features, Site, SitePasses, Tail
+from afan_mm.session import Session
+from afan_mm.settings import AFANSettings
+
+
+class SiteReached(Exception):
+    """Ends a forward pass that is needed up to a site only."""
+
+
+class GraphPasses(SitePasses):
+    """Hands ``backward`` losses that still hang on the clean graph."""
+
+    def run(self, site: Site, features: Sequence[Tensor], context: Sequence[Tensor]) -> None:
+        """Like the stock run, but the passes read these tensors in place of the site's leaves."""
+        with self._isolated(site):
+            found = self._perturb(site)
+            site.features, site.context = features, context
+            strengths = torch.Generator().manual_seed(self._seed(site, 'strengths'))
+            for strength in draw(site.settings, strengths, len(features[0]), features[0].device):
+                self._adversarial_pass(site, found, strength)
+
+    def attack(self, site: Site) -> Sequence[Optional[Tensor]]:
+        """The gradient at the clean feature, by a pass of its own."""
+        with self._isolated(site):
+            return self._gradient(site, site.features)
+
+    def time_tail(self, site: Site) -> float:
+        """Seconds that one forward and backward of the tail take, from the clean feature."""
+        with self._isolated(site):
+            levels = [f.clone().requires_grad_(not site.settings.detach) for f in site.features]
+            return timed(lambda: self.backward(self._loss(site, levels)), levels[0].device)
+
+
+class GraphSession(Session):
+    """A session that leaves the clean graph as the host builds it, and keeps where each site is in it.
+
+    Args:
+        passes: Runs the passes of one site.
+        stop_at: Name of a site where the forward pass ends with :class:`SiteReached`. Defaults to none.
+    """
+    passes: GraphPasses
+
+    def __init__(self, passes: GraphPasses, stop_at: Optional[str] = None):
+        super().__init__(passes)
+        self.stop_at = stop_at
+        self.places: Dict[str, Tuple[List[Tensor], Sequence[Tensor]]] = {}
+
+    def tap(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]) -> Features:
+        """See :func:`afan_mm.tap`."""
+        if name == self.stop_at:
+            raise SiteReached
+        site = self.sites[name] = Site(name, features, tail, settings, context)
+        levels = [f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)]
+        levels = [f.view_as(f) for f in levels]  # a node of its own, so that the site is told from what made the feature
+        self.places[name] = (levels, context)
+        return site.pack(levels)
+
+    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
+        """One backward over the clean loss and all adversarial ones."""
+        places, self.places = self.places, {}
+        sites, parts = list(self.sites.values()), [loss]
+        self.passes.backward = parts.append
+        for site, gradients in zip(sites, self._directions(loss, [places[site.name][0] for site in sites])):
+            site.gradients = gradients
+        for site in sites:
+            levels, context = places[site.name]
+            self.passes.run(site, site.features if site.settings.detach else levels,
+                            site.context if site.settings.context_detached else context)
+        backward(sum(parts))
+
+    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
+        raise NotImplementedError
+
+
+class JointSession(GraphSession):
+    """Directions from the clean graph."""
+
+    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
+        gradients = iter(self.passes.gradient_of(loss, [level for levels in places for level in levels], retain_graph=True))
+        return [[next(gradients) for _ in levels] for levels in places]
+
+
+class ReleasedSession(GraphSession):
+    """Directions from an attack pass for each site."""
+
+    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
+        return [self.passes.attack(site) for site in self.sites.values()]
+
+
+class TailSession(GraphSession):
+    """Times the tail of each site instead of training it.
+
+    Attributes:
+        seconds: By the name of the site.
+    """
+
+    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
+        self.passes.backward = backward
+        self.places.clear()
+        self.seconds = {site.name: self.passes.time_tail(site) for site in self.sites.values()}
+
+
+class Schedule:
+    """A schedule in front of a stock optim wrapper."""
+    session_type = GraphSession
+
+    @contextmanager
+    def optim_context(self, model: nn.Module, stop_at: Optional[str] = None) -> Iterator[None]:
+        """Record the clean forward pass, up to a site if one is named."""
+        stock = super().optim_context
+        scaler = getattr(self, 'loss_scaler', None)
+        passes = GraphPasses(model, key=f'0/0/{self._inner_count}', forward_context=lambda: stock(model), weigh=self.scale_loss,
+                             scale_loss=scaler.scale if scaler else lambda loss: loss)
+        self.session = self.session_type(passes, stop_at)
+        with stock(model), self.session.record():
+            yield
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Back-propagate what the schedule adds to the clean loss with it."""
+        self.session.backward(loss, super().backward)
+        self.session.sites.clear()
+
+
+def _wrappers(session_type: type) -> Tuple[type, type]:
+    """The optim wrappers of a schedule, in full and in mixed precision."""
+    return tuple(type(f'{session_type.__name__}{stock.__name__}', (Schedule, stock), dict(session_type=session_type))
+                 for stock in (OptimWrapper, AmpOptimWrapper))
+
+
+JOINT, RELEASED, TAILS = _wrappers(JointSession), _wrappers(ReleasedSession), _wrappers(TailSession)
