@@ -6,6 +6,7 @@ from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Seq
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
 
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
@@ -46,6 +47,10 @@ class Site:
     def pack(self, levels: Sequence[Tensor]) -> Features:
         """The levels in the structure that was tapped."""
         return levels[0] if issubclass(self.container, Tensor) else self.container(levels)
+
+    def release(self) -> None:
+        """Let go of what only the passes read: the rest of the step must not hold it."""
+        self.features, self.context, self.gradients, self.tail = [], [], [], None
 
     @staticmethod
     def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
@@ -108,6 +113,7 @@ class SitePasses:
                 self.health.add_step(site.name, found.deltas, found.finite, lambda: self._loss(site, site.features))
         site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
         site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
+        site.release()
 
     def _perturb(self, site: Site) -> Perturbation:
         generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
@@ -117,7 +123,9 @@ class SitePasses:
         """One forward and backward of the tail."""
         settings = site.settings
         with record_function(f'afan/{site.name}/mix'):
-            mixed = [mix(settings, f, d, strength) for f, d in zip(site.features, found.deltas)]
+            # Computed again in the backward: cheap, and several copies of the feature less to keep until then.
+            mixed = [checkpoint(mix, settings, f, d, strength, use_reentrant=False, preserve_rng_state=False)
+                     for f, d in zip(site.features, found.deltas)]
         with record_function(f'afan/{site.name}/forward'):
             loss = self._loss(site, mixed)
         self.health.add_pass(site.name, loss, strength.value, site.features, mixed, found.deltas)

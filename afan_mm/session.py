@@ -158,7 +158,8 @@ class Session:
             return gradients
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all passes.
         self.passes.run(site)
-        return [_sum(clean, adversarial) for clean, adversarial in zip(gradients, site.feature_gradients)]
+        adversarial, site.feature_gradients = site.feature_gradients, []
+        return [_sum(*both) for both in zip(gradients, adversarial)]
 
 
 class _Gate(torch.autograd.Function):
