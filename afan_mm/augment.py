@@ -69,7 +69,7 @@ def perturb(settings: AFANSettings, features: Sequence[Tensor], gradient: Gradie
 
 
 def mix(settings: AFANSettings, clean: Tensor, delta: Tensor, strength: Strength) -> Tensor:
-    """The feature of one level that an adversarial pass trains on, in the clean feature's precision; differentiable in ``clean``."""
+    """The feature of one level that an adversarial pass trains on; differentiable in ``clean``, and in its precision."""
     kind = settings.moments if strength.normalized else None
     mixed = inject_moments(
         full_precision(clean), delta, strength.value, kind, settings.num_groups, settings.eps, settings.unbiased)

@@ -61,14 +61,14 @@ def inject_moments(clean: Tensor,
     """Adversarial feature normalisation, Eq. 5: ``std_adv * (clean - mean_clean) / std_clean + mean_adv``.
 
     The moments are those of ``clean`` and of ``adv = clean + strength * delta``. The latter are polynomials in the strength,
-    ``mean_adv = mean + strength * mean(delta)`` and ``var_adv = var + 2 * strength * cov + strength**2 * var(delta)``, so a strength for
-    each sample has moments as if the whole population shared it.
+    ``mean_adv = mean + strength * mean(delta)`` and ``var_adv = var + 2 * strength * cov + strength**2 * var(delta)``, so a
+    strength for each sample has moments as if the whole population shared it.
 
     Args:
         clean, delta: (N, C, *S).
         strength: A number, or one for each sample, (N,). Defaults to 1.
-        kind: See :func:`average`. Defaults to 'batch', the paper's "routine of batch normalization" (Sec. 3.4). None returns ``adv``
-            itself (augmentation without normalisation, "AFA").
+        kind: See :func:`average`. Defaults to 'batch', the paper's "routine of batch normalization" (Sec. 3.4). None returns
+            ``adv`` itself (augmentation without normalisation, "AFA").
         num_groups: See :func:`average`.
         eps: Added to the variances under the root, so that a constant channel is not 0 / 0. Defaults to 1e-5.
         unbiased: Divide the variances by n - 1 instead of n (the released code). Defaults to False.

@@ -1,7 +1,7 @@
 """The adversarial passes of one site: forward, backward and free, one perturbed feature at a time."""
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
+from typing import Callable, ContextManager, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,60 +12,7 @@ from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
 from .health import Health
 from .isolation import frozen_statistics, isolated_random
-from .settings import AFANSettings
-
-Features = Union[Tensor, Sequence[Tensor]]
-Losses = Dict[str, Union[Tensor, List[Tensor]]]
-Tail = Callable[..., Losses]
-
-
-class Site:
-    """One site in one training step: what its adversarial passes need once the clean pass is gone.
-
-    Attributes:
-        features, context: The clean tensors, detached.
-        gradients: The clean loss's gradient at each level of the feature; None where it does not read the level.
-        feature_gradients, context_gradients: What the adversarial passes of a site add to the layers before it.
-    """
-
-    def __init__(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]):
-        self.name = name
-        self.tail = tail
-        self.settings = settings
-        self.container = type(features)
-        self.features = [f.detach() for f in self.levels_of(features)]
-        self.context = [self._leaf(c, settings) for c in context]
-        self._versions = [t._version for t in (*self.features, *self.context)]
-        self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
-        self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
-        self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
-
-    @staticmethod
-    def levels_of(features: Features) -> Sequence[Tensor]:
-        return [features] if isinstance(features, Tensor) else features
-
-    def pack(self, levels: Sequence[Tensor]) -> Features:
-        """The levels in the structure that was tapped."""
-        return levels[0] if issubclass(self.container, Tensor) else self.container(levels)
-
-    def release(self) -> None:
-        """Let go of what only the passes read: the rest of the step must not hold it."""
-        self.features, self.context, self.gradients, self.tail = [], [], [], None
-
-    @staticmethod
-    def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
-        """A context tensor as the passes read it; one that is not detached collects its gradient."""
-        if settings.context_detached or not tensor.is_floating_point():
-            return tensor.detach()
-        # A parameter learns in the passes directly, like those of the tail.
-        return tensor if tensor.is_leaf and tensor.requires_grad else tensor.detach().requires_grad_()
-
-    def check(self) -> None:
-        """Raise if the host overwrote what was tapped."""
-        if [t._version for t in (*self.features, *self.context)] != self._versions:
-            raise RuntimeError(f'A-FAN site {self.name!r}: the feature was modified in place after it was tapped, so the clean '
-                               'feature is lost. Make the first operation after the site out-of-place (inplace=False)')
-
+from .site import Site
 
 class SitePasses:
     """Runs the passes of a site with everything the training step shares.
@@ -117,7 +64,8 @@ class SitePasses:
 
     def _perturb(self, site: Site) -> Perturbation:
         generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
-        return perturb(site.settings, site.features, lambda levels: self._gradient(site, levels), site.gradients, self.scale, generator)
+        return perturb(site.settings, site.features, lambda levels: self._gradient(site, levels), site.gradients, self.scale,
+                       generator)
 
     def _adversarial_pass(self, site: Site, found: Perturbation, strength: Strength) -> None:
         """One forward and backward of the tail."""

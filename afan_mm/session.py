@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from .passes import Features, Site, SitePasses, Tail
+from .passes import SitePasses
 from .settings import AFANSettings
+from .site import Features, Site, Tail
 
 _recording: Optional['Session'] = None
 

@@ -26,10 +26,10 @@ class AFANSettings:
         random_start: Start PGD anywhere in the ball. Defaults to False.
         num_strengths: k in Eq. 4; 0 turns the site off. Defaults to 3 (Sec. 6).
         strengths: 'uniform' or 'linspace', see :func:`~afan_mm.functional.draw_strengths`. Defaults to 'uniform'.
-        estimator: How Eq. 4's sum over the strengths is taken. 'sum': all of them, one adversarial pass each. 'single': one pass with
-            one of them at random, weighted by k. 'per_sample': one pass in which every sample has one of them at random, weighted by k.
-            'single' is unbiased; so is 'per_sample' where the tail treats samples independently (no batch norm in training mode), with
-            up to N times less variance, the more the samples' gradients agree. Defaults to 'sum'.
+        estimator: How Eq. 4's sum over the strengths is taken. 'sum': all of them, one adversarial pass each. 'single': one pass
+            with one of them at random, weighted by k. 'per_sample': one pass in which every sample has one of them at random,
+            weighted by k. 'single' is unbiased; so is 'per_sample' where the tail treats samples independently (no batch norm
+            in training mode), with up to N times less variance, the more the samples' gradients agree. Defaults to 'sum'.
         interval: Adversarial passes in every n-th iteration only, weighted by n. Defaults to 1.
         moments: 'batch', 'instance', 'layer', 'group', 'positional', or None for augmentation alone. Defaults to 'batch'.
         num_groups: Channel groups of ``moments='group'``. Defaults to 32.
@@ -43,8 +43,8 @@ class AFANSettings:
         adv_weight: Weight of the sum of the adversarial losses, lambda in Eq. 6. Defaults to 1.
         detach: True trains only the layers after the site on the adversarial losses (the released code), False every layer
             (Eq. 3). Defaults to False.
-        detach_context: The same for the layers that reach the tail past the site, such as the low-level feature of DeepLabV3+, which
-            the released code does not detach. Defaults to None, as ``detach``.
+        detach_context: The same for the layers that reach the tail past the site, such as the low-level feature of DeepLabV3+,
+            which the released code does not detach. Defaults to None, as ``detach``.
         bn_stats: 'clean' leaves the running statistics of batch norm to the clean pass, 'all' lets every pass update them
             (the released code). Defaults to 'clean'.
 

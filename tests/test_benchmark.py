@@ -326,6 +326,17 @@ def test_growth(config, tmp_path, monkeypatch, capsys):
         assert min(image.size) > 100
 
 
+def test_growth_keeps_what_was_measured(config, tmp_path, monkeypatch, capsys):
+    """DeepLab's pooled branch cannot normalise a batch of one: that value says why, and the others stay."""
+    file = tmp_path / 'cost.json'
+    call(monkeypatch, config, '--rounds', 1, '--shape', 32, 32, '--grow', 'batch_size=2,1', '--device', 'cpu', '--json', file,
+         '--plot', tmp_path / 'cost.png')
+    two, one = json.loads(file.read_text())['results'][0]['growth']['batch_size']
+    assert two['time']['median'] > 0 and 'time' not in one
+    assert 'in batches of 1: ValueError: Expected more than 1 value per channel' in one['error']
+    assert 'Expected more than 1 value' in ' '.join(capsys.readouterr().out.split())
+
+
 def test_growth_changes_what_it_says(config):
     case = benchmark.Case(config, benchmark.parse_args([config]), CPU)
     assert case.shape == (160, 160) and case.batch_size == 2

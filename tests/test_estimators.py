@@ -2,7 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import gradients, optim_wrapper
+from tiny import HOSTS, batch_of, build, gradients, optim_wrapper, stock_config, with_afan
 from toy import batch, host
 
 from afan_mm import AFANSettings, tap
@@ -112,3 +112,17 @@ def test_normalized_chooses_the_strengths_that_eq_5_is_for():
 def test_wrong_masks(mask, estimator):
     with pytest.raises(ValueError, match='normalized must be .* but got '):
         AFANSettings(num_strengths=3, normalized=mask, estimator=estimator)
+
+
+@pytest.mark.parametrize('name', HOSTS)
+def test_iterations_without_passes_use_the_same_parameters(name):
+    """Or DDP would wait for gradients that do not come."""
+    settings = dict(epsilon=0.1, interval=2)
+    model = build(with_afan(stock_config(name), neck=settings, head=settings))
+    wrapper = optim_wrapper(model)
+    used = []
+    for _ in range(2):
+        found = gradients(model, batch_of(name), wrapper)
+        used.append({key for key, gradient in found.items() if gradient is not None})
+    assert wrapper._inner_count == 2 and used[0] == used[1] != set()
+    assert wrapper.health.report().keys() == {'neck/nonfinite_share', f'{"decode" if name == "segmentor" else "roi"}_head/nonfinite_share'}

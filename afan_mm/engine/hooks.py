@@ -89,7 +89,8 @@ def check_sites(sites: Sites, optim_wrapper) -> None:
     if sites and not isinstance(optim_wrapper, AFANStep):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
         raise RuntimeError(
-            f"The model has A-FAN sites ({', '.join(settings.name for _, settings in sites)}), but the optim wrapper is {kind}, which would train it without A-FAN. "
+            f"The model has A-FAN sites ({', '.join(settings.name for _, settings in sites)}), but the optim wrapper is {kind}, "
+            'which would train it without A-FAN. '
             f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of afan_mm")
     if not sites and isinstance(optim_wrapper, AFANStep):
         raise RuntimeError(f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, AFANDecodeHead or '

@@ -99,7 +99,7 @@ class AFANStep:
         self._inner_count = count + 1
 
     def step(self, **kwargs) -> None:
-        """Update the parameters. Where a gradient is not finite all of them count zero: one hostile batch must not cost the run its weights."""
+        """Update the parameters. Where a gradient is not finite all count zero: one hostile batch must not cost the run its weights."""
         guarded, self._guarded = self._guarded, False
         if guarded and not self._scaler_guards():
             self._void_unless_finite()

@@ -5,7 +5,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..isolation import replaced
-from ..passes import Losses
+from ..site import Losses
 from .component import AFANComponent
 from .rerun import Point, Rerun
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..graph import depends_on
 from ..isolation import replaced
-from ..passes import Losses
+from ..site import Losses
 from ..session import is_recording
 from ..settings import AFANSettings
 from .proposals import Proposals

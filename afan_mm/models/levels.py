@@ -9,7 +9,8 @@ class Levels:
     """A feature, split into the perturbed levels and the others.
 
     Args:
-        feature: A tensor, or tensors in lists, tuples and dicts, with whatever else is among them. Its tensors are the levels, in order.
+        feature: A tensor, or tensors in lists, tuples and dicts, with whatever else is among them. Its tensors are the levels, in
+            their order.
         levels: Indices of the perturbed ones. Defaults to None, the only tensor there is.
 
     Raises:

@@ -35,15 +35,16 @@ class AFANNeckWrapper(AFANComponent):
         base: Stock type of the neck; None for a host without one (DeepLabV3+).
         afan: Settings of the site, or a list of such for several sites, and
 
-            - ``site``: 'input', the features of the backbone; 'output', those of the neck; or the path of a module of the host whose
-              output is perturbed, such as 'backbone.layer3', the third stage of a ResNet. Defaults to 'input'.
-            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, the backbone's last layer, for 'input' and 'output';
-              a module must return a single tensor where they are not given.
-            - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the proposals, assignments and samples of
-              the clean pass, instead of proposing and sampling anew from the perturbed feature. Defaults to False.
+            - ``site``: 'input', the features of the backbone; 'output', those of the neck; or the path of a module of the host
+              whose output is perturbed, such as 'backbone.layer3', the third stage of a ResNet. Defaults to 'input'.
+            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, the backbone's last layer, for 'input' and
+              'output'; a module must return a single tensor where they are not given.
+            - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the proposals, assignments and
+              samples of the clean pass, instead of proposing and sampling anew from the perturbed feature. Defaults to False.
         kwargs: Arguments of the stock neck.
 
-    The tail is what the host's ``loss`` computes after the site. Losses that do not depend on the perturbed levels are not computed again.
+    The tail is what the host's ``loss`` computes after the site. Losses that do not depend on the perturbed levels are not computed
+    again.
     """
     default_name = 'neck'
     allowed_base = 'the type of a neck, or None for a host without one'
@@ -110,5 +111,6 @@ class AFANNeckWrapper(AFANComponent):
         except AttributeError as error:
             parent = place.site.rpartition('.')[0]
             parts = [name for name, _ in host.named_modules() if name.rpartition('.')[0] == parent]
-            raise ValueError(f"site must be 'input', 'output' or the path of a module of {type(host).__name__}, but got {place.site!r}"
-                             + (f'; {parent} has {", ".join(parts)}' if parts else '')) from error
+            there = f'; {parent} has {", ".join(parts)}' if parts else ''
+            raise ValueError(f"site must be 'input', 'output' or the path of a module of {type(host).__name__}, "
+                             f'but got {place.site!r}{there}') from error

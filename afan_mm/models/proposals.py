@@ -9,10 +9,10 @@ from .tape import answered
 
 
 class Proposals:
-    """Saves the adversarial passes the RPN's anchor targets and its non-maximum suppression, and the RoI head's assigning and sampling.
+    """Saves the adversarial passes the RPN's anchor targets and non-maximum suppression, and the RoI head's assigning and sampling.
 
-    The adversarial losses are then taken on the RoIs and anchors of the clean loss. Otherwise each pass proposes and samples anew, as the
-    released code does.
+    The adversarial losses are then taken on the RoIs and anchors of the clean loss. Otherwise each pass proposes and samples anew,
+    as the released code does.
 
     Args:
         host: A two-stage detector of mmdet.
@@ -25,7 +25,8 @@ class Proposals:
         rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
         samplers = _each(getattr(roi_head, 'bbox_sampler', None))
         if rpn_head is None or not samplers:
-            raise ValueError(f'reuse_proposals needs a two-stage detector with rpn_head and roi_head, but got {type(host).__name__}')
+            raise ValueError('reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
+                             f'but got {type(host).__name__}')
         assigners = _each(getattr(roi_head, 'bbox_assigner', None))
         self._methods = [(rpn_head, 'get_targets'), (rpn_head, 'predict_by_feat'), *((a, 'assign') for a in assigners),
                          *((s, 'sample') for s in samplers)]

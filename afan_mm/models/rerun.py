@@ -4,7 +4,7 @@ from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional
 from torch import Tensor, nn
 
 from ..isolation import replaced
-from ..passes import Losses
+from ..site import Losses
 from ..session import is_recording, tap
 from ..settings import AFANSettings
 from .levels import Levels
@@ -51,8 +51,9 @@ class Rerun:
         with self._tape.record(), self._instead(self._at_site):
             losses = self._compute(*args, **kwargs)
         if self._arguments is not None:
-            raise ValueError(f'{type(self.root).__name__} computes its loss without passing the A-FAN site {self.settings.name!r}; '
-                             'choose another site: ' + ', '.join(name for name, _ in self.root.named_children()))
+            raise ValueError(f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
+                             f'{self.settings.name!r}; choose another site: '
+                             + ', '.join(name for name, _ in self.root.named_children()))
         return losses
 
     def _instead(self, method: Callable) -> ContextManager:

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..isolation import replaced
-from ..passes import Losses
+from ..site import Losses
 from ..session import is_recording, tap
 from .component import AFANComponent
 

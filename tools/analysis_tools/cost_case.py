@@ -85,13 +85,17 @@ class Case:
             tails={name: _tails(made, ratios) for name, made in tails.items()}, parts=_parts(ratios))
 
     def grow(self, quantities: Sequence[Tuple[str, Sequence[int]]]) -> Dict[str, Any]:
-        """The A-FAN step beside the stock step, for each value of each quantity."""
+        """The A-FAN step beside the stock step, for each value of each quantity; a value that cannot be trained says why."""
         # All of them first: a value that cannot be is no news after the others were measured.
         cases = {quantity: [(value, self.grown(quantity, value)) for value in values] for quantity, values in quantities}
         growth: Dict[str, List[Dict[str, Any]]] = {quantity: [] for quantity in cases}
         for quantity, grown in cases.items():
             for value, case in grown:
-                found = case.measure(['stock', 'afan'], with_details=False)
+                try:
+                    found = case.measure(['stock', 'afan'], with_details=False)
+                except UsageError as error:  # what was measured before must not be lost
+                    growth[quantity].append(dict(value=value, error=str(error)))
+                    continue
                 row = {key: found['variants']['afan'][key] for key in ('time', 'memory', 'ratios')}
                 growth[quantity].append(dict(
                     row, value=value, stock_seconds=found['stock_seconds'], stock_bytes=found['stock_bytes']))

@@ -61,7 +61,8 @@ def _heading(result: Dict[str, Any]) -> str:
     if 'growth' in result:
         lines[-1] += ', with the same value'
     else:
-        lines += ['floor: 1 + the time of each tail x how often a step runs it; attack passes are not in it']
+        lines += ['floor: 1 + the time of each tail x how often a step runs it; neither attack passes nor the search for the directions of '
+                  'several attached sites is in it']
     lines += ['memory: the most that parameters, buffers, optimizer state, gradients and activations took together in a step, as '
               f"a ratio; from {result['memory_from']}"]
     return '\n'.join(lines)
@@ -93,6 +94,9 @@ def _parts_table(parts: Dict[str, float]) -> Table:
 def _growth_table(quantity: str, rows: List[Dict[str, Any]]) -> Table:
     table = Table(quantity, 'time', 'memory', 'stock step, s', 'stock memory, MiB')
     for row in rows:
+        if 'error' in row:
+            table.add_row(str(row['value']), row['error'])
+            continue
         table.add_row(str(row['value']), _spread(row['time']), f"{row['memory']:.2f}", f"{row['stock_seconds']:.3f}",
                       f"{row['stock_bytes'] / 2**20:.0f}")
     return table
@@ -123,6 +127,7 @@ def _draw_variants(axis: Any, variants: Dict[str, Any]) -> None:
 
 
 def _draw_growth(axis: Any, quantity: str, rows: List[Dict[str, Any]]) -> None:
+    rows = [row for row in rows if 'error' not in row]
     values = [row['value'] for row in rows]
     axis.errorbar(values, [row['time']['median'] for row in rows], yerr=_errors(rows), marker='o', capsize=3, label='time')
     axis.plot(values, [row['memory'] for row in rows], marker='D', label='peak memory')

@@ -8,9 +8,10 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 from afan_mm.augment import draw
-from afan_mm.passes import Features, Site, SitePasses, Tail
+from afan_mm.passes import SitePasses
 from afan_mm.session import Session
 from afan_mm.settings import AFANSettings
+from afan_mm.site import Features, Site, Tail
 
 
 class SiteReached(Exception):
