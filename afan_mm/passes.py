@@ -51,6 +51,7 @@ class SitePasses:
         with self._isolated(site):
             with record_function(f'afan/{site.name}/attack'):
                 found = self._perturb(site)
+            site.gradients = []  # as large as the feature, and of no more use
             for feature in site.features:
                 feature.requires_grad_(not settings.detach)
             strengths = torch.Generator().manual_seed(self._seed(site, 'strengths'))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from test_configs import CONFIGS
+from test_configs import ROOT
 from test_tools import command_line, data_check, test, train
 
 LOADER = 'train_dataloader'
@@ -140,7 +140,7 @@ def expand(line):
                                           ('deeplabv3plus', 'digits'), ('faster_rcnn', 'voc0712'), ('faster_rcnn', 'coco'),
                                           ('faster_rcnn', 'digits')))
 def test_layout_lists_what_the_shipped_configs_read(family, name):
-    cfg = Config.fromfile(str(next(path for path in CONFIGS if name in path.name and path.parent.name == family)))
+    cfg = Config.fromfile(str(next((ROOT / 'configs' / family).glob(f'*{name}*.py'))))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for dataset in data_check.find_datasets(cfg[loader]):
             paths = data_check.list_paths(dataset)
