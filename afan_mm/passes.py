@@ -14,6 +14,7 @@ from .health import Health
 from .isolation import frozen_statistics, isolated_random
 from .site import Site
 
+
 class SitePasses:
     """Runs the passes of a site with everything the training step shares.
 

@@ -111,3 +111,15 @@ def test_broken_direction_counts_zero(host, detach):
     sites = ('neck', 'decode_head' if host == 'segmentor' else 'roi_head')
     assert wrapper.health.report() == {f'{site}/nonfinite_share': 1.0 for site in sites}
     assert_close(ours, gradients(stock, batch_of(host)))
+
+
+@pytest.mark.parametrize('value, void', ((100.0, 0), (float('inf'), 1), (float('nan'), 1)))
+def test_large_gradients_in_half_precision_are_finite(value, void):
+    """A thousand gradients of 100 add up to more than float16 holds."""
+    layer = torch.nn.Linear(1000, 1).half()
+    wrapper = optim_wrapper(layer)
+    layer.weight.grad = torch.full_like(layer.weight, 100.0)
+    layer.weight.grad[0, 0] = value
+    wrapper._void_unless_finite()
+    assert wrapper.num_void_updates == void
+    assert layer.weight.grad.unique().tolist() == [0.0 if void else 100.0]

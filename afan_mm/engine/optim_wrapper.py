@@ -109,8 +109,9 @@ class AFANStep:
         grads = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         if not grads:
             return
-        # Any element that is not finite shows in the sum, and a sum reads each gradient once.
-        finite = torch.stack([g.sum() for g in grads]).isfinite().all()
+        # Any element that is not finite shows in the sum, which reads each gradient once; one in half precision could overflow.
+        sums = [grad.sum(dtype=torch.promote_types(grad.dtype, torch.float32)) for grad in grads]
+        finite = torch.stack([each.isfinite() for each in sums]).all()
         if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
             return
         for grad in grads:
