@@ -82,8 +82,7 @@ class AFANNeckWrapper(AFANComponent):
     def recording(self, host: nn.Module) -> Iterator[None]:
         """The clean forward pass of the model that owns the neck."""
         with ExitStack() as stack:
-            for settings, place in zip(declared_by(self), self.afan_places):
-                call = HostCall(host, self._point(place, host), settings, place.levels, place.reuse_proposals)
+            for call in self._calls(host):
                 stack.enter_context(replaced(host, loss=call))
             yield
 
@@ -95,13 +94,20 @@ class AFANNeckWrapper(AFANComponent):
         """
         if not callable(getattr(host, 'loss', None)):
             raise ValueError(f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has none')
-        for settings, place in zip(declared_by(self), self.afan_places):
-            HostCall(host, self._point(place, host), settings, place.levels, place.reuse_proposals)
-            passes_through = place.site == 'input' or place.site == 'output' and isinstance(self, IdentityNeck)
-            backbone = getattr(host, 'backbone', None)
-            known = getattr(backbone, 'out_indices', None) if passes_through else getattr(self, 'num_outs', None)
-            if known is not None and '.' not in place.site:
+        for place, _ in zip(self.afan_places, self._calls(host)):
+            if '.' in place.site:
+                continue
+            if place.site == 'input' or isinstance(self, IdentityNeck):
+                known = getattr(getattr(host, 'backbone', None), 'out_indices', None)
+            else:
+                known = getattr(self, 'num_outs', None)
+            if known is not None:
                 Levels.indices(place.levels, known if isinstance(known, int) else len(known))
+
+    def _calls(self, host: nn.Module) -> Iterator[HostCall]:
+        """For each site the host's ``loss``, as it stands when its turn comes, with the site in it."""
+        for settings, place in zip(declared_by(self), self.afan_places):
+            yield HostCall(host, self._point(place, host), settings, place.levels, place.reuse_proposals)
 
     def _point(self, place: Place, host: nn.Module) -> Point:
         if '.' not in place.site:

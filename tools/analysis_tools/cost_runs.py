@@ -18,7 +18,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from afan_mm.isolation import isolated_random, replaced
-from afan_mm.settings import AFANSettings, declared_by
+from afan_mm.settings import declared_by
 
 SEED = 0
 
@@ -86,7 +86,8 @@ class TailRun(Run):
 
     def passes(self, variant: Variant) -> Dict[str, float]:
         """How often a variant runs the tail of each site in a step, on average."""
-        return {name: _passes(dataclasses.replace(settings, **variant.settings)) for name, settings in self.settings.items()}
+        changed = {name: dataclasses.replace(settings, **variant.settings) for name, settings in self.settings.items()}
+        return {name: settings.num_passes / settings.interval for name, settings in changed.items()}
 
 
 class PartsRun(Run):
@@ -133,10 +134,6 @@ def _drop_pretrained(model: dict) -> None:
             value = node.get(key)
             if key == 'pretrained' and value is not None or isinstance(value, dict) and value.get('type') == 'Pretrained':
                 node[key] = None
-
-
-def _passes(settings: AFANSettings) -> float:
-    return (settings.num_strengths if settings.estimator == 'sum' else 1) / settings.interval
 
 
 def _part(label: str) -> str:
