@@ -1,5 +1,7 @@
 """Context managers that keep the adversarial passes from leaving traces in the host."""
+import copy
 import random
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator
 
@@ -43,6 +45,36 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def restored_state(model: nn.Module) -> Iterator[None]:
+    """What modules count, collect or average while they train is afterwards as it was before.
+
+    Dynamic R-CNN keeps a history, seesaw loss counts samples, an EMA head moves its bases. Batch norms are left to
+    :func:`frozen_statistics`, which costs no copy.
+    """
+    hosts = [m for m in model.modules() if not type(m).__module__.startswith('torch.') and not hasattr(m, 'track_running_stats')]
+    attributes = [(vars(host), key, value) for host in hosts for key, value in vars(host).items() if key not in _OF_EVERY_MODULE]
+    contents = [(value, copy.copy(value)) for _, _, value in attributes if isinstance(value, (list, dict, set, deque))]
+    buffers = [(host._buffers, key, value, value._version, value.clone())
+               for host in hosts for key, value in host._buffers.items() if value is not None]
+    try:
+        yield
+    finally:
+        for owner, key, value in attributes:
+            owner[key] = value
+        for value, before in contents:
+            value.clear()
+            (value.update if isinstance(value, (dict, set)) else value.extend)(before)
+        for owner, key, value, version, before in buffers:
+            owner[key] = value
+            if value._version != version:
+                with torch.no_grad():
+                    value.copy_(before)
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @contextmanager

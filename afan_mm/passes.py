@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
 from .health import Health
-from .isolation import frozen_statistics, isolated_random
+from .isolation import frozen_statistics, isolated_random, restored_state
 from .site import Site
 
 
@@ -119,6 +119,7 @@ class SitePasses:
             stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
             if site.settings.bn_stats == 'clean':
                 stack.enter_context(frozen_statistics(self.model))
+                stack.enter_context(restored_state(self.model))
             yield
 
     def _seed(self, site: Site, purpose: str) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from .passes import SitePasses
-from .settings import AFANSettings
+from .settings import AFANSettings, trained_modules
 from .site import Features, Site, Tail
 
 _recording: Optional['Session'] = None
@@ -52,7 +52,7 @@ def tap(name: str,
         ValueError: If the site was already tapped in this forward pass.
     """
     settings = settings or AFANSettings(name=name)
-    if not is_recording(settings):
+    if not is_recording() or not settings.active(_recording.iteration):
         return features
     return _recording.tap(name, features, tail, settings, context)
 
@@ -61,11 +61,12 @@ def is_recording(settings: Optional[AFANSettings] = None) -> bool:
     """Whether a tap would be taken now: an A-FAN optim wrapper is in its clean pass, with gradients on.
 
     Args:
-        settings: Those of the site; a site that is off, or sits this iteration out, takes no tap. Defaults to any site.
+        settings: Those of the site; one that is off, sits this iteration out, or was tapped already takes no tap. Defaults to any
+            site.
     """
     if _recording is None or not torch.is_grad_enabled():
         return False
-    return settings is None or settings.active(_recording.iteration)
+    return settings is None or settings.active(_recording.iteration) and settings.name not in _recording.sites
 
 
 class Session:
@@ -89,16 +90,15 @@ class Session:
     def record(self) -> Iterator['Session']:
         """The clean forward pass: taps inside belong to this session.
 
-        A module with a ``recording(parent)`` context manager (the neck wrapper) is shown its parent for as long.
+        A module with a ``recording(host)`` context manager (the neck wrapper) is shown the model for as long.
         """
         global _recording
         before, _recording = _recording, self
         try:
             with ExitStack() as stack:
-                for parent in self.passes.model.modules():
-                    for child in parent.children():
-                        if hasattr(child, 'recording'):
-                            stack.enter_context(child.recording(parent))
+                for _, module in trained_modules(self.passes.model):
+                    if hasattr(module, 'recording'):
+                        stack.enter_context(module.recording(self.passes.model))
                 yield self
         finally:
             _recording = before

@@ -69,9 +69,9 @@ def test_hook_left_in_a_stock_run(tmp_path):
 @pytest.mark.parametrize('component, base, kind, message', (
     ('AFANDecodeHead', 'DepthwiseSeparableASPPHed', KeyError, "got 'DepthwiseSeparableASPPHed'; did you mean 'DepthwiseSeparableASPPHead'"),
     ('AFANDecodeHead', 'Zzzzzz', KeyError, "base must be the type of a registered model, but got 'Zzzzzz'"),
-    ('AFANDecodeHead', 'ResNet', TypeError, "base of AFANDecodeHead must be the type of a decode head .*BaseDecodeHead, but got 'ResNet'"),
+    ('AFANDecodeHead', 'ResNet', TypeError, "base of AFANDecodeHead must be the type of a decode head with a method loss, but got 'ResNet'"),
     ('AFANDecodeHead', None, TypeError, 'base of AFANDecodeHead must be .*, but got None'),
-    ('AFANRoIHead', 'RPNHead', TypeError, "base of AFANRoIHead must be the type of a RoI head .*StandardRoIHead, but got 'RPNHead'"),
+    ('AFANRoIHead', 'RPNHead', TypeError, "base of AFANRoIHead must be the type of a RoI head .*StandardRoIHead or CascadeRoIHead, but got 'RPNHead'"),
     ('AFANNeckWrapper', 'FPM', KeyError, "got 'FPM'; did you mean .*'FPN'"),
     ('AFANNeckWrapper', 'AFANNeckWrapper', TypeError, "base of AFANNeckWrapper must be .* but got 'AFANNeckWrapper'"),
 ))

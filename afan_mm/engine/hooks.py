@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..models.neck import AFANNeckWrapper
-from ..settings import AFANSettings, declared_by
+from ..settings import AFANSettings, declared_by, trained_modules
 from .optim_wrapper import AFANStep
 
 Sites = Sequence[Tuple[str, AFANSettings]]
@@ -41,12 +41,11 @@ class AFANHook(Hook):
     def before_train(self, runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sites = [(path, settings) for path, module in model.named_modules() for settings in declared_by(module)]
+        sites = [(path, settings) for path, module in trained_modules(model) for settings in declared_by(module)]
         check_sites(sites, runner.optim_wrapper)
-        for host in model.modules():
-            for neck in host.children():
-                if isinstance(neck, AFANNeckWrapper):
-                    neck.check(host)
+        for _, module in trained_modules(model):
+            if isinstance(module, AFANNeckWrapper):
+                module.check(model)
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))
 

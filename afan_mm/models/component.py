@@ -44,7 +44,7 @@ class AFANComponent:
 
     @classmethod
     def _stock_class(cls, base: Union[str, type, None]) -> Type[nn.Module]:
-        found = _find_model(base) if isinstance(base, str) else base
+        found = find_model(base) if isinstance(base, str) else base
         if not isinstance(found, type) or not cls._accepts(found):
             raise TypeError(f'base of {cls.__name__} must be {cls.allowed_base}, but got {base!r}')
         return found
@@ -59,7 +59,7 @@ class AFANComponent:
         return type(f'AFAN{stock.__name__}', (cls, stock), dict(__module__=cls.__module__, __doc__=stock.__doc__))
 
 
-def _find_model(name: str) -> type:
+def find_model(name: str) -> type:
     """A model class by its registered name: in the scope of the running config first, then anywhere."""
     with MODELS.switch_scope_and_registry(None) as registry:
         found = registry.get(name)

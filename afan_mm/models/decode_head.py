@@ -1,12 +1,13 @@
 """A site in a decode head of mmseg."""
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from mmengine.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..isolation import replaced
 from ..site import Losses
 from .component import AFANComponent
+from .levels import as_levels
 from .rerun import Point, Rerun
 
 
@@ -15,63 +16,86 @@ class AFANDecodeHead(AFANComponent):
     """A decode head that perturbs one of its features.
 
     Args:
-        base: Stock type of the head, any that derives from mmseg's ``BaseDecodeHead``.
+        base: Stock type of the head: any with a method ``loss`` that returns a dict of losses, mmseg's ``BaseDecodeHead`` first of all.
         afan: Settings of the site, and
 
             - ``site``: 'classifier', what the last classifier reads, before its dropout; or the name of a submodule whose output is
               perturbed, such as DeepLabV3+'s 'bottleneck' (the ASPP) or 'sep_bottleneck'. Defaults to 'classifier'.
+            - ``levels``: Indices of the perturbed tensors, for a submodule that returns several. Defaults to the only one.
         kwargs: Arguments of the stock head.
 
     The tail is what the head computes after the site, and its loss on the same batch.
     """
     default_name = 'decode_head'
-    allowed_base = "the type of a decode head derived from mmseg's BaseDecodeHead"
+    allowed_base = 'the type of a decode head with a method loss'
 
     def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
         self.afan_site = afan.pop('site', 'classifier')
-        sites = ['classifier', *(name for name, _ in self.named_children())]
-        if self.afan_site != 'classifier' and self.afan_site not in dict(self.named_modules()):
-            raise ValueError(f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
-                             f'but got {self.afan_site!r}')
+        self.afan_levels = as_levels(afan.pop('levels', None))
+        sites = ['classifier'] if _has_classifier(self) else []
+        if self.afan_site not in sites and self.afan_site not in dict(self.named_modules()):
+            raise ValueError(f'site of {type(self).__name__} must be one of {sites + [name for name, _ in self.named_children()]} or '
+                             f'a submodule of these, but got {self.afan_site!r}')
         return afan
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
-        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-        return issubclass(stock, BaseDecodeHead) and not issubclass(stock, AFANComponent)
+        return (issubclass(stock, nn.Module) and callable(getattr(stock, 'loss', None))
+                and not issubclass(stock, AFANComponent))
+
+    @classmethod
+    def default_site(cls, stock: dict) -> Optional[str]:
+        """'classifier' if a head has one, else None.
+
+        Args:
+            stock: The config of the head.
+        """
+        with MODELS.switch_scope_and_registry('mmseg') as registry:
+            return 'classifier' if _has_classifier(registry.build(stock)) else None
 
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
         if self.afan_site == 'classifier':
             rerun = _ClassifierRerun(self, super().loss, Point(self, 'cls_seg', reads=True), self.afan)
         else:
-            rerun = Rerun(self, super().loss, Point(self.get_submodule(self.afan_site)), self.afan)
+            rerun = Rerun(self, super().loss, Point(self.get_submodule(self.afan_site)), self.afan, self.afan_levels)
         return rerun(*args, **kwargs)
+
+
+def _has_classifier(head: nn.Module) -> bool:
+    """Heads that classify in another way than ``cls_seg`` delete the layer it applies."""
+    return hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
 
 
 class _ClassifierRerun(Rerun):
     """Where the logits go straight into the loss, as in most heads, only the classifier and the loss run again."""
     _logits: Any = None
     _batch: Any = None
+    _losses: Any = None
 
     def __call__(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
         self._loss_by_feat = self.root.loss_by_feat
         with replaced(self.root, loss_by_feat=self._see_logits):
-            return super().__call__(*args, **kwargs)
+            losses = super().__call__(*args, **kwargs)
+        if losses is not self._losses:  # the head does something with them
+            self._batch = None
+        self._losses = None
+        return losses
 
     def _go_on(self, feature: Tensor, *args, **kwargs) -> Tensor:
         self._logits = super()._go_on(feature, *args, **kwargs)
         return self._logits
 
     def _see_logits(self, seg_logits: Any, *args, **kwargs) -> Losses:
+        losses = self._loss_by_feat(seg_logits, *args, **kwargs)
         if self._logits is not None and seg_logits is self._logits:
-            self._batch = (args, kwargs)
+            self._batch, self._losses = (args, kwargs), losses
         self._logits = None
-        return self._loss_by_feat(seg_logits, *args, **kwargs)
+        return losses
 
     def _tail(self, perturbed, *context: Tensor) -> Losses:
         if self._batch is None:
             return super()._tail(perturbed, *context)
         args, kwargs = self._batch
-        return self._loss_by_feat(self._stock(*perturbed), *args, **kwargs)
+        return self._dependent(self._loss_by_feat(self._stock(*perturbed), *args, **kwargs))

@@ -1,23 +1,22 @@
 """The host's own ``loss``, run again from a site on."""
 from contextlib import ExitStack
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from torch import Tensor, nn
 
-from ..graph import depends_on
 from ..isolation import replaced
-from ..site import Losses
 from ..session import is_recording
 from ..settings import AFANSettings
+from ..site import Losses
 from .proposals import Proposals
 from .rerun import Point, Rerun
 
 
 class HostCall(Rerun):
-    """Leaves out, when it runs again, the losses that do not depend on the site and the heads that compute only such.
+    """Does not run again the heads that compute only losses that do not depend on the site.
 
     Args:
-        host: The model that owns the neck.
+        host: The model that owns the site.
         point, settings, levels: See :class:`Rerun`.
         reuse_proposals: Whether a two-stage detector keeps the proposals, targets and samples of the clean pass.
     """
@@ -27,8 +26,6 @@ class HostCall(Rerun):
         self._heads = [m for m in _children(host) if m is not point.owner and callable(getattr(m, 'loss', None))]
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
         self._proposals = Proposals(host) if reuse_proposals else None
-        self._gate: Any = None
-        self._constant_keys: Set[str] = set()
         self._constant_heads: List[nn.Module] = []
 
     def __call__(self, *args, **kwargs) -> Losses:
@@ -40,20 +37,13 @@ class HostCall(Rerun):
                 stack.enter_context(replaced(head, loss=self._recorded(head)))
             if self._proposals is not None:
                 stack.enter_context(self._proposals.record())
-            losses = super().__call__(*args, **kwargs)
-        if self._gate is not None:
-            elsewhere: Set[Any] = set()
-            self._constant_keys = {key for key, value in losses.items() if not depends_on(value, self._gate, elsewhere)}
-            self._constant_heads = [
-                head for head, calls in self._head_losses.items()
-                if calls and not any(depends_on(list(call.values()), self._gate, elsewhere) for call in calls)
-            ]
-        self._gate = None
-        self._head_losses.clear()
-        return losses
+            return super().__call__(*args, **kwargs)
 
-    def _see_tapped(self, tapped: Sequence[Tensor]) -> None:
-        self._gate = tapped[0].grad_fn
+    def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
+        super()._see_losses(losses, depends)
+        self._constant_heads = [head for head, calls in self._head_losses.items()
+                                if calls and not any(depends(list(call.values())) for call in calls)]
+        self._head_losses.clear()
 
     def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
         with ExitStack() as stack:
@@ -61,8 +51,7 @@ class HostCall(Rerun):
                 stack.enter_context(replaced(head, loss=lambda *args, **kwargs: {}))
             if self._proposals is not None:
                 stack.enter_context(self._proposals.replay())
-            losses = super()._tail(perturbed, *context)
-        return {key: value for key, value in losses.items() if key not in self._constant_keys}
+            return super()._tail(perturbed, *context)
 
     def _recorded(self, head: nn.Module) -> Callable:
         stock = head.loss

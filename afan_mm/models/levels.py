@@ -50,3 +50,12 @@ class Levels:
         if len(set(indices)) < len(indices):
             raise ValueError(f'levels must be different levels, but got {tuple(levels)} for a feature of {num_levels} levels')
         return indices
+
+
+def as_levels(levels: Any) -> Optional[Tuple[int, ...]]:
+    """The option ``levels`` of a component, checked."""
+    if levels is None:
+        return None
+    if not isinstance(levels, (list, tuple)) or not levels or not all(type(level) is int for level in levels):
+        raise ValueError(f'levels must be a list of integers, but got {levels!r}')
+    return tuple(levels)

@@ -9,7 +9,7 @@ from ..isolation import replaced
 from ..settings import AFANSettings, declared_by
 from .component import AFANComponent
 from .host_call import HostCall
-from .levels import Levels
+from .levels import Levels, as_levels
 from .rerun import Point
 
 
@@ -62,11 +62,7 @@ class AFANNeckWrapper(AFANComponent):
                              f'but got {site!r}')
         if not isinstance(reuse_proposals, bool):
             raise TypeError(f'reuse_proposals must be a bool, but got {reuse_proposals!r}')
-        levels = afan.pop('levels', None if '.' in site else (-1, ))
-        if levels is not None:
-            if not isinstance(levels, (list, tuple)) or not levels or not all(type(level) is int for level in levels):
-                raise ValueError(f'levels must be a list of integers, but got {levels!r}')
-            levels = tuple(levels)
+        levels = as_levels(afan.pop('levels', None if '.' in site else (-1, )))
         self.afan_places.append(Place(site, levels, reuse_proposals))
         return dict(dict(name=site) if '.' in site else {}, **afan)
 
@@ -80,7 +76,7 @@ class AFANNeckWrapper(AFANComponent):
 
     @contextmanager
     def recording(self, host: nn.Module) -> Iterator[None]:
-        """The clean forward pass of the model that owns the neck."""
+        """The clean forward pass of the model that the neck is part of."""
         with ExitStack() as stack:
             for call in self._calls(host):
                 stack.enter_context(replaced(host, loss=call))
@@ -90,15 +86,16 @@ class AFANNeckWrapper(AFANComponent):
         """Raise where a site is known not to exist; the first pass tells the rest.
 
         Args:
-            host: The model that owns the neck.
+            host: The model that the neck is part of.
         """
         if not callable(getattr(host, 'loss', None)):
             raise ValueError(f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has none')
+        owner = self._owners(host)[0]
         for place, _ in zip(self.afan_places, self._calls(host)):
             if '.' in place.site:
                 continue
             if place.site == 'input' or isinstance(self, IdentityNeck):
-                known = getattr(getattr(host, 'backbone', None), 'out_indices', None)
+                known = getattr(getattr(owner, 'backbone', None), 'out_indices', None)
             else:
                 known = getattr(self, 'num_outs', None)
             if known is not None:
@@ -112,11 +109,22 @@ class AFANNeckWrapper(AFANComponent):
     def _point(self, place: Place, host: nn.Module) -> Point:
         if '.' not in place.site:
             return Point(self, reads=place.site == 'input')
-        try:
-            return Point(host.get_submodule(place.site))
-        except AttributeError as error:
-            parent = place.site.rpartition('.')[0]
-            parts = [name for name, _ in host.named_modules() if name.rpartition('.')[0] == parent]
-            there = f'; {parent} has {", ".join(parts)}' if parts else ''
-            raise ValueError(f"site must be 'input', 'output' or the path of a module of {type(host).__name__}, "
-                             f'but got {place.site!r}{there}') from error
+        owners = self._owners(host)
+        for owner in owners:
+            try:
+                return Point(owner.get_submodule(place.site))
+            except AttributeError:
+                continue
+        parent = place.site.rpartition('.')[0]
+        parts = [name for name, _ in owners[0].named_modules() if name.rpartition('.')[0] == parent]
+        there = f'; {parent} has {", ".join(parts)}' if parts else ''
+        raise ValueError(f"site must be 'input', 'output' or the path of a module of {type(owners[0]).__name__}, "
+                         f'but got {place.site!r}{there}')
+
+    def _owners(self, host: nn.Module) -> List[nn.Module]:
+        """The models around the neck, from the innermost: a detector, and the tracker or the teacher and student that it is part of."""
+        path = next(name for name, module in host.named_modules() if module is self)
+        owners = [host]
+        for name in path.split('.')[:-1]:
+            owners.append(getattr(owners[-1], name))
+        return [owner for owner in reversed(owners) if not isinstance(owner, nn.Sequential)]  # a neck of several parts

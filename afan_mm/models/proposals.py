@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from torch import nn
 
 from ..isolation import replaced
-from .tape import answered
+from .tape import answered, as_given
 
 
 class Proposals:
@@ -46,7 +46,7 @@ class Proposals:
         """Inside, the kept results are returned, in their order."""
         with ExitStack() as stack:
             for owner, name in self._methods:
-                results = [_copy(result) for result in self._results[id(owner), name]]
+                results = [as_given(result) for result in self._results[id(owner), name]]
                 stack.enter_context(replaced(owner, **{name: answered(results, getattr(owner, name))}))
             yield
 
@@ -55,17 +55,10 @@ def _keeping(kept: List[Any], compute: Callable) -> Callable:
 
     def method(*args, **kwargs):
         result = compute(*args, **kwargs)
-        kept.append(_copy(result))
+        kept.append(as_given(result))
         return result
 
     return method
-
-
-def _copy(result: Any) -> Any:
-    """A copy of proposals: the RoI head renames their fields in place."""
-    if isinstance(result, list):
-        return [_copy(each) for each in result]
-    return result.new() if hasattr(result, 'new') and hasattr(result, 'pop') else result
 
 
 def _each(parts: Any) -> List[Any]:

@@ -1,14 +1,15 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
-from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, Set
 
 from torch import Tensor, nn
 
+from ..graph import depends_on
 from ..isolation import replaced
-from ..site import Losses
 from ..session import is_recording, tap
 from ..settings import AFANSettings
+from ..site import Losses
 from .levels import Levels
-from .tape import Tape
+from .tape import Tape, as_given
 
 
 class Point(NamedTuple):
@@ -22,7 +23,7 @@ class Rerun:
     """Stands in for a method that returns losses: taps the site in the clean pass, and runs what comes after it again.
 
     Submodules that returned before the site was reached are answered from a tape when it runs again. A point that is reached more
-    than once is a site the first time.
+    than once is a site the first time. Losses that do not depend on the site are not given a second time.
 
     Args:
         root: The module that owns the method.
@@ -32,7 +33,7 @@ class Rerun:
         levels: Indices of the perturbed levels, see :class:`Levels`.
     """
 
-    def __init__(self, root: nn.Module, compute: Callable[..., Losses], point: Point, settings: AFANSettings,
+    def __init__(self, root: nn.Module, compute: Callable[..., Any], point: Point, settings: AFANSettings,
                  levels: Optional[Sequence[int]] = None):
         self.root = root
         self.settings = settings
@@ -42,19 +43,33 @@ class Rerun:
         self._levels = levels
         self._tape = Tape(root)
         self._arguments: Any = None
+        self._gate: Any = None
+        self._constant_keys: Set[str] = set()
 
-    def __call__(self, *args, **kwargs) -> Losses:
+    def __call__(self, *args, **kwargs) -> Any:
         """The method's own result."""
         if not is_recording(self.settings):
             return self._compute(*args, **kwargs)
-        self._arguments = (args, kwargs)
+        self._arguments = as_given((args, kwargs))
         with self._tape.record(), self._instead(self._at_site):
-            losses = self._compute(*args, **kwargs)
+            result = self._compute(*args, **kwargs)
         if self._arguments is not None:
             raise ValueError(f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
                              f'{self.settings.name!r}; choose another site: '
                              + ', '.join(name for name, _ in self.root.named_children()))
-        return losses
+        if self._gate is not None:
+            elsewhere: Set[Any] = set()
+            self._see_losses(self._losses_of(result), lambda loss: depends_on(loss, self._gate, elsewhere))
+        self._gate = None
+        return result
+
+    def _losses_of(self, result: Any) -> Losses:
+        """The losses in what the method returned."""
+        return result
+
+    def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
+        """The clean losses are known, and which of them depend on the site."""
+        self._constant_keys = {key for key, value in losses.items() if not depends(value)}
 
     def _instead(self, method: Callable) -> ContextManager:
         return replaced(self._point.owner, **{self._point.method: method})
@@ -73,12 +88,9 @@ class Rerun:
         self._num_taped = len(taped)
         self._arguments = None  # the tensors in it are the context's now
         tapped = tap(self.settings.name, perturbed, self._tail, self.settings, (*taped, *others))
-        self._see_tapped(tapped)
+        self._gate = tapped[0].grad_fn
         feature = self._feature.join(tapped, others)
         return self._go_on(feature, *args, **kwargs) if self._point.reads else feature
-
-    def _see_tapped(self, tapped: Sequence[Tensor]) -> None:
-        """The clean pass goes on with these levels."""
 
     def _go_on(self, feature: Any, *args, **kwargs) -> Any:
         """The clean pass goes on with the method that reads the feature."""
@@ -95,4 +107,7 @@ class Rerun:
             return self._stock(*args, **kwargs)
 
         with self._tape.replay(taped) as (args, kwargs), self._instead(answer):
-            return self._compute(*args, **kwargs)
+            return self._dependent(self._losses_of(self._compute(*args, **kwargs)))
+
+    def _dependent(self, losses: Losses) -> Losses:
+        return {key: value for key, value in losses.items() if key not in self._constant_keys}

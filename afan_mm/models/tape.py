@@ -3,12 +3,14 @@ from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ..isolation import replaced
 
 _TENSOR = object()  # stands for a tensor of the tape
+_AGAIN = object()  # stands for a result that was overwritten after it was recorded
 
 
 class Tape:
@@ -22,7 +24,7 @@ class Tape:
         self._root = root
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
-        self._calls: List[Tuple[nn.Module, Any]] = []
+        self._calls: List[Tuple[nn.Module, Any, List[int]]] = []
         self._running: List[int] = []  # for each call that has not returned, the number of calls before it
         self._open = True
 
@@ -37,7 +39,7 @@ class Tape:
             start = self._running.pop()
             if self._open:
                 # The outer call answers for those inside it.
-                self._calls[start:] = [(module, output)]
+                self._calls[start:] = [(module, output, _versions(output))]
 
         with ExitStack() as stack:
             for module in self._root.modules():
@@ -60,8 +62,9 @@ class Tape:
             The tensors in ``arguments`` and on the tape. :meth:`replay` wants tensors in the same order.
         """
         self._open = False
-        leaves, self._structure = tree_flatten((arguments, [output for _, output in self._calls]))
-        self._modules = [module for module, _ in self._calls]
+        outputs = [output if _versions(output) == versions else _AGAIN for _, output, versions in self._calls]
+        leaves, self._structure = tree_flatten((arguments, outputs))
+        self._modules = [module for module, _, _ in self._calls]
         self._calls.clear()
         self._leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -78,7 +81,7 @@ class Tape:
         with ExitStack() as stack:
             for module, taped in answers.items():
                 stack.enter_context(replaced(module, forward=answered(taped, module.forward)))
-            yield arguments
+            yield as_given(arguments)
 
 
 def answered(taped: Sequence[Any], compute: Callable) -> Callable:
@@ -87,7 +90,25 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
 
     def forward(*args, **kwargs):
         for output in remaining:
-            return output
+            return compute(*args, **kwargs) if output is _AGAIN else output
         return compute(*args, **kwargs)
 
     return forward
+
+
+def as_given(arguments: Any) -> Any:
+    """The same arguments, with data samples of their own: hosts rename and replace fields of theirs. Tensors are shared."""
+    return tree_map(lambda leaf: _sample(leaf) if isinstance(leaf, BaseDataElement) else leaf, arguments)
+
+
+def _sample(element: BaseDataElement) -> BaseDataElement:
+    result = element.new()
+    for key, value in element.items():
+        if isinstance(value, (BaseDataElement, list, tuple)):
+            setattr(result, key, as_given(value))
+    return result
+
+
+def _versions(output: Any) -> List[int]:
+    """How often each tensor in a result has been written to."""
+    return [leaf._version for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
