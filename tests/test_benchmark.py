@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / 'tools' / 'analysis_tools'
 sys.path.insert(0, str(TOOLS))  # its modules import each other from their own folder, as scripts do
 benchmark, batches, measure, runs, schedules, steps, variants = map(importlib.import_module, (
-    'benchmark', 'cost_batches', 'cost_measure', 'cost_runs', 'cost_schedules', 'cost_steps', 'cost_variants'))
+    'benchmark', 'random_batches', 'cost_measure', 'cost_runs', 'cost_schedules', 'cost_steps', 'cost_variants'))
 sys.path.remove(str(TOOLS))
 
 CPU = torch.device('cpu')

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 import torch
 from command_line import UsageError, describe, read_config
-from cost_batches import default_batch_size, default_shape, random_batch
+from random_batches import default_batch_size, default_shape, random_batch
 from cost_measure import measure_rounds
 from cost_runs import PartsRun, Run, TailRun
 from cost_variants import variants_of, with_settings

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
-from cost_batches import dicts
+from random_batches import dicts
 from cost_measure import LabelClock, held_memory, peak_memory, timed
 from cost_schedules import TAILS
 from cost_variants import Variant, wrapper_config

@@ -1,4 +1,5 @@
 """Random batches in the form that the hosts' data loaders give."""
+import copy
 from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
@@ -67,6 +68,72 @@ def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Gene
         mask[top:bottom, left:right] = 1
     labels = torch.randint(0, _num_classes(model), (NUM_BOXES, ), generator=generator)
     return DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape)))
+
+
+def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: int = 0) -> dict:
+    """A batch with every kind of target that a family of mmdet or mmseg reads.
+
+    Args:
+        shape: (H, W) in pixels.
+
+    Returns:
+        As :func:`random_batch`, with semantic maps, edges, proposals, ignored boxes and the fields that only one family asks for;
+        clips of two frames for trackers that train on pairs, a labelled and an unlabelled branch for semi-supervised ones.
+    """
+    batch = random_batch(cfg, shape, batch_size, seed)
+    complete = dict(mmseg=_complete_segmentation, mmdet=_complete_detection)[cfg.default_scope]
+    for sample in batch['data_samples']:
+        complete(cfg.model, sample, shape)
+    kind = cfg.model.get('data_preprocessor', {}).get('type', '')
+    if kind.endswith('MultiBranchDataPreprocessor'):
+        branches = ('sup', 'unsup_teacher', 'unsup_student')
+        return {key: {name: copy.deepcopy(value) for name in branches} for key, value in batch.items()}
+    if kind.endswith('TrackDataPreprocessor') and not cfg.model.data_preprocessor.get('use_det_processor'):
+        return _clips(batch)
+    if kind.endswith('ReIDDataPreprocessor'):
+        return _identities(batch)
+    return batch
+
+
+def _complete_segmentation(model: dict, sample: Any, shape: Tuple[int, int]) -> None:
+    sample.gt_edge_map = PixelData(data=(sample.gt_sem_seg.data > 0).long())
+    sample.gt_depth_map = PixelData(data=1 + sample.gt_sem_seg.data.float())
+
+
+def _complete_detection(model: dict, sample: Any, shape: Tuple[int, int]) -> None:
+    boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+    # Stuff comes after the things in the numbering of a panoptic head.
+    semantic = torch.full((1, *shape), _num_classes(model) - 1)
+    for mask, label in zip(sample.gt_instances.masks.masks, labels.tolist()):
+        semantic[0, torch.from_numpy(mask) > 0] = label
+    sample.gt_sem_seg = PixelData(sem_seg=semantic)
+    sample.gt_instances.instances_ids = torch.arange(len(labels))
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0], masks=sample.gt_instances.masks[:0])
+    sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
+    sample.set_metainfo(dict(flip=False, flip_direction=None, border=(0, shape[0], 0, shape[1]), img_id=0, img_path='',
+                             homography_matrix=np.eye(3, dtype=np.float32)))
+
+
+def _clips(batch: dict) -> dict:
+    """Each image as a clip of a key frame and a reference frame."""
+    from mmdet.structures import TrackDataSample
+    samples = []
+    for sample in batch['data_samples']:
+        frames = [copy.deepcopy(sample), copy.deepcopy(sample)]
+        for index, frame in enumerate(frames):
+            frame.set_metainfo(dict(frame_id=index))
+        clip = TrackDataSample(video_data_samples=frames)
+        clip.set_metainfo(dict(key_frames_inds=[0], ref_frames_inds=[1]))
+        samples.append(clip)
+    return dict(inputs=[torch.stack([image, image.flip(-1)]) for image in batch['inputs']], data_samples=samples)
+
+
+def _identities(batch: dict) -> dict:
+    """Each image, and its mirror image, as the pictures of one person."""
+    from mmdet.structures import ReIDDataSample
+    labels = torch.arange(len(batch['inputs']))
+    samples = [ReIDDataSample().set_gt_label(label.repeat(2)) for label in labels]
+    return dict(inputs=[torch.stack([image, image.flip(-1)]) for image in batch['inputs']], data_samples=samples)
 
 
 def _num_classes(model: dict) -> int:
