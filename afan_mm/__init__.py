@@ -2,6 +2,7 @@
 from .checkpoint import allow_mmengine_checkpoints
 from .engine import AFANAmpOptimWrapper, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from .robustness import RobustTestLoop  # noqa: F401  registers it
 from .session import is_recording, tap
 from .settings import AFANSettings
 

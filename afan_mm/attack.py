@@ -1,5 +1,5 @@
 """Projected gradient ascent on a tensor, Eq. 2: a feature and a way to its gradient in, a perturbation out."""
-from typing import Callable, List, NamedTuple, Optional, Sequence, Union
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ def pgd(features: Sequence[Tensor],
         num_steps: int = 1,
         random_start: bool = False,
         first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
-        generator: Optional[torch.Generator] = None) -> Perturbation:
+        generator: Optional[torch.Generator] = None,
+        bounds: Optional[Tuple[float, float]] = None) -> Perturbation:
     """Find the perturbation in an l-infinity ball that raises the loss (Eq. 2).
 
     A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that is not finite anywhere
@@ -41,6 +42,8 @@ def pgd(features: Sequence[Tensor],
         random_start: Start anywhere in the ball instead of at its centre. Defaults to False.
         first_gradient: The gradient at the start, where the caller already has it. Not allowed with ``random_start``.
         generator: For ``random_start``, on the features' device.
+        bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image: after each step the deltas
+            are clipped to what they leave. The clean features must lie within. Defaults to None, no bounds.
 
     Returns:
         Perturbation: The deltas and whether they can be trusted.
@@ -48,7 +51,7 @@ def pgd(features: Sequence[Tensor],
     if random_start and first_gradient is not None:
         raise ValueError('first_gradient must be None with random_start: the attack does not start at the clean feature')
     if random_start:
-        deltas = [_uniform_like(f, generator) * eps for f, eps in zip(features, epsilon)]
+        deltas = [_within(_uniform_like(f, generator) * eps, f, bounds) for f, eps in zip(features, epsilon)]
     else:
         deltas = [torch.zeros_like(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
@@ -62,8 +65,8 @@ def pgd(features: Sequence[Tensor],
                 finite = finite & grad.isfinite().all()
         # Zeroed within the loop, so that the next step's forward pass never meets what this gradient broke.
         deltas = [
-            torch.where(finite, _ascend(d, g, eps, size), torch.zeros_like(d))
-            for d, g, eps, size in zip(deltas, grads, epsilon, step_size)
+            torch.where(finite, _within(_ascend(d, g, eps, size), f, bounds), torch.zeros_like(d))
+            for f, d, g, eps, size in zip(features, deltas, grads, epsilon, step_size)
         ]
     return Perturbation(deltas, finite)
 
@@ -74,6 +77,14 @@ def _ascend(delta: Tensor, grad: Optional[Tensor], epsilon: Radius, step_size: R
         return delta
     moved = delta + step_size * grad.sign().to(delta.dtype)
     return torch.maximum(torch.minimum(moved, _radius(epsilon, moved)), -_radius(epsilon, moved))
+
+
+def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]]) -> Tensor:
+    """The delta that keeps feature + delta within the bounds. It only shrinks, and so stays in the ball."""
+    if bounds is None:
+        return delta
+    low, high = bounds
+    return torch.maximum(torch.minimum(delta, high - feature), low - feature)
 
 
 def _radius(epsilon: Radius, like: Tensor) -> Tensor:

@@ -156,3 +156,22 @@ def test_loss_rises_with_every_step_on_a_convex_quadratic():
         losses = [gradient.loss(levels).item() for levels in gradient.asked] + [gradient.loss([feature + final]).item()]
         assert losses[0] < losses[1] and all(a <= b + 1e-12 for a, b in zip(losses, losses[1:]))
         assert final.abs().max() <= 0.5
+
+
+def test_bounds_by_hand():
+    """From 1, 5 and 9 the way up by 3 is cut at 10, after each step as after the random start."""
+    feature = torch.tensor([1., 5., 9.])
+    gradient = linear(torch.ones(3))
+    found = pgd([feature], gradient, [3.0], [2.0], num_steps=2, bounds=(0.0, 10.0)).deltas[0]
+    torch.testing.assert_close(found, torch.tensor([3., 3., 1.]), rtol=0, atol=0)
+    torch.testing.assert_close(gradient.asked[1][0], torch.tensor([3., 7., 10.]), rtol=0, atol=0)
+    down = pgd([feature], linear(-torch.ones(3)), [3.0], [3.0], bounds=(0.0, 10.0)).deltas[0]
+    torch.testing.assert_close(down, torch.tensor([-1., -3., -3.]), rtol=0, atol=0)
+
+
+def test_random_start_within_bounds():
+    feature = torch.tensor([0., 5., 10.]).repeat(50, 1)
+    start = feature + pgd([feature], lambda levels: [None], [4.0], [1.0], random_start=True, bounds=(0.0, 10.0),
+                          generator=torch.Generator().manual_seed(0)).deltas[0]
+    assert start.min() == 0 and start.max() == 10 and 0.3 < (start[:, 0] == 0).double().mean() < 0.7
+    assert (start[:, 1] != 5).all()

@@ -5,10 +5,14 @@ for a detector, a folder of predicted masks for a segmentor. Metrics go to a jso
 in a config, such as its data, count from the current folder.
 """
 import argparse
+import inspect
 from copy import deepcopy
 
 from command_line import UsageError, add_common_options, build_runner, check_checkpoint, find_host, load_config, run
 from data_check import check_data
+
+from afan_mm.robustness import AttackError, AttackSettings, RobustTestLoop
+from afan_mm.robustness.attack_settings import ATTACKS
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image, merged by NMS.
 DET_TTA_MODEL = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
@@ -25,6 +29,11 @@ def parse_args(argv=None):
                         'the work folder, under the time of the run')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show keeps an image')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--robust', nargs='?', const='pgd', choices=ATTACKS, metavar='ATTACK',
+                        help="evaluate clean images and images perturbed against the model, side by side: 'pgd' (default), for a "
+                        "segmentor also 'segpgd' or 'cospgd', with the paper's strengths; change them with --cfg-options, e.g. "
+                        'test_cfg.num_steps=20 test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start an interrupted '
+                        'run again, and it goes on')
     return parser.parse_args(argv)
 
 
@@ -80,12 +89,30 @@ def save_predictions(cfg, out):
             metric.update(output_dir=out, keep_results=True)
 
 
+def enable_robust(cfg, args):
+    """Test with the loop of the robust evaluation, which draws its own pictures."""
+    for option, given in (('--tta', args.tta), ('--show', args.show)):
+        if given:
+            raise UsageError(f'{option} does not go with --robust')
+    cfg.test_cfg = dict(cfg.get('test_cfg') or {}, type='RobustTestLoop', attack=args.robust)
+    if args.show_dir:
+        cfg.test_cfg.show_dir = args.show_dir
+    other_keys = {'type', '_scope_', *inspect.signature(RobustTestLoop).parameters} - {'attack'}
+    settings = {key: value for key, value in cfg.test_cfg.items() if key not in other_keys}
+    try:
+        AttackSettings.for_host(find_host(cfg, '--robust'), **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'test_cfg: {error}') from error
+
+
 def configure(args):
     """The config with all options applied."""
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    if args.show or args.show_dir:
+    if args.robust:
+        enable_robust(cfg, args)
+    elif args.show or args.show_dir:
         enable_drawing(cfg, args)
     if args.tta:
         enable_tta(cfg)
@@ -97,7 +124,10 @@ def configure(args):
 def main():
     cfg = configure(parse_args())
     check_data(cfg, ['test_dataloader'])
-    build_runner(cfg).test()
+    try:
+        build_runner(cfg).test()
+    except AttackError as error:
+        raise UsageError(str(error)) from error
 
 
 if __name__ == '__main__':

@@ -1,0 +1,125 @@
+"""Ground truth where the loss needs it: in the frame of the input."""
+import copy
+from typing import Any, List, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .attack_settings import AttackError
+
+MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
+IGNORED = 255
+MOVING = ('Crop', 'Flip', 'Rotate', 'Affine', 'Shift')  # what scale_factor does not tell
+
+
+def loads_in_original_frame(dataset: Any) -> bool:
+    """Whether the pipeline of a data set loads annotations after it resized the image.
+
+    Test pipelines do so, since predictions are scaled back to the original image; training pipelines load first, and resize both.
+    The order of the transforms is what decides: shapes cannot tell, a box has none, and an image that was resized and padded can
+    be as large as the original one.
+
+    Raises:
+        AttackError: If there is no such pipeline, if it loads no annotations, or if the parts of a data set disagree.
+    """
+    found = {_is_resized_first(part.pipeline.transforms) for part in _parts(dataset)}
+    if len(found) > 1:
+        raise AttackError('the parts of the test set must all load annotations after resizing, or all before')
+    return found.pop()
+
+
+def _parts(dataset: Any) -> List[Any]:
+    """The data sets within wrappers that have a pipeline."""
+    if hasattr(dataset, 'datasets'):
+        return [part for each in dataset.datasets for part in _parts(each)]
+    if not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
+        return _parts(dataset.dataset)
+    if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+        raise AttackError(f'the test set must have a pipeline of transforms, but {type(dataset).__name__} has none: say '
+                               'ground_truth="input" or "original", the frame of its annotations')
+    return [dataset]
+
+
+def _is_resized_first(transforms: List[Any]) -> bool:
+    resized = False
+    for transform in transforms:
+        name = type(transform).__name__
+        if 'Load' in name and 'Annotations' in name:
+            return resized
+        if any(word in name for word in MOVING):
+            raise AttackError(f'the test pipeline must not use {name} before it loads annotations, which then do not fit')
+        resized = resized or 'Resize' in name
+    raise AttackError('the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it before the '
+                           'packing step (for a detector with masks: with_mask=True)')
+
+
+def has_ground_truth(dataset: Any) -> bool:
+    """Whether any image of a data set has an object or a map; True where the data set does not say."""
+    for part in _parts(dataset):
+        for index in range(len(part)):
+            info = part.get_data_info(index)
+            if info.get('seg_map_path') or 'instances' not in info or len(info['instances']) > 0:
+                return True
+    return False
+
+
+def check_sample(sample: Any) -> None:
+    """Complain of a data sample without ground truth."""
+    instances = sample.get('gt_instances', None)
+    if not any(name in sample for name in MAPS) and (instances is None or 'bboxes' not in instances and 'masks' not in instances):
+        raise AttackError(f'the attack needs ground truth, but a {type(sample).__name__} of the test set has none: its pipeline '
+                               'must load annotations')
+
+
+def to_input_frame(sample: Any, shape: Tuple[int, int], original: bool) -> Any:
+    """A copy of a data sample whose ground truth fits an input.
+
+    Args:
+        sample: Of mmdet or mmseg; never modified.
+        shape: Height and width of the input as the pipeline packed it, its padding included.
+        original: Whether the ground truth is in the frame of the original image, see :func:`loads_in_original_frame`. It is then
+            multiplied by ``scale_factor`` (boxes), or resized without mixing labels (maps and masks) and padded at the right and
+            the bottom, as the hosts' ``Pad`` does: with 255 (maps) and 0 (masks).
+    """
+    sample = copy.deepcopy(sample)
+    scale = sample.metainfo.get('scale_factor', 1.0)
+    width, height = np.broadcast_to(np.ravel(scale)[:2], 2).tolist()  # a number, (w, h), or (w, h, w, h)
+    for name in ('gt_instances', 'ignored_instances'):
+        if original and name in sample:
+            _scale_instances(sample.get(name), (width, height), shape)
+    for name in MAPS:
+        if name in sample:
+            _fit_map(sample, name, (height, width) if original else (1.0, 1.0), shape)
+    return sample
+
+
+def _scale_instances(instances: Any, scale: Tuple[float, float], shape: Tuple[int, int]) -> None:
+    if 'bboxes' in instances:
+        boxes = instances.bboxes
+        if torch.is_tensor(boxes):
+            instances.bboxes = boxes * boxes.new_tensor(scale * 2)
+        else:
+            boxes.rescale_(scale)
+    if 'masks' in instances:
+        masks = instances.masks
+        size = (round(masks.height * scale[1]), round(masks.width * scale[0]))
+        instances.masks = masks.resize(size).pad(shape)
+
+
+def _fit_map(sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[int, int]) -> None:
+    pixels = sample.get(name)
+    size = tuple(round(length * factor) for length, factor in zip(pixels.shape, scale))
+    if size[0] > shape[0] or size[1] > shape[1]:
+        raise AttackError(f'{name} must fit its image of {shape}, but it is {size}: the test pipeline must load annotations '
+                               'before or after all transforms that change the size of the image, not in between')
+    fitted = {}
+    for key, values in pixels.items():
+        resized = F.interpolate(values[None].double(), size, mode='nearest')[0]
+        fitted[key] = pad_map(resized, shape).to(values.dtype)
+    setattr(sample, name, type(pixels)(metainfo=pixels.metainfo, **fitted))
+
+
+def pad_map(values: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
+    """(C, h, w) at the size ``shape``, with 255, which no loss counts, at the right and the bottom."""
+    return F.pad(values, (0, shape[1] - values.shape[-1], 0, shape[0] - values.shape[-2]), value=IGNORED)

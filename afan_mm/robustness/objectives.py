@@ -1,0 +1,124 @@
+"""What an attack on the pixels raises: the model's training loss, or a segmentor's cross-entropy with weighted pixels."""
+import copy
+from typing import Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attack_settings import AttackError
+from .ground_truth import MAPS, pad_map
+
+
+def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
+    """The host's training loss for one image, a 0-dim tensor; 'pgd'.
+
+    All of it: auxiliary heads, RPN and masks included. A segmentor's is that of the whole image, also where its test cuts it
+    into windows.
+
+    Args:
+        model: The host.
+        image: Raw pixels as the pipeline packed them, (C, H, W), float.
+        sample: Its data sample, with ground truth in the frame of the image. Never modified.
+    """
+    losses = model._run_forward(preprocess(model, image, sample), mode='loss')
+    return model.parse_losses(losses)[0]
+
+
+def weighted_cross_entropy(model: nn.Module, image: Tensor, sample: Any, attack: str, step: int, num_steps: int) -> Tensor:
+    """The pixels' mean cross-entropy in a segmentor's prediction with the weights of an attack, a 0-dim tensor.
+
+    The prediction is that of the whole image, also where the model's own test cuts it into windows. One output channel stands for
+    two classes, of which the first has the logit 0.
+
+    Args:
+        attack: 'segpgd' or 'cospgd'.
+        step, num_steps: t and T: the step, counted from 1, and the number of all steps.
+    """
+    data = preprocess(model, image, sample)
+    inputs, sample = data['inputs'], data['data_samples'][0]
+    if 'gt_sem_seg' not in sample:
+        raise AttackError(f'{attack} needs a class for each pixel, but the test set has no gt_sem_seg')
+    shape = tuple(inputs.shape[-2:])
+    logits = model.encode_decode(inputs, [dict(sample.metainfo, img_shape=shape, pad_shape=shape)])
+    logits = F.interpolate(logits, shape, mode='bilinear', align_corners=model.align_corners)
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    labels = sample.gt_sem_seg.data.long()
+    counted = (labels < logits.shape[1]) & (labels != _ignore_index(model))
+    labels = labels.where(counted, torch.zeros_like(labels))
+    weights = segpgd_weights(logits, labels, step, num_steps) if attack == 'segpgd' else cospgd_weights(logits, labels)
+    entropy = F.cross_entropy(logits, labels, reduction='none')
+    return (weights.detach() * entropy * counted).sum() / counted.sum().clamp(min=1)
+
+
+def segpgd_weights(logits: Tensor, labels: Tensor, step: int, num_steps: int) -> Tensor:
+    """1 - lambda_t for pixels that are right, lambda_t = (t - 1) / (2 T) for those that are wrong.
+
+    Pixels that are already wrong cannot get worse, and would otherwise take most of the gradient. Gu et al., *SegPGD: An
+    Effective and Efficient Adversarial Attack for Evaluating and Boosting Segmentation Robustness*, ECCV 2022, Eq. 4 and
+    Algorithm 1.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), in [0, C).
+
+    Returns:
+        Tensor: (N, H, W).
+    """
+    wrong = (step - 1) / (2 * num_steps)
+    return torch.where(logits.argmax(1) == labels, 1 - wrong, wrong)
+
+
+def cospgd_weights(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cosine between a pixel's predicted distribution (softmax) and its label (one-hot).
+
+    Agnihotri et al., *CosPGD: an efficient white-box adversarial attack for pixel-wise prediction tasks*, ICML 2024. As in its
+    released code (``cospgd_scale``), the weight is not differentiated.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), in [0, C).
+
+    Returns:
+        Tensor: (N, H, W), in [0, 1].
+    """
+    target = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return F.cosine_similarity(logits.softmax(1), target, dim=1)
+
+
+def preprocess(model: nn.Module, image: Tensor, sample: Any) -> Dict[str, Any]:
+    """What the host's own data preprocessor makes of one image, with ground truth padded as the input.
+
+    Called as for testing: what is attacked is what is deployed, without the batch augmentations of training.
+    """
+    preprocessor = model.data_preprocessor
+    data = preprocessor(dict(inputs=[image], data_samples=[copy.deepcopy(sample)]), False)
+    if hasattr(preprocessor, 'pad_seg'):
+        _pad_detection(preprocessor, data['data_samples'])
+    else:
+        _pad_segmentation(data['data_samples'], tuple(data['inputs'].shape[-2:]))
+    return data
+
+
+def _pad_detection(preprocessor: nn.Module, samples: List[Any]) -> None:
+    """What mmdet's preprocessor pads in training alone."""
+    if preprocessor.pad_mask:
+        preprocessor.pad_gt_masks(samples)
+    if preprocessor.pad_seg:
+        preprocessor.pad_gt_sem_seg(samples)
+
+
+def _pad_segmentation(samples: List[Any], shape: Tuple[int, int]) -> None:
+    for sample in samples:
+        for name in MAPS:
+            if name in sample:
+                pixels = sample.get(name)
+                padded = {key: pad_map(values, shape) for key, values in pixels.items()}
+                setattr(sample, name, type(pixels)(metainfo=pixels.metainfo, **padded))
+        sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))
+
+
+def _ignore_index(model: nn.Module) -> int:
+    head = model.decode_head
+    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', 255)
