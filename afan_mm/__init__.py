@@ -1,6 +1,6 @@
 """A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
 from .checkpoint import allow_mmengine_checkpoints
-from .engine import AFANAmpOptimWrapper, AFANHook, AFANOptimWrapper
+from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
 from .robustness import RobustTestLoop  # noqa: F401  registers it
 from .session import is_recording, tap
@@ -8,8 +8,8 @@ from .settings import AFANSettings
 
 __version__ = '0.1.0'
 __all__ = [
-    'AFANAmpOptimWrapper', 'AFANDecodeHead', 'AFANHook', 'AFANNeckWrapper', 'AFANOptimWrapper', 'AFANRoIHead', 'AFANSettings',
-    'is_recording', 'tap'
+    'AFANAmpOptimWrapper', 'AFANDecodeHead', 'AFANFeatureMapHook', 'AFANHook', 'AFANNeckWrapper', 'AFANOptimWrapper',
+    'AFANRoIHead', 'AFANSettings', 'is_recording', 'tap'
 ]
 
 # mmengine loads checkpoints with torch's default, which since torch 2.6 refuses what mmengine itself wrote.

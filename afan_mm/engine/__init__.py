@@ -1,4 +1,5 @@
+from .feature_map_hook import AFANFeatureMapHook
 from .hooks import AFANHook
 from .optim_wrapper import AFANAmpOptimWrapper, AFANOptimWrapper
 
-__all__ = ['AFANAmpOptimWrapper', 'AFANHook', 'AFANOptimWrapper']
+__all__ = ['AFANAmpOptimWrapper', 'AFANFeatureMapHook', 'AFANHook', 'AFANOptimWrapper']

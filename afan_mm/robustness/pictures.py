@@ -127,7 +127,9 @@ def _scale_instances(instances: Any, ori_shape: Tuple[int, ...], size: Tuple[int
 def _resize_map(values: Any, size: Tuple[int, int]) -> Tensor:
     """Labels or masks (C, H, W), tensor or array, at another size; no value is mixed with its neighbours."""
     values = torch.as_tensor(values)
-    return F.interpolate(values[None].double(), size, mode='nearest')[0].to(values.dtype) if len(values) else values.new_zeros((0, *size))
+    if not len(values):
+        return values.new_zeros((0, *size))
+    return F.interpolate(values[None].double(), size, mode='nearest')[0].to(values.dtype)
 
 
 def _arrange(panels: Dict[str, np.ndarray], title: str) -> np.ndarray:

@@ -1,0 +1,136 @@
+"""What A-FAN does to the features of one batch, kept instead of trained on."""
+import copy
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..augment import Strength, mix
+from ..functional import draw_strengths, full_precision
+from ..isolation import isolated_random, restored_state
+from ..passes import SitePasses
+from ..session import Session
+from ..settings import AFANSettings
+from ..site import Site
+
+
+class SiteFeatures(NamedTuple):
+    """One level of one site; every feature is (N, C, *S) on the CPU.
+
+    Attributes:
+        name: Of the site, with the index of the level where it has several.
+        settings: Those of the site; ``num_strengths`` is the number of features below.
+        strengths: In units of epsilon, rising to 1.
+        scale: Factor on epsilon (warm-up).
+        clean: f.
+        augmented: f + magnify * strength * direction, for each strength.
+        normalized: Eq. 5 on these, for each strength; empty for a site without moments.
+        finite: Whether the direction was finite; where not, nothing was perturbed.
+        extent: Share of height and width that shows the first image; the rest is padding.
+    """
+    name: str
+    settings: AFANSettings
+    strengths: List[float]
+    scale: float
+    clean: Tensor
+    augmented: List[Tensor]
+    normalized: List[Tensor]
+    finite: bool
+    extent: Tuple[float, float] = (1.0, 1.0)
+
+
+class _Capture(SitePasses):
+    """Finds the direction of a site as training does, and keeps the perturbed features instead of training on them."""
+
+    def __init__(self, model: nn.Module, key: str, scale: float, num_strengths: Optional[int], magnify: float):
+        super().__init__(model, key=key, scale=scale)
+        self.num_strengths = num_strengths
+        self.magnify = magnify
+        self.captured: List[SiteFeatures] = []
+
+    def run(self, site: Site) -> None:
+        site.check()
+        with self._isolated(site):
+            found = self._perturb(site)
+        settings = replace(site.settings, num_strengths=self.num_strengths or site.settings.num_strengths, normalized=None)
+        values = draw_strengths(settings.num_strengths, 'linspace').tolist()
+        for level, (feature, delta) in enumerate(zip(site.features, found.deltas)):
+            clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
+            mixed = [mix(settings, clean, delta, Strength(v)) for v in values] if settings.moments else []
+            name = site.name if len(site.features) == 1 else f'{site.name}[{level}]'
+            augmented = [clean + v * delta for v in values]
+            self.captured.append(
+                SiteFeatures(name, settings, values, self.scale, clean, augmented, mixed, bool(found.finite)))
+        site.release()
+
+
+class _DirectionsOnly(Session):
+    """A session that ends where the directions are known: no parameter gets a gradient."""
+
+    def finish(self, loss: Tensor) -> None:
+        outputs, self._outputs = self._outputs, []
+        if outputs:
+            self._find_directions(loss, outputs)
+        for hook in self._hooks:
+            hook.remove()
+        for site in self.sites.values():
+            self.passes.run(site)
+
+
+def first_sample(batch: Any) -> Any:
+    """The batch of the first sample alone."""
+    return {key: first_sample(value) for key, value in batch.items()} if isinstance(batch, dict) else batch[:1]
+
+
+def capture(model: nn.Module,
+            batch: dict,
+            num_strengths: Optional[int] = None,
+            magnify: float = 20.0,
+            sites: Optional[Sequence[str]] = None,
+            scale: float = 1.0,
+            key: str = '') -> List[SiteFeatures]:
+    """Clean, augmented and normalised features at every site of a model, for one batch.
+
+    One clean pass in evaluation mode (batch norm uses its running statistics) and full precision, the direction of each site, and
+    no adversarial pass. Parameters, gradients, buffers, modes and random streams are afterwards as before.
+
+    Args:
+        model: The host, with A-FAN components; not a data-parallel wrapper.
+        batch: As from a data loader, with ground truth; its moments are those of this batch.
+        num_strengths: How many, evenly spaced up to epsilon. Defaults to None, that of each site.
+        magnify: Factor on the perturbation, before the normalisation. Defaults to 20 (Figures 7 to 9).
+        sites: Names of the sites. Defaults to None, all.
+        scale: Factor on every epsilon. Defaults to 1.
+        key: Determines noise and random starts. Defaults to ''.
+
+    Raises:
+        ValueError: If the model has no such site in this pass.
+    """
+    from ..robustness.modes import evaluation_mode, flow_modules  # robustness imports this package
+    passes = _Capture(model, key, scale, num_strengths, magnify)
+    session = _DirectionsOnly(passes)
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(isolated_random(0, device))
+        stack.enter_context(restored_state(model))
+        stack.enter_context(evaluation_mode(model, flow_modules(model)))
+        with session.record():
+            data = model.data_preprocessor(copy.deepcopy(batch), True)
+            losses = model._run_forward(data, mode='loss')
+        missing = set(sites or ()) - set(session.sites)
+        if missing or not session.sites:
+            raise ValueError(f'sites must be among {sorted(session.sites)}, those that this model has switched on, '
+                             f'but got {sorted(missing)}')
+        session.finish(model.parse_losses(losses)[0])
+    return [each._replace(extent=_extent(data)) for each in passes.captured
+            if sites is None or each.name.partition('[')[0] in sites]
+
+
+def _extent(data: Any) -> Tuple[float, float]:
+    inputs, samples = data['inputs'], data.get('data_samples')
+    height, width = inputs[0].shape[-2:]
+    shown = samples[0].metainfo.get('img_shape', (height, width)) if samples else (height, width)
+    return min(1.0, shown[0] / height), min(1.0, shown[1] / width)
