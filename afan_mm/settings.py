@@ -48,8 +48,8 @@ class AFANSettings:
             (Eq. 3). Defaults to False.
         detach_context: The same for the layers that reach the tail past the site, such as the low-level feature of DeepLabV3+,
             which the released code does not detach. Defaults to None, as ``detach``.
-        bn_stats: 'clean' leaves the running statistics of batch norm to the clean pass, 'all' lets every pass update them
-            (the released code). Defaults to 'clean'.
+        bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host counts or averages, to the clean
+            pass; 'all' lets every pass update them (the released code). Defaults to 'clean'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.

@@ -46,10 +46,10 @@ class Site:
     @staticmethod
     def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
         """A context tensor as the passes read it; one that is not detached collects its gradient."""
-        if settings.context_detached or not tensor.is_floating_point():
+        if settings.context_detached or not tensor.requires_grad:
             return tensor.detach()
         # A parameter learns in the passes directly, like those of the tail.
-        return tensor if tensor.is_leaf and tensor.requires_grad else tensor.detach().requires_grad_()
+        return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
 
     def check(self) -> None:
         """Raise if the host overwrote what was tapped."""

@@ -9,7 +9,7 @@ STAGES = {256: 8, 512: 16, 1024: 32, 2048: 64}  # what the stages of the backbon
 THIN = {**STAGES, 256: 16}
 NOT_IN_CONFIG = dict(
     QuasiDenseEmbedHead=dict(in_channels=16), FCOSHead=dict(norm_cfg=dict(type='GN', num_groups=4)), DeformableDETRHead=dict(embed_dims=16))
-WIDTHS = ('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'channels', 'embed_dims')
+WIDTHS = ('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'channels', 'embed_dims', 'proposal_feature_channel')
 
 
 def family_model(path, shape=None):
@@ -35,7 +35,9 @@ def thin(node):
             node[key] = THIN.get(node[key], node[key])
     if str(node.get('type')).startswith('ResNet'):
         node.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False, zero_init_residual=False)
-        node.pop('pretrained', None)
+    node.pop('pretrained', None)
+    if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
+        node['init_cfg'] = None
     if node.get('num_groups') == 32:
         node['num_groups'] = 4
     if 'num_feats' in node:

@@ -34,6 +34,8 @@ FAMILIES = {
     # cascades with masks, a panoptic head
     'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': ['neck', *STAGES],
     'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    # boxes that are learned, before any image
+    'mmdet/sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': ['neck', *[f'roi_head.s{stage}' for stage in range(6)]],
     # a host inside another: two branches of a semi-supervised one, two frames of a tracker
     'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py': ['neck', 'roi_head'],
     'mmdet/qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py': ['neck', 'roi_head'],
@@ -48,7 +50,9 @@ FAMILIES = {
 
 def build(model):
     seed_everything(0)
-    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).train()
+    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).train()
+    model.init_weights()
+    return model
 
 
 def step(cfg, model):

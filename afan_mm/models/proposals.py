@@ -5,7 +5,8 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from torch import nn
 
 from ..isolation import replaced
-from .tape import answered, as_given
+from .samples import pack, unpack
+from .tape import answered
 
 
 class Proposals:
@@ -46,7 +47,7 @@ class Proposals:
         """Inside, the kept results are returned, in their order."""
         with ExitStack() as stack:
             for owner, name in self._methods:
-                results = [as_given(result) for result in self._results[id(owner), name]]
+                results = [unpack(result) for result in self._results[id(owner), name]]
                 stack.enter_context(replaced(owner, **{name: answered(results, getattr(owner, name))}))
             yield
 
@@ -55,7 +56,7 @@ def _keeping(kept: List[Any], compute: Callable) -> Callable:
 
     def method(*args, **kwargs):
         result = compute(*args, **kwargs)
-        kept.append(as_given(result))
+        kept.append(pack(result))
         return result
 
     return method

@@ -9,7 +9,8 @@ from ..session import is_recording, tap
 from ..settings import AFANSettings
 from ..site import Losses
 from .levels import Levels
-from .tape import Tape, as_given
+from .samples import pack
+from .tape import Tape
 
 
 class Point(NamedTuple):
@@ -50,7 +51,7 @@ class Rerun:
         """The method's own result."""
         if not is_recording(self.settings):
             return self._compute(*args, **kwargs)
-        self._arguments = as_given((args, kwargs))
+        self._arguments = pack((args, kwargs))
         with self._tape.record(), self._instead(self._at_site):
             result = self._compute(*args, **kwargs)
         if self._arguments is not None:

@@ -105,9 +105,9 @@ class _BoxLossRerun(Rerun):
     def _losses_of(self, result: dict) -> Losses:
         return {key: value * self._weight if 'loss' in key else value for key, value in result['loss_bbox'].items()}
 
-    def _at_site(self, *features: Tensor) -> Any:
+    def _at_site(self, *features: Tensor, **options: Any) -> Any:
         if self.root.afan_site == 'map' or self._arguments is None:
-            return super()._at_site(*features)
+            return super()._at_site(*features, **options)
         vectors = self._vectors(features)
         self._tape.forget_running_call()  # its last layers gave what they read
         self._levels = range(len(vectors))

@@ -3,11 +3,11 @@ from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..isolation import replaced
+from .samples import pack, unpack
 
 _TENSOR = object()  # stands for a tensor of the tape
 _AGAIN = object()  # stands for a result that was overwritten after it was recorded
@@ -56,14 +56,14 @@ class Tape:
         """The point has been reached; hand out every tensor of the tape, and keep none.
 
         Args:
-            arguments: Those of the recorded run.
+            arguments: Those of the recorded run, packed.
 
         Returns:
             The tensors in ``arguments`` and on the tape. :meth:`replay` wants tensors in the same order.
         """
         self._open = False
         outputs = [output if _versions(output) == versions else _AGAIN for _, output, versions in self._calls]
-        leaves, self._structure = tree_flatten((arguments, outputs))
+        leaves, self._structure = tree_flatten((arguments, pack(outputs)))
         self._modules = [module for module, _, _ in self._calls]
         self._calls.clear()
         self._leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -77,11 +77,11 @@ class Tape:
         arguments, outputs = tree_unflatten(leaves, self._structure)
         answers: Dict[nn.Module, List[Any]] = defaultdict(list)
         for module, output in zip(self._modules, outputs):
-            answers[module].append(output)
+            answers[module].append(unpack(output))
         with ExitStack() as stack:
             for module, taped in answers.items():
                 stack.enter_context(replaced(module, forward=answered(taped, module.forward)))
-            yield as_given(arguments)
+            yield unpack(arguments)
 
 
 def answered(taped: Sequence[Any], compute: Callable) -> Callable:
@@ -94,19 +94,6 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
         return compute(*args, **kwargs)
 
     return forward
-
-
-def as_given(arguments: Any) -> Any:
-    """The same arguments, with data samples of their own: hosts rename and replace fields of theirs. Tensors are shared."""
-    return tree_map(lambda leaf: _sample(leaf) if isinstance(leaf, BaseDataElement) else leaf, arguments)
-
-
-def _sample(element: BaseDataElement) -> BaseDataElement:
-    result = element.new()
-    for key, value in element.items():
-        if isinstance(value, (BaseDataElement, list, tuple)):
-            setattr(result, key, as_given(value))
-    return result
 
 
 def _versions(output: Any) -> List[int]:

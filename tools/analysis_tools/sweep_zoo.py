@@ -50,12 +50,13 @@ def families(host):
 
 def try_family(name, folder, out, time_limit):
     """Run the trial of one family in a process of its own, and complete its record."""
-    command = [sys.executable, '-W', 'ignore', str(TRIAL), str(folder), str(out)]
+    command = [sys.executable, '-W', 'ignore', str(TRIAL), str(folder), str(out.resolve())]
     out.unlink(missing_ok=True)
     error = None
     with open(out.with_suffix('.log'), 'w') as log:
         try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=time_limit).returncode
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=time_limit,
+                                  cwd=folder.parent.parent).returncode  # some configs name others by 'configs/...'
             if code:
                 error = f'the process ended with {code} (a negative number is the signal that ended it)'
         except subprocess.TimeoutExpired:

@@ -48,7 +48,7 @@ def load(path):
         import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for node in dicts(cfg.model):
-        for key in ('pretrained', 'checkpoint'):
+        for key in ('pretrained', 'checkpoint', 'teacher_ckpt'):
             if isinstance(node.get(key), str):
                 node[key] = None
         if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
@@ -110,9 +110,9 @@ def step(model, cfg, shape):
 
 
 def stock_step(cfg, record):
-    """The stock step, at the smallest of several image sizes that the family can take: the weights, gradients and image size."""
-    error = None
-    for shape in SHAPES:
+    """The stock step, at the smallest of several image sizes that the family can take, its own last: weights, gradients, size."""
+    error, own = None, cfg.model.get('data_preprocessor', {}).get('size')
+    for shape in (*SHAPES, *([tuple(own)] if own else ())):
         resize(cfg.model, shape)
         model = build(cfg)
         model.init_weights()
