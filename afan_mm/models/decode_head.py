@@ -16,7 +16,8 @@ class AFANDecodeHead(AFANComponent):
     """A decode head that perturbs one of its features.
 
     Args:
-        base: Stock type of the head: any with a method ``loss`` that returns a dict of losses, mmseg's ``BaseDecodeHead`` first of all.
+        base: Stock type of the head: one derived from mmseg's ``BaseDecodeHead``, or any with a method ``loss`` that returns a dict
+            of losses.
         afan: Settings of the site, and
 
             - ``site``: 'classifier', what the last classifier reads, before its dropout; or the name of a submodule whose output is
@@ -34,8 +35,9 @@ class AFANDecodeHead(AFANComponent):
         self.afan_levels = as_levels(afan.pop('levels', None))
         sites = ['classifier'] if _has_classifier(self) else []
         if self.afan_site not in sites and self.afan_site not in dict(self.named_modules()):
-            raise ValueError(f'site of {type(self).__name__} must be one of {sites + [name for name, _ in self.named_children()]} or '
-                             f'a submodule of these, but got {self.afan_site!r}')
+            sites += [name for name, _ in self.named_children()]
+            raise ValueError(f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
+                             f'but got {self.afan_site!r}')
         return afan
 
     @classmethod

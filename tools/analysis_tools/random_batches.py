@@ -137,8 +137,10 @@ def _identities(batch: dict) -> dict:
 
 
 def _num_classes(model: dict) -> int:
-    """The smallest ``num_classes`` of any head: labels that every head knows."""
-    found = [node['num_classes'] for node in dicts(model) if isinstance(node.get('num_classes'), int)]
+    """The smallest number of classes of any head: labels that every head knows."""
+    found = [node[key] for node in dicts(model) for key in ('num_classes', 'num_things_classes') if isinstance(node.get(key), int)]
+    if not found and 'rpn_head' in model:
+        return 1  # objects
     if not found:
         raise ValueError('no head of its model has num_classes')
     return min(found)
