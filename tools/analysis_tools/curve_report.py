@@ -1,13 +1,14 @@
 """The figures of a robustness curve as a table and as a picture."""
 from collections import defaultdict
+from io import BytesIO
 
-import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-
+FORMATS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # told apart by the colour-blind, too
+MARKERS = 'osD^vP'
 
 
 def figures(entries, metric=None):
@@ -30,6 +31,15 @@ def figures(entries, metric=None):
     return metric, curves
 
 
+def caption(metric, entries):
+    """What the figures are and how the images were attacked. All entries but those of epsilon 0 have the same number of steps."""
+    protocol = entries[-1]['protocol']
+    attack = f"{protocol['attack'].upper()}-{protocol['num_steps']} on the pixels"
+    if protocol['epsilon']:
+        attack += f", step {protocol['step_size'] / protocol['epsilon']:.4g} x epsilon (the ratio of the paper's protocol)"
+    return f"{metric} on {entries[0]['num_images']} images; {attack}"
+
+
 def spread(values):
     """'mean', or 'mean ± standard deviation' of several seeds (n - 1)."""
     if len(values) == 1:
@@ -37,7 +47,7 @@ def spread(values):
     return f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}'
 
 
-def table(metric, curves, attack, num_images):
+def table(about, curves):
     """Markdown: a row for each label, a column for each strength."""
     epsilons = sorted({epsilon for curve in curves.values() for epsilon in curve['robust']})
     rows = [['', 'seeds', 'clean', *(f'{epsilon:g}/255' for epsilon in epsilons)]]
@@ -46,23 +56,43 @@ def table(metric, curves, attack, num_images):
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
     lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
-    return '\n'.join([f'{metric} on {num_images} images, clean and under {attack.upper()}-10 of growing epsilon', '', *lines])
+    if any(len(curve['clean']) > 1 for curve in curves.values()):
+        about += '; mean ± standard deviation of the seeds'
+    return '\n'.join([about, '', *lines])
 
 
-def plot(metric, curves, attack, path):
-    """A line for each label, with a band of one standard deviation where there are several seeds."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    for (label, curve), colour in zip(curves.items(), COLOURS * len(curves)):
-        epsilons = sorted(curve['robust'])
-        mean = np.array([np.mean(curve['robust'][e]) for e in epsilons])
-        axes.plot(epsilons, mean, 'o-', color=colour)
+def plot(metric, about, curves, file_format):
+    """A line for each label, with a band of one standard deviation where there are several seeds; the file as bytes."""
+    # The names stand beside the axes: the longer they are, the wider the picture.
+    figure = Figure(figsize=(7 + 0.085 * max(map(len, curves)), 4.5), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    labels = []
+    for index, (label, curve) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        robust = {0.0: curve['clean'], **curve['robust']}
+        epsilons = sorted(robust)
+        mean = np.array([np.mean(robust[e]) for e in epsilons])
+        axes.plot(epsilons, mean, color=colour, marker=MARKERS[index % len(MARKERS)])
         if len(curve['clean']) > 1:
-            std = np.array([np.std(curve['robust'][e], ddof=1) for e in epsilons])
+            std = np.array([np.std(robust[e], ddof=1) for e in epsilons])
             axes.fill_between(epsilons, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
-        axes.annotate(label, (epsilons[0], mean[0]), textcoords='offset points', xytext=(6, 6 if colour == COLOURS[0] else -12),
-                      color=colour)
-    axes.set(xlabel='epsilon of the attack, in 1/255', ylabel=metric, ylim=(0, None), title=f'{attack.upper()}-10 on the pixels')
+        labels.append((mean[-1], label, colour))
+    axes.set(xlabel='epsilon of the attack, in 1/255', ylabel=metric, ylim=(0, None))
+    axes.set_title(about, fontsize=9, loc='left')
     axes.spines[['top', 'right']].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    axes.grid(alpha=0.3)
+    _label_ends(axes, labels)
+    picture = BytesIO()
+    figure.savefig(picture, format=file_format, dpi=120)
+    return picture.getvalue()
+
+
+def _label_ends(axes, labels):
+    """The name of each line at its right end, moved up where it would lie on another."""
+    top = axes.get_ylim()[1]
+    lowest = 0.0
+    for height, label, colour in sorted(labels):
+        height = max(height, lowest)
+        lowest = height + 0.06 * top
+        axes.annotate(label, (1.01, height), xycoords=('axes fraction', 'data'), color=colour, va='center', annotation_clip=False)

@@ -1,7 +1,7 @@
 """The picture of plot_health.py: a column for each run, a row for each quantity."""
 import math
 
-from health_report import FINE, HIGH_ZERO, LOW_MIX, STRONG, STRONG_GAIN, UNCLEAR, WEAK, WEAK_GAIN
+from health_report import FINE, HIGH_ZERO, LOW_MIX, STRONG, STRONG_GAIN, UNCLEAR, WEAK, WEAK_GAIN, percent
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afan_mm.visualization.canvas import new_figure, render
@@ -21,7 +21,7 @@ def draw(runs):
     """The picture, (H, W, 3) RGB in uint8.
 
     Args:
-        runs: What :func:`~health_report.read_run` returns, with ``verdicts`` added, by the name of the run.
+        runs: What :func:`~health_logs.read_run` returns, with ``verdicts`` added, by the name of the run.
     """
     names = list(dict.fromkeys(site for run in runs.values() for site in run['sites']))
     styles = {name: dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
@@ -30,7 +30,8 @@ def draw(runs):
     figure = new_figure(width, height)
     axes = figure.subplots(len(HEIGHTS), len(runs), sharex='col', sharey='row', squeeze=False,
                            gridspec_kw=dict(height_ratios=HEIGHTS))
-    figure.subplots_adjust(left=80 / width, right=1 - 150 / width, top=1 - above / height, bottom=50 / height, hspace=0.25, wspace=0.45)
+    figure.subplots_adjust(left=80 / width, right=1 - 150 / width, top=1 - above / height, bottom=50 / height, hspace=0.25,
+                           wspace=0.45)
     for (name, run), column in zip(runs.items(), axes.T):
         for panel, axis in zip((_gain, _losses, _mix_ratio, _delta_norm, _zero_share), column):
             panel(axis, run, styles)
@@ -39,8 +40,11 @@ def draw(runs):
         column[-1].set_xlabel('iteration')
         column[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _write_verdicts(column[0], name, run, styles)
-    _scale(axes[1], runs, ('objective', 'clean'))
-    _scale(axes[3], runs, ('delta_norm', ))
+    gains = _values(runs, ('relative_gain', ))
+    low, high = min([*gains, -LINEAR_GAIN]), max([*gains, 2 * STRONG_GAIN])
+    axes[0, 0].set_ylim(2 * low, 2 * high)
+    _scale(axes[1, 0], _values(runs, ('objective', 'clean')))
+    _scale(axes[3, 0], _values(runs, ('delta_norm', )))
     for axis in axes.flat:
         _spread_labels(axis)
     return render(figure)
@@ -50,12 +54,13 @@ def _write_verdicts(axis, name, run, styles):
     """Above the first panel: which run, and a line for each site."""
     lines = [(name, dict(color='black', weight='bold', size=12))]
     for site, found in run['verdicts'].items():
-        gain = 100 * found['medians']['relative_gain']
+        gain = found['medians']['relative_gain']
         side = 'above' if gain >= 0 else 'below'
-        lines.append((f"{site}: {SHORT[found['verdict']]}, adversarial loss {abs(gain):.2g} % {side} the clean one",
+        lines.append((f"{site}: {SHORT[found['verdict']]}, adversarial loss {percent(abs(gain))} {side} the clean one",
                       dict(color=styles[site]['color'], size=11)))
     for number, (text, style) in enumerate(reversed(lines)):
-        axis.annotate(text, (0, 1), xycoords='axes fraction', xytext=(0, 0.72 * LINE * (number + 1.4)), textcoords='offset points', **style)
+        place = (0, 0.72 * LINE * (number + 1.4))
+        axis.annotate(text, (0, 1), xycoords='axes fraction', xytext=place, textcoords='offset points', **style)
 
 
 def _gain(axis, run, styles):
@@ -63,11 +68,10 @@ def _gain(axis, run, styles):
     axis.set_yscale('symlog', linthresh=LINEAR_GAIN)
     axis.axhspan(-WEAK_GAIN, WEAK_GAIN, color=ZONES[WEAK], zorder=0)
     axis.axhspan(STRONG_GAIN, 1e6, color=ZONES[STRONG], zorder=0)
-    values = _lines(axis, run, styles, 'relative_gain')
+    _lines(axis, run, styles, 'relative_gain')
     axis.set_yticks(GAIN_TICKS)
     axis.minorticks_off()
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:g} %'))
-    axis.set_ylim(min([-2 * LINEAR_GAIN, *(2 * v for v in values)]), max([4 * STRONG_GAIN, *(2 * v for v in values)]))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:g}%'))
     for text, height in (('too weak', WEAK_GAIN / 2), ('may hurt', 2 * STRONG_GAIN)):
         axis.annotate(text, (0.01, height), xycoords=('axes fraction', 'data'), color='#555555', style='italic', va='center')
 
@@ -101,14 +105,18 @@ def _zero_share(axis, run, styles):
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.0%}'))
 
 
-def _scale(row, runs, keys):
-    """Logarithmic where one line would flatten the others. The panels of a row share their axis."""
-    values = [r[key] for run in runs.values() for reports in run['sites'].values() for r in reports for key in keys]
-    values = [v for v in values if math.isfinite(v)]
+def _values(runs, figures):
+    """All finite values of some figures. The panels of a row share their axis."""
+    reports = [report for run in runs.values() for reports in run['sites'].values() for report in reports]
+    return [report[figure] for report in reports for figure in figures if math.isfinite(report[figure])]
+
+
+def _scale(axis, values):
+    """Logarithmic where one line would flatten the others."""
     if values and min(values) > 0 and max(values) > 20 * min(values):
-        row[0].set_yscale('log')
+        axis.set_yscale('log')
     else:
-        row[0].set_ylim(bottom=0)
+        axis.set_ylim(bottom=0)
 
 
 def _title(axis, text):
@@ -116,21 +124,18 @@ def _title(axis, text):
 
 
 def _lines(axis, run, styles, figure, label=True, **changes):
-    """A line for each site, its name at the right end; returns all finite values."""
-    drawn = []
+    """A line for each site, its name at the right end."""
     for site, reports in run['sites'].items():
-        points = [(r['iter'], r[figure]) for r in reports if math.isfinite(r.get(figure, math.nan))]
+        points = [(report['iter'], report[figure]) for report in reports if math.isfinite(report[figure])]
         if points:
             axis.plot(*zip(*points), **dict(styles[site], markersize=4, **changes))
             if label:
                 _label(axis, points[-1][1], site, styles[site]['color'])
-            drawn += [value for _, value in points]
-    return drawn
 
 
 def _label(axis, height, text, colour):
-    axis.annotate(text, (1.01, height), xycoords=('axes fraction', 'data'), xytext=(0, 0), textcoords='offset points', color=colour,
-                  va='center', fontsize=9, gid='label', annotation_clip=False)
+    axis.annotate(text, (1.01, height), xycoords=('axes fraction', 'data'), xytext=(0, 0), textcoords='offset points',
+                  color=colour, va='center', fontsize=9, gid='label', annotation_clip=False)
 
 
 def _spread_labels(axis, gap=14):

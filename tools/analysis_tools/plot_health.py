@@ -1,11 +1,11 @@
 """Is the perturbation too weak, or too strong? python tools/analysis_tools/plot_health.py WORK_DIR [WORK_DIR ...] [options]
 
-Reads what AFANHook logged in each WORK_DIR (or scalars.json), draws the figures of every site over the iterations with the losses,
-and says in words for each site whether its perturbation is too weak to matter, strong enough to hurt, or neither, from
+Reads what AFANHook logged in each WORK_DIR (or scalars.json), draws the figures of every site over the iterations with the
+losses, and says in words for each site whether its perturbation is too weak to matter, strong enough to hurt, or neither, from
 which numbers, and what to change. Several runs are drawn side by side. The logs of a resumed run are joined.
 
-A perturbation is weak where the adversarial loss is less than 1 % above the clean loss of the same tail, and strong from 100 %; all
-the limits, and the reasons for them, are in health_report.py. Only a run with AFANHook has these figures; the hook sends them
+A perturbation is weak where the adversarial loss is less than 1 % above the clean loss of the same tail, and strong from 100 %;
+all limits, and the reasons for them, are in health_report.py. Only a run with AFANHook has these figures; the hook sends them
 every `interval` (50) iterations.
 """
 import argparse
@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # command_line.py
 
 from command_line import UsageError, run  # noqa: E402
+from health_logs import read_run  # noqa: E402
 from health_plot import draw  # noqa: E402
-from health_report import HIGH_ZERO, LOW_MIX, STRONG_GAIN, WEAK_GAIN, judge, read_run  # noqa: E402
+from health_report import HIGH_ZERO, LOW_MIX, STRONG_GAIN, WEAK_GAIN, judge, percent  # noqa: E402
 
 from afan_mm.visualization.canvas import save_png  # noqa: E402
 
@@ -53,10 +54,11 @@ def describe(name, found):
         medians = verdict['medians']
         lines += [f"  {site}: {verdict['verdict'].upper()}",
                   f"    medians of {verdict['reports']} reports, iterations {verdict['iters'][0]} to {verdict['iters'][1]}:",
-                  f"      gain {medians['gain']:.2g} = {100 * medians['relative_gain']:.2g} % of the clean loss {medians['clean']:.3g} "
-                  f'(weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})',
-                  f"      mix ratio {medians['mix_ratio']:.2f} (low below {LOW_MIX}), zero share {medians['zero_share']:.0%} (high above "
-                  f"{HIGH_ZERO:.0%}), delta norm {medians['delta_norm']:.3g}, not finite {medians['nonfinite_share']:.0%}"]
+                  f"      gain {medians['gain']:.2g} = {percent(medians['relative_gain'])} of the clean loss "
+                  f"{medians['clean']:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})",
+                  f"      mix ratio {medians['mix_ratio']:.2f} (low below {LOW_MIX}), zero share {medians['zero_share']:.0%} "
+                  f"(high above {HIGH_ZERO:.0%}), delta norm {medians['delta_norm']:.3g}, "
+                  f"not finite {medians['nonfinite_share']:.0%}"]
         lines += [f'    because: {reason}' for reason in verdict['reasons']]
         lines += [f'    change: {advice}' for advice in verdict['advice']]
     return '\n'.join(lines)
