@@ -1,4 +1,5 @@
 """A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
+
 from .checkpoint import allow_mmengine_checkpoints
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
@@ -8,9 +9,18 @@ from .settings import AFANSettings
 
 __version__ = '0.1.0'
 __all__ = [
-    'AFANAmpOptimWrapper', 'AFANDecodeHead', 'AFANFeatureMapHook', 'AFANHook', 'AFANNeckWrapper', 'AFANOptimWrapper',
-    'AFANRoIHead', 'AFANSettings', 'is_recording', 'tap'
+    'AFANAmpOptimWrapper',
+    'AFANDecodeHead',
+    'AFANFeatureMapHook',
+    'AFANHook',
+    'AFANNeckWrapper',
+    'AFANOptimWrapper',
+    'AFANRoIHead',
+    'AFANSettings',
+    'is_recording',
+    'tap',
 ]
 
-# mmengine loads checkpoints with torch's default, which since torch 2.6 refuses what mmengine itself wrote.
+# mmengine loads checkpoints with torch's default, which since torch 2.6 refuses what mmengine
+# itself wrote.
 allow_mmengine_checkpoints()

@@ -1,4 +1,7 @@
-"""Projected gradient ascent on a tensor, Eq. 2: a feature and a way to its gradient in, a perturbation out."""
+"""Projected gradient ascent on a tensor, Eq. 2: a feature and a way to its gradient in, a
+perturbation out.
+"""
+
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -13,45 +16,59 @@ class Perturbation(NamedTuple):
 
     Attributes:
         deltas: One perturbation per level, shaped like the features and inside the ball.
-        finite: 0-dim bool tensor: whether every gradient on the way was finite. Where it is False all deltas are zero.
+        finite: 0-dim bool tensor: whether every gradient on the way was finite. Where it is False
+            all deltas are zero.
     """
+
     deltas: List[Tensor]
     finite: Tensor
 
 
-def pgd(features: Sequence[Tensor],
-        gradient: Gradient,
-        epsilon: Sequence[Radius],
-        step_size: Sequence[Radius],
-        num_steps: int = 1,
-        random_start: bool = False,
-        first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
-        generator: Optional[torch.Generator] = None,
-        bounds: Optional[Tuple[float, float]] = None) -> Perturbation:
+def pgd(
+    features: Sequence[Tensor],
+    gradient: Gradient,
+    epsilon: Sequence[Radius],
+    step_size: Sequence[Radius],
+    num_steps: int = 1,
+    random_start: bool = False,
+    first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
+    generator: Optional[torch.Generator] = None,
+    bounds: Optional[Tuple[float, float]] = None,
+) -> Perturbation:
     """Find the perturbation in an l-infinity ball that raises the loss (Eq. 2).
 
-    A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that is not finite anywhere
-    ends in a zero perturbation of every level, decided on the device: no branch waits for it.
+    A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that
+    is not finite anywhere ends in a zero perturbation of every level, decided on the device: no
+    branch waits for it.
 
     Args:
         features: The clean features, one tensor per level, any shape; never modified.
         gradient: Maps perturbed features to the loss's gradient at each of them.
-        epsilon: Radius of the ball for each level: a number, or a tensor that broadcasts against it.
+        epsilon: Radius of the ball for each level: a number, or a tensor that broadcasts against
+            it.
         step_size: Length of one step for each level, likewise.
         num_steps: Number of steps; n in PGD-n. Defaults to 1.
         random_start: Start anywhere in the ball instead of at its centre. Defaults to False.
-        first_gradient: The gradient at the start, where the caller already has it. Not allowed with ``random_start``.
+        first_gradient: The gradient at the start, where the caller already has it. Not allowed with
+            ``random_start``.
         generator: For ``random_start``, on the features' device.
-        bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image: after each step the deltas
-            are clipped to what they leave. The clean features must lie within. Defaults to None, no bounds.
+        bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image:
+            after each step the deltas are clipped to what they leave. The clean features must lie
+            within. Defaults to None, no bounds.
 
     Returns:
         Perturbation: The deltas and whether they can be trusted.
     """
     if random_start and first_gradient is not None:
-        raise ValueError('first_gradient must be None with random_start: the attack does not start at the clean feature')
+        raise ValueError(
+            'first_gradient must be None with random_start: the attack does not start at the '
+            'clean feature'
+        )
     if random_start:
-        deltas = [_within(_uniform_like(f, generator) * eps, f, bounds) for f, eps in zip(features, epsilon)]
+        deltas = [
+            _within(_uniform_like(f, generator) * eps, f, bounds)
+            for f, eps in zip(features, epsilon)
+        ]
     else:
         deltas = [torch.zeros_like(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
@@ -63,7 +80,8 @@ def pgd(features: Sequence[Tensor],
         for grad in grads:
             if grad is not None:
                 finite = finite & grad.isfinite().all()
-        # Zeroed within the loop, so that the next step's forward pass never meets what this gradient broke.
+        # Zeroed within the loop, so that the next step's forward pass never meets what this
+        # gradient broke.
         deltas = [
             torch.where(finite, _within(_ascend(d, g, eps, size), f, bounds), torch.zeros_like(d))
             for f, d, g, eps, size in zip(features, deltas, grads, epsilon, step_size)
@@ -80,7 +98,9 @@ def _ascend(delta: Tensor, grad: Optional[Tensor], epsilon: Radius, step_size: R
 
 
 def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]]) -> Tensor:
-    """The delta that keeps feature + delta within the bounds. It only shrinks, and so stays in the ball."""
+    """The delta that keeps feature + delta within the bounds. It only shrinks, and so stays in the
+    ball.
+    """
     if bounds is None:
         return delta
     low, high = bounds
@@ -92,5 +112,7 @@ def _radius(epsilon: Radius, like: Tensor) -> Tensor:
 
 
 def _uniform_like(feature: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-    noise = torch.rand(feature.shape, generator=generator, device=feature.device, dtype=feature.dtype)
+    noise = torch.rand(
+        feature.shape, generator=generator, device=feature.device, dtype=feature.dtype
+    )
     return 2 * noise - 1

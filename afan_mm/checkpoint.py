@@ -1,15 +1,19 @@
-"""Let torch load the checkpoints that mmengine writes, without switching off its protection against malicious ones.
+"""Let torch load the checkpoints that mmengine writes, without switching off its protection against
+malicious ones.
 
-Since torch 2.6 ``torch.load`` builds only objects from a list. A checkpoint of mmengine holds, besides tensors:
+Since torch 2.6 ``torch.load`` builds only objects from a list. A checkpoint of mmengine holds,
+besides tensors:
 
-- the logged values: ``HistoryBuffer`` objects around numpy arrays, and single numpy numbers such as a best score;
-- in each ``HistoryBuffer``, the functions that compute its statistics, and in the state of a one-cycle schedule, its
-  annealing function. Pickle's protocol 2, which torch writes, has no name for a function inside a class: it writes a
-  call, ``getattr(HistoryBuffer, 'mean')``.
+- the logged values: ``HistoryBuffer`` objects around numpy arrays, and single numpy numbers such as
+  a best score;
+- in each ``HistoryBuffer``, the functions that compute its statistics, and in the state of a
+  one-cycle schedule, its annealing function. Pickle's protocol 2, which torch writes, has no name
+  for a function inside a class: it writes a call, ``getattr(HistoryBuffer, 'mean')``.
 
-With ``builtins.getattr`` on the list a checkpoint could reach, and then call, anything. So a function of ours answers
-to that name, and hands out these few attributes and no other.
+With ``builtins.getattr`` on the list a checkpoint could reach, and then call, anything. So a
+function of ours answers to that name, and hands out these few attributes and no other.
 """
+
 from pickle import UnpicklingError
 from typing import Any, Callable, List
 
@@ -36,20 +40,25 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def resolve_attribute(owner: Any, name: str) -> Callable:
-    """Stand in for ``getattr`` while a checkpoint is read: functions that mmengine itself pickles, nothing else."""
+    """Stand in for ``getattr`` while a checkpoint is read: functions that mmengine itself pickles,
+    nothing else.
+    """
     for (allowed_owner, allowed_name), function in ATTRIBUTES.items():
-        # Identity and an exact type: what the file itself made does not get to answer for its own equality.
+        # Identity and an exact type: what the file itself made does not get to answer for its own
+        # equality.
         if owner is allowed_owner and type(name) is str and name == allowed_name:
             return function
     allowed = ', '.join(sorted(f'{owner.__name__}.{name}' for owner, name in ATTRIBUTES))
-    raise UnpicklingError(f'a checkpoint may look up only {allowed}, but this one asks for {name!r} of {owner!r}')
+    raise UnpicklingError(
+        f'a checkpoint may look up only {allowed}, but this one asks for {name!r} of {owner!r}'
+    )
 
 
 def _stand_in(function: Callable, path: str) -> Callable:
     """A function that torch's list files under ``path``, by its module and name.
 
-    The list also takes pairs of function and path, but not in every release that has it, and where it does not, a pair
-    breaks each later ``torch.load``. This works in all of them.
+    The list also takes pairs of function and path, but not in every release that has it, and where
+    it does not, a pair breaks each later ``torch.load``. This works in all of them.
     """
 
     def call(*args):
@@ -61,24 +70,37 @@ def _stand_in(function: Callable, path: str) -> Callable:
 
 
 def _refuse_call(*args):
-    raise UnpicklingError('a checkpoint may look up functions of OneCycleParamScheduler, but must not make one')
+    raise UnpicklingError(
+        'a checkpoint may look up functions of OneCycleParamScheduler, but must not make one'
+    )
 
 
 def _list_safe_globals() -> List[Callable]:
     number_types = {type(np.dtype(code)) for code in NUMBERS}
     functions = [_stand_in(resolve_attribute, 'builtins.getattr'), ONE_CYCLE]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # as numpy 1 and numpy 2 write it
+    # as numpy 1 and numpy 2 write it
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         functions.append(_stand_in(multiarray._reconstruct, f'{module}._reconstruct'))
         functions.append(_stand_in(multiarray.scalar, f'{module}.scalar'))
     return [HistoryBuffer, np.ndarray, np.dtype, *number_types, *functions]
 
 
-# A checkpoint needs this class only as the owner of its functions, never an instance, so it is not given the class.
-ONE_CYCLE = _stand_in(_refuse_call, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__name__}')
+# A checkpoint needs this class only as the owner of its functions, never an instance, so it is not
+# given the class.
+ONE_CYCLE = _stand_in(
+    _refuse_call, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__name__}'
+)
 
 # All that a checkpoint may look up by name.
-ATTRIBUTES = {(HistoryBuffer, name): getattr(HistoryBuffer, name) for name in ('min', 'max', 'mean', 'current')}
-ATTRIBUTES.update({(ONE_CYCLE, name): getattr(OneCycleParamScheduler, name)
-                   for name in ('_annealing_cos', '_annealing_linear')})
+ATTRIBUTES = {
+    (HistoryBuffer, name): getattr(HistoryBuffer, name)
+    for name in ('min', 'max', 'mean', 'current')
+}
+ATTRIBUTES.update(
+    {
+        (ONE_CYCLE, name): getattr(OneCycleParamScheduler, name)
+        for name in ('_annealing_cos', '_annealing_linear')
+    }
+)
 
 SAFE_GLOBALS = _list_safe_globals()

@@ -1,8 +1,9 @@
 """The mathematics of A-FAN on plain tensors; torch only.
 
-Shapes, everywhere in this module: a feature is (N, C, *S) with N samples, C channels and any number of spatial axes S, so
-(N, C, H, W) for a feature map and (N, C) for a RoI vector.
+Shapes, everywhere in this module: a feature is (N, C, *S) with N samples, C channels and any number
+of spatial axes S, so (N, C, H, W) for a feature map and (N, C) for a RoI vector.
 """
+
 from typing import Optional, Union
 
 import torch
@@ -13,7 +14,9 @@ STRENGTHS = ('uniform', 'linspace')
 
 
 def full_precision(feature: Tensor) -> Tensor:
-    """The feature in at least float32: a perturbation of 0.4/255 is below the resolution of a half-precision 1.0."""
+    """The feature in at least float32: a perturbation of 0.4/255 is below the resolution of a
+    half-precision 1.0.
+    """
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
@@ -43,34 +46,47 @@ def average(feature: Tensor, kind: str, num_groups: int = 32) -> Tensor:
     if kind == 'group':
         num_samples, channels = feature.shape[:2]
         if channels % num_groups:
-            raise ValueError(f'num_groups must divide the {channels} channels of the feature, but got {num_groups}')
-        means = feature.reshape(num_samples, num_groups, -1).mean(-1).repeat_interleave(channels // num_groups, 1)
+            raise ValueError(
+                f'num_groups must divide the {channels} channels of the feature, but got '
+                f'{num_groups}'
+            )
+        means = (
+            feature.reshape(num_samples, num_groups, -1)
+            .mean(-1)
+            .repeat_interleave(channels // num_groups, 1)
+        )
         return means.reshape(num_samples, channels, *[1] * (feature.dim() - 2))
     spatial = tuple(range(2, feature.dim()))
-    axes = dict(batch=(0, *spatial), instance=spatial, layer=(1, *spatial), positional=(1, ))[kind]
-    return feature.mean(axes, keepdim=True) if axes else feature  # 'instance' of a vector: each element is its own population
+    axes = dict(batch=(0, *spatial), instance=spatial, layer=(1, *spatial), positional=(1,))[kind]
+    # 'instance' of a vector: each element is its own population
+    return feature.mean(axes, keepdim=True) if axes else feature
 
 
-def inject_moments(clean: Tensor,
-                   delta: Tensor,
-                   strength: Union[float, Tensor] = 1.0,
-                   kind: Optional[str] = 'batch',
-                   num_groups: int = 32,
-                   eps: float = 1e-5,
-                   unbiased: bool = False) -> Tensor:
-    """Adversarial feature normalisation, Eq. 5: ``std_adv * (clean - mean_clean) / std_clean + mean_adv``.
+def inject_moments(
+    clean: Tensor,
+    delta: Tensor,
+    strength: Union[float, Tensor] = 1.0,
+    kind: Optional[str] = 'batch',
+    num_groups: int = 32,
+    eps: float = 1e-5,
+    unbiased: bool = False,
+) -> Tensor:
+    """Adversarial feature normalisation, Eq. 5: ``std_adv * (clean - mean_clean) / std_clean +
+    mean_adv``.
 
-    The moments are those of ``clean`` and of ``adv = clean + strength * delta``. The latter are polynomials in the strength,
-    ``mean_adv = mean + strength * mean(delta)`` and ``var_adv = var + 2 * strength * cov + strength**2 * var(delta)``, so a
-    strength for each sample has moments as if the whole population shared it.
+    The moments are those of ``clean`` and of ``adv = clean + strength * delta``. The latter are
+    polynomials in the strength, ``mean_adv = mean + strength * mean(delta)`` and ``var_adv = var +
+    2 * strength * cov + strength**2 * var(delta)``, so a strength for each sample has moments as if
+    the whole population shared it.
 
     Args:
         clean, delta: (N, C, *S).
         strength: A number, or one for each sample, (N,). Defaults to 1.
-        kind: See :func:`average`. Defaults to 'batch', the paper's "routine of batch normalization" (Sec. 3.4). None returns
-            ``adv`` itself (augmentation without normalisation, "AFA").
+        kind: See :func:`average`. Defaults to 'batch', the paper's "routine of batch normalization"
+            (Sec. 3.4). None returns ``adv`` itself (augmentation without normalisation, "AFA").
         num_groups: See :func:`average`.
-        eps: Added to the variances under the root, so that a constant channel is not 0 / 0. Defaults to 1e-5.
+        eps: Added to the variances under the root, so that a constant channel is not 0 / 0.
+            Defaults to 1e-5.
         unbiased: Divide the variances by n - 1 instead of n (the released code). Defaults to False.
 
     Returns:
@@ -84,32 +100,44 @@ def inject_moments(clean: Tensor,
     centred, centred_delta = clean - mean, delta - mean_delta
     var, cov, var_delta = (
         average(product, kind, num_groups) * _correction(clean, kind, num_groups, unbiased)
-        for product in (centred.square(), centred * centred_delta, centred_delta.square()))
+        for product in (centred.square(), centred * centred_delta, centred_delta.square())
+    )
     # Rounding may take a variance of nothing below zero.
     var_adv = (var + 2 * strength * cov + strength**2 * var_delta).clamp(min=0)
     return ((var_adv + eps) / (var + eps)).sqrt() * centred + (mean + strength * mean_delta)
 
 
 def _correction(feature: Tensor, kind: str, num_groups: int, unbiased: bool) -> float:
-    """n / (n - 1) for a population of n values; 1 where the variance is biased or of a single value."""
+    """n / (n - 1) for a population of n values; 1 where the variance is biased or of a single
+    value.
+    """
     (num_samples, channels), size = feature.shape[:2], feature[0, 0].numel()
-    count = dict(batch=num_samples * size, instance=size, layer=channels * size, group=channels // num_groups * size,
-                 positional=channels)[kind]
+    count = dict(
+        batch=num_samples * size,
+        instance=size,
+        layer=channels * size,
+        group=channels // num_groups * size,
+        positional=channels,
+    )[kind]
     return count / (count - 1) if unbiased and count > 1 else 1.0
 
 
-def draw_strengths(num_strengths: int,
-                   kind: str = 'uniform',
-                   generator: Optional[torch.Generator] = None,
-                   size: Optional[int] = None) -> Tensor:
+def draw_strengths(
+    num_strengths: int,
+    kind: str = 'uniform',
+    generator: Optional[torch.Generator] = None,
+    size: Optional[int] = None,
+) -> Tensor:
     """Strengths in units of epsilon, each in [0, 1].
 
     Args:
         num_strengths: k in Eq. 4.
-        kind: 'uniform' draws them independently from [0, 1] (Sec. 3.3); 'linspace' takes ``1/k, 2/k, ..., 1``, evenly spaced
-            from clean to adversarial with the clean end left out (the released code). Defaults to 'uniform'.
+        kind: 'uniform' draws them independently from [0, 1] (Sec. 3.3); 'linspace' takes ``1/k,
+            2/k, ..., 1``, evenly spaced from clean to adversarial with the clean end left out (the
+            released code). Defaults to 'uniform'.
         generator: A CPU generator. Defaults to torch's own.
-        size: Draw so many strengths, each independently one of the k. Defaults to None, the k themselves.
+        size: Draw so many strengths, each independently one of the k. Defaults to None, the k
+            themselves.
 
     Returns:
         (num_strengths,), or (size,), on the CPU.
@@ -118,5 +146,9 @@ def draw_strengths(num_strengths: int,
         return torch.rand(num_strengths if size is None else size, generator=generator)
     if kind == 'linspace':
         ladder = torch.arange(1, num_strengths + 1, dtype=torch.float64) / num_strengths
-        return ladder if size is None else ladder[torch.randint(num_strengths, (size, ), generator=generator)]
+        return (
+            ladder
+            if size is None
+            else ladder[torch.randint(num_strengths, (size,), generator=generator)]
+        )
     raise ValueError(f'strengths must be one of {STRENGTHS}, but got {kind!r}')

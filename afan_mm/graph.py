@@ -1,4 +1,5 @@
 """Questions to an autograd graph."""
+
 from typing import Any, Optional, Set
 
 from torch import Tensor
@@ -10,8 +11,8 @@ def depends_on(value: Any, node: Any, elsewhere: Optional[Set[Any]] = None) -> b
     Args:
         value: A tensor, or a list or tuple of them; anything else depends on nothing.
         node: The ``grad_fn`` looked for.
-        elsewhere: Nodes known not to lead there. Extended on the way, so that several questions about one node walk every part of
-            the graph once.
+        elsewhere: Nodes known not to lead there. Extended on the way, so that several questions
+            about one node walk every part of the graph once.
     """
     if isinstance(value, (list, tuple)):
         return any(depends_on(v, node, elsewhere) for v in value)

@@ -1,4 +1,7 @@
-"""What A-FAN did to the features: a few figures per site, computed only when somebody asks for them."""
+"""What A-FAN did to the features: a few figures per site, computed only when somebody asks for
+them.
+"""
+
 from collections import defaultdict
 from typing import Callable, Dict, List, Sequence, Union
 
@@ -9,17 +12,21 @@ from torch import Tensor
 class Health:
     """Figures of the adversarial passes, by site.
 
-    ==================  ===================================================================================
+    ==================  ============================================================================
     ``objective``       mean over the strengths of a pass's loss
-    ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the same parameters
+    ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the
+                        same parameters
     ``delta_norm``      l2 norm of the perturbation at full strength, over all levels
     ``zero_share``      share of elements the perturbation leaves where they are
-    ``nonfinite_share`` share of steps since the last report whose direction was not finite and was skipped
-    ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the perturbation
-    ==================  ===================================================================================
+    ``nonfinite_share`` share of steps since the last report whose direction was not finite and was
+                        skipped
+    ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
+                        perturbation
+    ==================  ============================================================================
 
     Args:
-        due: Whether the next step is measured. Unmeasured steps only count skipped directions, on the device.
+        due: Whether the next step is measured. Unmeasured steps only count skipped directions, on
+            the device.
     """
 
     def __init__(self, due: bool = False):
@@ -30,8 +37,15 @@ class Health:
         self._steps: Dict[str, int] = defaultdict(int)
 
     @torch.no_grad()
-    def add_pass(self, name: str, loss: Tensor, strength: Union[float, Tensor], clean: Sequence[Tensor], mixed: Sequence[Tensor],
-                 deltas: Sequence[Tensor]) -> None:
+    def add_pass(
+        self,
+        name: str,
+        loss: Tensor,
+        strength: Union[float, Tensor],
+        clean: Sequence[Tensor],
+        mixed: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+    ) -> None:
         if self.due:
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
             if isinstance(strength, Tensor):  # one for each sample
@@ -41,7 +55,9 @@ class Health:
             self._passes[name].append(torch.stack([loss.detach().float(), moved, added]))
 
     @torch.no_grad()
-    def add_step(self, name: str, deltas: Sequence[Tensor], finite: Tensor, clean_loss: Callable[[], Tensor]) -> None:
+    def add_step(
+        self, name: str, deltas: Sequence[Tensor], finite: Tensor, clean_loss: Callable[[], Tensor]
+    ) -> None:
         skipped = (~finite).float()
         self._skipped[name] = self._skipped[name] + skipped if name in self._skipped else skipped
         self._steps[name] += 1
@@ -51,17 +67,25 @@ class Health:
                 objective=objective,
                 gain=objective - clean_loss().float(),
                 delta_norm=_norm(deltas),
-                zero_share=sum((d == 0).sum() for d in deltas) / max(sum(d.numel() for d in deltas), 1),
+                zero_share=sum((d == 0).sum() for d in deltas)
+                / max(sum(d.numel() for d in deltas), 1),
                 # 0 / 0 where nothing was added: the normalisation kept all of nothing.
-                mix_ratio=torch.where(added > 0, moved / added, torch.ones_like(added)))
+                mix_ratio=torch.where(added > 0, moved / added, torch.ones_like(added)),
+            )
 
     def report(self) -> Dict[str, float]:
         """The figures of the last measured step as ``'<site>/<figure>'``, and forget them."""
         report = {
             f'{name}/{key}': float(value)
-            for name, figures in self._figures.items() for key, value in figures.items()
+            for name, figures in self._figures.items()
+            for key, value in figures.items()
         }
-        report.update({f'{name}/nonfinite_share': float(s) / self._steps[name] for name, s in self._skipped.items()})
+        report.update(
+            {
+                f'{name}/nonfinite_share': float(s) / self._steps[name]
+                for name, s in self._skipped.items()
+            }
+        )
         self.__init__(self.due)
         return report
 

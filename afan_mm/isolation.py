@@ -1,4 +1,5 @@
 """Context managers that keep the adversarial passes from leaving traces in the host."""
+
 import copy
 import random
 from collections import deque
@@ -14,7 +15,8 @@ from torch import nn
 def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
     """Seed every random stream inside, restore them all outside.
 
-    Dropout and samplers of an adversarial pass draw from the global streams; the host's next step must not notice.
+    Dropout and samplers of an adversarial pass draw from the global streams; the host's next step
+    must not notice.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [device] if device.type == 'cuda' else []
@@ -33,7 +35,8 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training-mode batch norms normalise by their own batch inside, but leave their running statistics alone.
+    """Training-mode batch norms normalise by their own batch inside, but leave their running
+    statistics alone.
 
     A momentum of zero would not do: ``0 * nan`` still reaches the buffer.
     """
@@ -51,14 +54,31 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 def restored_state(model: nn.Module) -> Iterator[None]:
     """What modules count, collect or average while they train is afterwards as it was before.
 
-    Dynamic R-CNN keeps a history, seesaw loss counts samples, an EMA head moves its bases. Batch norms are left to
-    :func:`frozen_statistics`, which costs no copy.
+    Dynamic R-CNN keeps a history, seesaw loss counts samples, an EMA head moves its bases. Batch
+    norms are left to :func:`frozen_statistics`, which costs no copy.
     """
-    hosts = [m for m in model.modules() if not type(m).__module__.startswith('torch.') and not hasattr(m, 'track_running_stats')]
-    attributes = [(vars(host), key, value) for host in hosts for key, value in vars(host).items() if key not in _OF_EVERY_MODULE]
-    contents = [(value, copy.copy(value)) for _, _, value in attributes if isinstance(value, (list, dict, set, deque))]
-    buffers = [(host._buffers, key, value, value._version, value.clone())
-               for host in hosts for key, value in host._buffers.items() if value is not None]
+    hosts = [
+        m
+        for m in model.modules()
+        if not type(m).__module__.startswith('torch.') and not hasattr(m, 'track_running_stats')
+    ]
+    attributes = [
+        (vars(host), key, value)
+        for host in hosts
+        for key, value in vars(host).items()
+        if key not in _OF_EVERY_MODULE
+    ]
+    contents = [
+        (value, copy.copy(value))
+        for _, _, value in attributes
+        if isinstance(value, (list, dict, set, deque))
+    ]
+    buffers = [
+        (host._buffers, key, value, value._version, value.clone())
+        for host in hosts
+        for key, value in host._buffers.items()
+        if value is not None
+    ]
     try:
         yield
     finally:

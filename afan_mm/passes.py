@@ -1,4 +1,7 @@
-"""The adversarial passes of one site: forward, backward and free, one perturbed feature at a time."""
+"""The adversarial passes of one site: forward, backward and free, one perturbed feature at a
+time.
+"""
+
 import random
 from contextlib import ExitStack, contextmanager
 from typing import Callable, ContextManager, Iterator, List, Optional, Sequence
@@ -20,22 +23,27 @@ class SitePasses:
 
     Args:
         model: The host. Its ``parse_losses`` turns a dict of losses into the objective.
-        key: Names the step; strengths, noise and dropout of a site depend on it and the site's name alone.
+        key: Names the step; strengths, noise and dropout of a site depend on it and the site's name
+            alone.
         scale: Factor on every epsilon, for warming up. Defaults to 1.
         forward_context: Makes the context of a forward pass (autocast). Defaults to none.
-        weigh: Maps the sum of a pass's losses to its share in the objective (gradient accumulation). Defaults to identity.
-        scale_loss: Maps a loss to what is differentiated for a direction (AMP's loss scaling). Defaults to identity.
+        weigh: Maps the sum of a pass's losses to its share in the objective (gradient
+            accumulation). Defaults to identity.
+        scale_loss: Maps a loss to what is differentiated for a direction (AMP's loss scaling).
+            Defaults to identity.
         health: Where the figures of this step go.
     """
 
-    def __init__(self,
-                 model: nn.Module,
-                 key: str = '',
-                 scale: float = 1.0,
-                 forward_context: Callable[[], ContextManager] = ExitStack,
-                 weigh: Callable[[Tensor], Tensor] = lambda loss: loss,
-                 scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
-                 health: Optional[Health] = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        key: str = '',
+        scale: float = 1.0,
+        forward_context: Callable[[], ContextManager] = ExitStack,
+        weigh: Callable[[Tensor], Tensor] = lambda loss: loss,
+        scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
+        health: Optional[Health] = None,
+    ):
         self.model = model
         self.key = key
         self.scale = scale
@@ -46,7 +54,9 @@ class SitePasses:
         self.backward: Callable[[Tensor], None] = Tensor.backward
 
     def run(self, site: Site) -> None:
-        """Find the direction, then one forward and backward for each strength; gradients add up in ``.grad``."""
+        """Find the direction, then one forward and backward for each strength; gradients add up in
+        ``.grad``.
+        """
         site.check()
         settings = site.settings
         with self._isolated(site):
@@ -56,26 +66,42 @@ class SitePasses:
             for feature in site.features:
                 feature.requires_grad_(not settings.detach)
             strengths = torch.Generator().manual_seed(self._seed(site, 'strengths'))
-            for strength in draw(settings, strengths, len(site.features[0]), site.features[0].device):
+            for strength in draw(
+                settings, strengths, len(site.features[0]), site.features[0].device
+            ):
                 self._adversarial_pass(site, found, strength)
-            with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):  # no trace, whatever bn_stats
-                self.health.add_step(site.name, found.deltas, found.finite, lambda: self._loss(site, site.features))
+            # no trace, whatever bn_stats
+            with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):
+                self.health.add_step(
+                    site.name, found.deltas, found.finite, lambda: self._loss(site, site.features)
+                )
         site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
         site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
         site.release()
 
     def _perturb(self, site: Site) -> Perturbation:
         generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
-        return perturb(site.settings, site.features, lambda levels: self._gradient(site, levels), site.gradients, self.scale,
-                       generator)
+        return perturb(
+            site.settings,
+            site.features,
+            lambda levels: self._gradient(site, levels),
+            site.gradients,
+            self.scale,
+            generator,
+        )
 
     def _adversarial_pass(self, site: Site, found: Perturbation, strength: Strength) -> None:
         """One forward and backward of the tail."""
         settings = site.settings
         with record_function(f'afan/{site.name}/mix'):
-            # Computed again in the backward: cheap, and several copies of the feature less to keep until then.
-            mixed = [checkpoint(mix, settings, f, d, strength, use_reentrant=False, preserve_rng_state=False)
-                     for f, d in zip(site.features, found.deltas)]
+            # Computed again in the backward: cheap, and several copies of the feature less to keep
+            # until then.
+            mixed = [
+                checkpoint(
+                    mix, settings, f, d, strength, use_reentrant=False, preserve_rng_state=False
+                )
+                for f, d in zip(site.features, found.deltas)
+            ]
         with record_function(f'afan/{site.name}/forward'):
             loss = self._loss(site, mixed)
         self.health.add_pass(site.name, loss, strength.value, site.features, mixed, found.deltas)
@@ -85,16 +111,24 @@ class SitePasses:
         with record_function(f'afan/{site.name}/backward'):
             self.backward(self.weigh(weight * counted))
 
-    def gradient_of(self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> Sequence[Optional[Tensor]]:
+    def gradient_of(
+        self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False
+    ) -> Sequence[Optional[Tensor]]:
         """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""
         try:
-            return torch.autograd.grad(self.scale_loss(loss), inputs, retain_graph=retain_graph, allow_unused=True)
+            return torch.autograd.grad(
+                self.scale_loss(loss), inputs, retain_graph=retain_graph, allow_unused=True
+            )
         except RuntimeError as error:
             if 'checkpoint' not in str(error).lower():
                 raise
-            raise RuntimeError('A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing (with_cp=True) '
-                               'does not support. Either set with_cp=False, or keep to what the clean backward gives for free: '
-                               'num_steps=1, random_start=False, and detach=True where there are several sites') from error
+            raise RuntimeError(
+                'A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing '
+                '(with_cp=True) '
+                'does not support. Either set with_cp=False, or keep to what the clean backward '
+                'gives for free: '
+                'num_steps=1, random_start=False, and detach=True where there are several sites'
+            ) from error
 
     def _gradient(self, site: Site, levels: List[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient at perturbed levels: one attack pass."""
@@ -106,16 +140,23 @@ class SitePasses:
         with self.forward_context():
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):
-            raise TypeError(f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got {type(losses).__name__}')
+            raise TypeError(
+                f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got '
+                f'{type(losses).__name__}'
+            )
         if not any('loss' in key for key in losses):
-            raise ValueError(f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing to attack (the tail '
-                             f'returned {sorted(losses)}). Choose another site or other levels')
+            raise ValueError(
+                f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
+                'to attack (the tail '
+                f'returned {sorted(losses)}). Choose another site or other levels'
+            )
         return self.model.parse_losses(losses)[0]
 
     @contextmanager
     def _isolated(self, site: Site) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())  # a gate calls from within a backward, where gradients are off
+            # a gate calls from within a backward, where gradients are off
+            stack.enter_context(torch.enable_grad())
             stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
             if site.settings.bn_stats == 'clean':
                 stack.enter_context(frozen_statistics(self.model))

@@ -1,4 +1,5 @@
 """The settings of one site."""
+
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -21,39 +22,48 @@ class AFANSettings:
 
     Args:
         name: What logs and errors call the site; unique in a model.
-        epsilon: Radius of the perturbation, the largest strength. Defaults to 0.4/255 (segmentation on VOC2012, Sec. 6).
-        epsilon_unit: 'absolute', or 'std' to measure epsilon and step_size in standard deviations of each channel over the
-            batch (a constant channel is then not perturbed). Defaults to 'absolute'.
+        epsilon: Radius of the perturbation, the largest strength. Defaults to 0.4/255 (segmentation
+            on VOC2012, Sec. 6).
+        epsilon_unit: 'absolute', or 'std' to measure epsilon and step_size in standard deviations
+            of each channel over the batch (a constant channel is then not perturbed). Defaults to
+            'absolute'.
         step_size: Length of one PGD step, alpha in Eq. 2. Defaults to ``epsilon``.
         num_steps: PGD steps. One is free: its gradient is the clean backward's. Defaults to 1.
         random_start: Start PGD anywhere in the ball. Defaults to False.
         num_strengths: k in Eq. 4; 0 turns the site off. Defaults to 3 (Sec. 6).
-        strengths: 'uniform' or 'linspace', see :func:`~afan_mm.functional.draw_strengths`. Defaults to 'uniform'.
-        estimator: How Eq. 4's sum over the strengths is taken. 'sum': all of them, one adversarial pass each. 'single': one pass
-            with one of them at random, weighted by k. 'per_sample': one pass in which every sample has one of them at random,
-            weighted by k. 'single' is unbiased; so is 'per_sample' where the tail treats samples independently (no batch norm
-            in training mode), with up to N times less variance, the more the samples' gradients agree. Defaults to 'sum'.
+        strengths: 'uniform' or 'linspace', see :func:`~afan_mm.functional.draw_strengths`. Defaults
+            to 'uniform'.
+        estimator: How Eq. 4's sum over the strengths is taken. 'sum': all of them, one adversarial
+            pass each. 'single': one pass with one of them at random, weighted by k. 'per_sample':
+            one pass in which every sample has one of them at random, weighted by k. 'single' is
+            unbiased; so is 'per_sample' where the tail treats samples independently (no batch norm
+            in training mode), with up to N times less variance, the more the samples' gradients
+            agree. Defaults to 'sum'.
         interval: Adversarial passes in every n-th iteration only, weighted by n. Defaults to 1.
-        moments: 'batch', 'instance', 'layer', 'group', 'positional', or None for augmentation alone. Defaults to 'batch'.
+        moments: 'batch', 'instance', 'layer', 'group', 'positional', or None for augmentation
+            alone. Defaults to 'batch'.
         num_groups: Channel groups of ``moments='group'``. Defaults to 32.
         eps: Added to the variances of the moments. Defaults to 1e-5.
         unbiased: Divide these variances by n - 1 (the released code). Defaults to False.
-        normalized: Which of the strengths are normalised, k booleans; the others train on f_adv itself (the released code).
-            Defaults to None, all (Eq. 5).
-        perturbation: 'gradient'; 'gaussian' for noise of standard deviation epsilon (Table 11); 'none' to run the same
-            passes on the clean feature, the control that tells the perturbation's effect from that of more gradient.
-            Defaults to 'gradient'.
+        normalized: Which of the strengths are normalised, k booleans; the others train on f_adv
+            itself (the released code). Defaults to None, all (Eq. 5).
+        perturbation: 'gradient'; 'gaussian' for noise of standard deviation epsilon (Table 11);
+            'none' to run the same passes on the clean feature, the control that tells the
+            perturbation's effect from that of more gradient. Defaults to 'gradient'.
         adv_weight: Weight of the sum of the adversarial losses, lambda in Eq. 6. Defaults to 1.
-        detach: True trains only the layers after the site on the adversarial losses (the released code), False every layer
-            (Eq. 3). Defaults to False.
-        detach_context: The same for the layers that reach the tail past the site, such as the low-level feature of DeepLabV3+,
-            which the released code does not detach. Defaults to None, as ``detach``.
-        bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host counts or averages, to the clean
-            pass; 'all' lets every pass update them (the released code). Defaults to 'clean'.
+        detach: True trains only the layers after the site on the adversarial losses (the released
+            code), False every layer (Eq. 3). Defaults to False.
+        detach_context: The same for the layers that reach the tail past the site, such as the
+            low-level feature of DeepLabV3+, which the released code does not detach. Defaults to
+            None, as ``detach``.
+        bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host
+            counts or averages, to the clean pass; 'all' lets every pass update them (the released
+            code). Defaults to 'clean'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
     """
+
     name: str = 'afan'
     epsilon: float = 0.4 / 255
     epsilon_unit: str = 'absolute'
@@ -76,18 +86,38 @@ class AFANSettings:
     bn_stats: str = 'clean'
 
     def __post_init__(self) -> None:
-        for key in ('epsilon', 'adv_weight', 'eps') + (() if self.step_size is None else ('step_size', )):
+        for key in ('epsilon', 'adv_weight', 'eps') + (
+            () if self.step_size is None else ('step_size',)
+        ):
             _check_number(key, getattr(self, key))
         if self.eps == 0:
-            raise ValueError('eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0')
-        for key, least in (('num_steps', 1), ('num_strengths', 0), ('interval', 1), ('num_groups', 1)):
+            raise ValueError(
+                'eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0'
+            )
+        for key, least in (
+            ('num_steps', 1),
+            ('num_strengths', 0),
+            ('interval', 1),
+            ('num_groups', 1),
+        ):
             _check_count(key, getattr(self, key), least)
-        for key, allowed in (('epsilon_unit', EPSILON_UNITS), ('strengths', STRENGTHS), ('estimator', ESTIMATORS),
-                             ('moments', MOMENTS + (None, )), ('perturbation', PERTURBATIONS), ('bn_stats', BN_STATS),
-                             ('detach_context', (None, False, True))):
+        for key, allowed in (
+            ('epsilon_unit', EPSILON_UNITS),
+            ('strengths', STRENGTHS),
+            ('estimator', ESTIMATORS),
+            ('moments', MOMENTS + (None,)),
+            ('perturbation', PERTURBATIONS),
+            ('bn_stats', BN_STATS),
+            ('detach_context', (None, False, True)),
+        ):
             if getattr(self, key) not in allowed:
                 raise ValueError(f'{key} must be one of {allowed}, but got {getattr(self, key)!r}')
-        for key, kind in (('name', str), ('random_start', bool), ('unbiased', bool), ('detach', bool)):
+        for key, kind in (
+            ('name', str),
+            ('random_start', bool),
+            ('unbiased', bool),
+            ('detach', bool),
+        ):
             if not isinstance(getattr(self, key), kind):
                 raise TypeError(f'{key} must be a {kind.__name__}, but got {getattr(self, key)!r}')
         self._check_normalized()
@@ -96,14 +126,25 @@ class AFANSettings:
         mask, k = self.normalized, self.num_strengths
         if mask is None or k == 0:
             return
-        if not isinstance(mask, (list, tuple)) or len(mask) != k or not all(type(m) is bool for m in mask):
-            raise ValueError(f'normalized must be None or num_strengths={k} booleans, but got {mask!r}')
+        if (
+            not isinstance(mask, (list, tuple))
+            or len(mask) != k
+            or not all(type(m) is bool for m in mask)
+        ):
+            raise ValueError(
+                f'normalized must be None or num_strengths={k} booleans, but got {mask!r}'
+            )
         if self.estimator == 'per_sample' and len(set(mask)) > 1:
-            raise ValueError(f"normalized must be the same for all strengths with estimator='per_sample', but got {mask!r}")
+            raise ValueError(
+                "normalized must be the same for all strengths with estimator='per_sample', but "
+                f'got {mask!r}'
+            )
 
     @classmethod
     def from_config(cls, config: dict, **defaults) -> 'AFANSettings':
-        """Settings from ``afan=dict(...)``, with a message that lists the keys there are when one is unknown."""
+        """Settings from ``afan=dict(...)``, with a message that lists the keys there are when one
+        is unknown.
+        """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(config) - set(known))
         if unknown:
@@ -117,14 +158,18 @@ class AFANSettings:
 
     @property
     def num_attack_passes(self) -> int:
-        """Extra passes of the tail to find the direction; PGD-1 from the clean feature needs none."""
+        """Extra passes of the tail to find the direction; PGD-1 from the clean feature needs
+        none.
+        """
         if self.num_strengths == 0 or self.perturbation != 'gradient':
             return 0
         return self.num_steps - (0 if self.random_start else 1)
 
     @property
     def within_backward(self) -> bool:
-        """Whether layers before the site learn from the adversarial passes, which must then run before these layers' backward."""
+        """Whether layers before the site learn from the adversarial passes, which must then run
+        before these layers' backward.
+        """
         return not (self.detach and self.context_detached)
 
     @property
@@ -137,15 +182,28 @@ class AFANSettings:
 
 
 def declared_by(module: Any) -> List[AFANSettings]:
-    """The settings of the sites that a module declares in its attribute ``afan``, which holds one or a list of them."""
+    """The settings of the sites that a module declares in its attribute ``afan``, which holds one
+    or a list of them.
+    """
     declared = getattr(module, 'afan', None)
-    return [s for s in (declared if isinstance(declared, (list, tuple)) else [declared]) if isinstance(s, AFANSettings)]
+    return [
+        s
+        for s in (declared if isinstance(declared, (list, tuple)) else [declared])
+        if isinstance(s, AFANSettings)
+    ]
 
 
 def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The modules of a model by path, but for those inside another model that is frozen: a teacher has no sites."""
-    frozen = tuple(f'{path}.' for path, module in model.named_modules()
-                   if path and isinstance(module, BaseModel) and not any(p.requires_grad for p in module.parameters()))
+    """The modules of a model by path, but for those inside another model that is frozen: a teacher
+    has no sites.
+    """
+    frozen = tuple(
+        f'{path}.'
+        for path, module in model.named_modules()
+        if path
+        and isinstance(module, BaseModel)
+        and not any(p.requires_grad for p in module.parameters())
+    )
     for path, module in model.named_modules():
         if not path.startswith(frozen):
             yield path, module

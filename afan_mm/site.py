@@ -1,4 +1,5 @@
 """One site in one training step."""
+
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
 from torch import Tensor
@@ -15,11 +16,20 @@ class Site:
 
     Attributes:
         features, context: The clean tensors, detached.
-        gradients: The clean loss's gradient at each level of the feature; None where it does not read the level.
-        feature_gradients, context_gradients: What the adversarial passes of a site add to the layers before it.
+        gradients: The clean loss's gradient at each level of the feature; None where it does not
+            read the level.
+        feature_gradients, context_gradients: What the adversarial passes of a site add to the
+            layers before it.
     """
 
-    def __init__(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]):
+    def __init__(
+        self,
+        name: str,
+        features: Features,
+        tail: Tail,
+        settings: AFANSettings,
+        context: Sequence[Tensor],
+    ):
         self.name = name
         self.tail = tail
         self.settings = settings
@@ -45,7 +55,9 @@ class Site:
 
     @staticmethod
     def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:
-        """A context tensor as the passes read it; one that is not detached collects its gradient."""
+        """A context tensor as the passes read it; one that is not detached collects its
+        gradient.
+        """
         if settings.context_detached or not tensor.requires_grad:
             return tensor.detach()
         # A parameter learns in the passes directly, like those of the tail.
@@ -54,5 +66,9 @@ class Site:
     def check(self) -> None:
         """Raise if the host overwrote what was tapped."""
         if [t._version for t in (*self.features, *self.context)] != self._versions:
-            raise RuntimeError(f'A-FAN site {self.name!r}: the feature was modified in place after it was tapped, so the clean '
-                               'feature is lost. Make the first operation after the site out-of-place (inplace=False)')
+            raise RuntimeError(
+                f'A-FAN site {self.name!r}: the feature was modified in place after it was '
+                'tapped, so the clean '
+                'feature is lost. Make the first operation after the site out-of-place '
+                '(inplace=False)'
+            )

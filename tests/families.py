@@ -1,4 +1,7 @@
-"""Thin models of other families than the two of the paper, from the configs that mmdet and mmseg install."""
+"""Thin models of other families than the two of the paper, from the configs that mmdet and mmseg
+install.
+"""
+
 import importlib.util
 from pathlib import Path
 
@@ -8,21 +11,40 @@ from tiny import NUM_CLASSES
 STAGES = {256: 8, 512: 16, 1024: 32, 2048: 64}  # what the stages of the backbone give
 THIN = {**STAGES, 256: 16}
 NOT_IN_CONFIG = dict(
-    QuasiDenseEmbedHead=dict(in_channels=16), FCOSHead=dict(norm_cfg=dict(type='GN', num_groups=4)), DeformableDETRHead=dict(embed_dims=16))
-WIDTHS = ('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'channels', 'embed_dims', 'proposal_feature_channel')
+    QuasiDenseEmbedHead=dict(in_channels=16),
+    FCOSHead=dict(norm_cfg=dict(type='GN', num_groups=4)),
+    DeformableDETRHead=dict(embed_dims=16),
+)
+WIDTHS = (
+    'in_channels',
+    'out_channels',
+    'feat_channels',
+    'conv_out_channels',
+    'channels',
+    'embed_dims',
+    'proposal_feature_channel',
+)
 
 
 def family_model(path, shape=None):
-    """The thin model of a config such as 'mmdet/retinanet/retinanet_r50_fpn_1x_coco.py', for images of a shape (H, W)."""
+    """The thin model of a config such as 'mmdet/retinanet/retinanet_r50_fpn_1x_coco.py', for images
+    of a shape (H, W).
+    """
     host, _, name = path.partition('/')  # the hub would read every metafile for it
-    model = thin(Config.fromfile(Path(importlib.util.find_spec(host).origin).parent / '.mim' / 'configs' / name).model)
+    model = thin(
+        Config.fromfile(
+            Path(importlib.util.find_spec(host).origin).parent / '.mim' / 'configs' / name
+        ).model
+    )
     if 'size' in model.get('data_preprocessor', {}):
         model.data_preprocessor.size = shape
     return model
 
 
 def thin(node):
-    """A model with a ResNet-18 of a few channels, and everything behind it as narrow; changes ``node``."""
+    """A model with a ResNet-18 of a few channels, and everything behind it as narrow; changes
+    ``node``.
+    """
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, (dict, list, tuple)):
             thin(child)
@@ -30,11 +52,20 @@ def thin(node):
         return node
     for key in WIDTHS:
         if isinstance(node.get(key), (list, tuple)):
-            node[key] = [(STAGES if 1024 in node[key] else THIN).get(width, width) for width in node[key]]
+            node[key] = [
+                (STAGES if 1024 in node[key] else THIN).get(width, width) for width in node[key]
+            ]
         elif key in node:
             node[key] = THIN.get(node[key], node[key])
     if str(node.get('type')).startswith('ResNet'):
-        node.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False, zero_init_residual=False)
+        node.update(
+            depth=18,
+            base_channels=8,
+            init_cfg=None,
+            frozen_stages=-1,
+            norm_eval=False,
+            zero_init_residual=False,
+        )
     node.pop('pretrained', None)
     if (node.get('init_cfg') or {}).get('type') == 'Pretrained':
         node['init_cfg'] = None
@@ -51,9 +82,16 @@ def thin(node):
 
 
 def cascade_config(name):
-    """Stock Cascade R-CNN or HTC with masks, of two stages; every RoI is sampled, so none by chance."""
-    model = family_model(dict(cascade='mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', htc='mmdet/htc/htc_r50_fpn_1x_coco.py',
-                              mask='mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')[name])
+    """Stock Cascade R-CNN or HTC with masks, of two stages; every RoI is sampled, so none by
+    chance.
+    """
+    model = family_model(
+        dict(
+            cascade='mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+            htc='mmdet/htc/htc_r50_fpn_1x_coco.py',
+            mask='mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        )[name]
+    )
     model.train_cfg.rpn_proposal.update(nms_pre=30, max_per_img=15)
     stages = [model.train_cfg.rcnn] if name == 'mask' else model.train_cfg.rcnn
     for stage in (model.train_cfg.rpn, *stages):

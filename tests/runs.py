@@ -1,4 +1,5 @@
 """Real Runners over one fixed batch, and a record of what each iteration left behind."""
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -20,7 +21,9 @@ class Trace(Hook):
         scalars = runner.message_hub.log_scalars
         self.scales.append(getattr(runner.optim_wrapper, 'epsilon_scale', None))
         self.losses.append({key: value.item() for key, value in outputs.items()})
-        self.reports.append({key: buffer.current() for key, buffer in scalars.items() if '/afan/' in key})
+        self.reports.append(
+            {key: buffer.current() for key, buffer in scalars.items() if '/afan/' in key}
+        )
 
 
 class Images(torch.utils.data.Dataset):
@@ -33,22 +36,42 @@ class Images(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, index):
-        return dict(inputs=self.batch['inputs'][index], data_samples=self.batch['data_samples'][index])
+        return dict(
+            inputs=self.batch['inputs'][index], data_samples=self.batch['data_samples'][index]
+        )
 
 
 def train(model, work_dir, max_iters=2, hook=None, optim='AFANOptimWrapper', trace=None, **kwargs):
     """A real run with a log line each iteration; returns what it left on a Trace."""
     trace = Trace() if trace is None else trace
     runner = Runner(
-        model=model, work_dir=str(work_dir), experiment_name=f'run_{id(trace)}', default_scope='mmseg', log_level='INFO',
-        train_dataloader=dict(dataset=Images(), batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-                              collate_fn=dict(type='pseudo_collate')),
-        train_cfg=dict(by_epoch=False, max_iters=max_iters), log_processor=dict(by_epoch=False, num_digits=12),
+        model=model,
+        work_dir=str(work_dir),
+        experiment_name=f'run_{id(trace)}',
+        default_scope='mmseg',
+        log_level='INFO',
+        train_dataloader=dict(
+            dataset=Images(),
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=max_iters),
+        log_processor=dict(by_epoch=False, num_digits=12),
         optim_wrapper=dict(type=optim, optimizer=dict(type='SGD', lr=0.01)),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+        ),
         custom_hooks=[dict(type='AFANHook', interval=1) if hook is None else hook, trace],
-        visualizer=dict(type='Visualizer', name=f'run_{id(trace)}',
-                        vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]), **kwargs)
+        visualizer=dict(
+            type='Visualizer',
+            name=f'run_{id(trace)}',
+            vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
+        ),
+        **kwargs,
+    )
     runner.train()
     trace.runner = runner
     return trace

@@ -1,11 +1,25 @@
-"""Contract 10: adversarial passes run under the host's autocast and loss scaler, and an overflow costs one update."""
+"""Contract 10: adversarial passes run under the host's autocast and loss scaler, and an overflow
+costs one update.
+"""
+
 import copy
 import importlib
 
 import pytest
 import torch
-from tiny import (assert_close, assert_identical, batch_of, build, gradients, gradients_at_updates, optim_wrapper, parameters,
-                  segmentor_config, train, with_afan)
+from tiny import (
+    assert_close,
+    assert_identical,
+    batch_of,
+    build,
+    gradients,
+    gradients_at_updates,
+    optim_wrapper,
+    parameters,
+    segmentor_config,
+    train,
+    with_afan,
+)
 
 from afan_mm import augment, passes
 
@@ -18,13 +32,19 @@ detached_or_not = pytest.mark.parametrize('detach', (True, False), ids=('detache
 
 @pytest.fixture(autouse=True)
 def amp_on_cpu(monkeypatch):
-    """mmengine builds the wrapper only beside an accelerator, and knows one dtype without; torch's autocast and scaler know more."""
+    """mmengine builds the wrapper only beside an accelerator, and knows one dtype without; torch's
+    autocast and scaler know more.
+    """
 
     def autocast(dtype):
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
 
-    monkeypatch.setattr(importlib.import_module('mmengine.optim.optimizer.amp_optimizer_wrapper'), 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        importlib.import_module('mmengine.optim.optimizer.amp_optimizer_wrapper'),
+        'is_cuda_available',
+        lambda: True,
+    )
     monkeypatch.setattr('mmengine.runner.amp.autocast', autocast)
 
 
@@ -39,7 +59,8 @@ def model_of(device='cpu', neck=dict(), head=dict(), **settings):
     settings = dict(dict(epsilon=0.1, num_strengths=2, strengths='linspace'), **settings)
     neck, head = (None if site is None else dict(settings, **site) for site in (neck, head))
     config = with_afan(segmentor_config(), neck=neck, head=head)
-    config.backbone.zero_init_residual = True  # a shallower network at the start: fewer roundings between here and full precision
+    # a shallower network at the start: fewer roundings between here and full precision
+    config.backbone.zero_init_residual = True
     return build(config).to(device)
 
 
@@ -54,10 +75,12 @@ def see(module, what):
 @detached_or_not
 @pytest.mark.parametrize('device, dtype', KINDS)
 def test_passes_run_under_autocast(device, dtype, detach, num_steps):
-    """Every run of the tail's last layer, the clean one among them, computes in half precision; gradients are float32 and finite."""
+    """Every run of the tail's last layer, the clean one among them, computes in half precision;
+    gradients are float32 and finite.
+    """
     model = model_of(device, detach=detach, num_steps=num_steps)
     dtypes = see(model.decode_head.conv_seg, lambda output: output.dtype)
-    kept, = gradients_at_updates(model, amp_wrapper(model, dtype), [batch_of('segmentor')])
+    (kept,) = gradients_at_updates(model, amp_wrapper(model, dtype), [batch_of('segmentor')])
     assert dtypes == [getattr(torch, dtype)] * (1 + 2 * (num_steps - 1 + 2))
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in kept.values())
 
@@ -66,7 +89,9 @@ def test_passes_run_under_autocast(device, dtype, detach, num_steps):
 @detached_or_not
 @pytest.mark.parametrize('device', DEVICES)
 def test_gradients_are_scaled_alike(device, detach, num_steps):
-    """Under the scaler, all gradients are the scale times those without it, and the update gets the unscaled ones."""
+    """Under the scaler, all gradients are the scale times those without it, and the update gets the
+    unscaled ones.
+    """
     settings = dict(detach=detach, num_steps=num_steps)
     plain = gradients(model_of(device, **settings), batch_of('segmentor'))
     model = model_of(device, **settings)
@@ -74,7 +99,9 @@ def test_gradients_are_scaled_alike(device, detach, num_steps):
     assert_close(scaled, {name: SCALE * g for name, g in plain.items()})
     model = model_of(device, **settings)
     # Clipping unscales first: the optimizer sees plain gradients.
-    updated, = gradients_at_updates(model, amp_wrapper(model, 'float32', clip_grad=dict(max_norm=1e6)), [batch_of('segmentor')])
+    (updated,) = gradients_at_updates(
+        model, amp_wrapper(model, 'float32', clip_grad=dict(max_norm=1e6)), [batch_of('segmentor')]
+    )
     assert_close(updated, plain)
 
 
@@ -95,14 +122,17 @@ def directions(model, wrapper, monkeypatch):
 @pytest.mark.parametrize('random_start', (False, True), ids=('clean_pass', 'attack_pass'))
 @pytest.mark.parametrize('device, half', KINDS)
 def test_direction_is_that_of_full_precision(device, half, random_start, monkeypatch):
-    """The sign does not feel the scale: equal in float32, and in half precision for all but the smallest gradients.
+    """The sign does not feel the scale: equal in float32, and in half precision for all but the
+    smallest gradients.
 
     The loss is so small that float16 gradients of it would all be zero without the scale.
     """
 
     def tiny_loss_model():
         model = model_of(device, random_start=random_start)
-        model.decode_head.loss_decode.register_forward_hook(lambda module, args, output: 1e-6 * output)
+        model.decode_head.loss_decode.register_forward_hook(
+            lambda module, args, output: 1e-6 * output
+        )
         return model
 
     model = tiny_loss_model()
@@ -119,7 +149,9 @@ def test_direction_is_that_of_full_precision(device, half, random_start, monkeyp
 @detached_or_not
 @pytest.mark.parametrize('device', DEVICES)
 def test_overflow_costs_one_update(device, detach, num_steps):
-    """A scale too large: the scaler sees it, skips the update and halves the scale; buffers stay finite and training goes on."""
+    """A scale too large: the scaler sees it, skips the update and halves the scale; buffers stay
+    finite and training goes on.
+    """
     model = model_of(device, detach=detach, num_steps=num_steps)
     wrapper = amp_wrapper(model, 'float16', init_scale=2.0**60)
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -128,8 +160,10 @@ def test_overflow_costs_one_update(device, detach, num_steps):
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(value.isfinite().all() for value in model.state_dict().values())
     wrapper.loss_scaler.update(SCALE)
-    log, = train(model, wrapper, [batch_of('segmentor', seed=1)])
-    assert log['loss'] < float('inf') and not all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    (log,) = train(model, wrapper, [batch_of('segmentor', seed=1)])
+    assert log['loss'] < float('inf') and not all(
+        torch.equal(p, before[name]) for name, p in model.named_parameters()
+    )
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 

@@ -1,4 +1,7 @@
-"""Checkpoints that mmengine writes load under torch's safe loading, and malicious ones still do not."""
+"""Checkpoints that mmengine writes load under torch's safe loading, and malicious ones still do
+not.
+"""
+
 import importlib.util
 import os
 import pickle
@@ -15,7 +18,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from afan_mm.checkpoint import allow_mmengine_checkpoints
 
-STOCK_RUN = '''
+STOCK_RUN = """
 import sys
 import torch
 from mmengine.hooks import Hook
@@ -71,16 +74,23 @@ if __name__ == '__main__':
         torch.load(sys.argv[1] + '/epoch_1.pth')
     except Exception as error:
         print('refused:', type(error).__name__)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
 def stock_run(tmp_path_factory):
-    """The folder of a run of one epoch, made by a process that never saw afan_mm, and what that process printed."""
+    """The folder of a run of one epoch, made by a process that never saw afan_mm, and what that
+    process printed.
+    """
     folder = tmp_path_factory.mktemp('stock')
     (folder / 'stock_run.py').write_text(STOCK_RUN)
-    process = subprocess.run([sys.executable, 'stock_run.py', str(folder)], cwd=str(folder), stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, universal_newlines=True)
+    process = subprocess.run(
+        [sys.executable, 'stock_run.py', str(folder)],
+        cwd=str(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.returncode == 0, process.stdout
     return folder, process.stdout
 
@@ -112,36 +122,51 @@ def test_stock_checkpoint_loads(stock_run):
 def test_stock_checkpoint_resumes(stock_run, tmp_path):
     folder, _ = stock_run
     runner = load_script(folder).build_runner(
-        str(tmp_path), train_cfg=dict(by_epoch=True, max_epochs=2), resume=True, load_from=str(folder / 'epoch_1.pth'))
+        str(tmp_path),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        resume=True,
+        load_from=str(folder / 'epoch_1.pth'),
+    )
     runner.train()
     assert (runner.epoch, runner.iter) == (2, 4)
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
 
 
 def test_checkpoint_of_numpy_1_loads(stock_run, tmp_path):
-    """numpy 2 moved the functions by which its arrays are pickled; published checkpoints name the old place."""
-    with zipfile.ZipFile(str(stock_run[0] / 'epoch_1.pth')) as source, \
-            zipfile.ZipFile(str(tmp_path / 'old.pth'), 'w') as target:
+    """numpy 2 moved the functions by which its arrays are pickled; published checkpoints name the
+    old place.
+    """
+    with zipfile.ZipFile(str(stock_run[0] / 'epoch_1.pth')) as source, zipfile.ZipFile(
+        str(tmp_path / 'old.pth'), 'w'
+    ) as target:
         for name in source.namelist():
-            target.writestr(name, source.read(name).replace(b'numpy._core.multiarray', b'numpy.core.multiarray'))
+            target.writestr(
+                name, source.read(name).replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+            )
     checkpoint = torch.load(str(tmp_path / 'old.pth'), weights_only=True)
     assert checkpoint['message_hub']['log_scalars']['train/loss'].mean() > 0
 
 
-@pytest.mark.parametrize('dtype', [bool, np.int32, np.int64, np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    'dtype', [bool, np.int32, np.int64, np.uint8, np.float16, np.float32, np.float64]
+)
 def test_plain_numbers_load(dtype, tmp_path):
     torch.save([np.ones(2, dtype), dtype(1)], str(tmp_path / 'numbers.pth'))
     array, scalar = torch.load(str(tmp_path / 'numbers.pth'), weights_only=True)
     assert array.dtype == dtype and scalar == 1
 
 
-@pytest.mark.parametrize('config', [
-    dict(type='OneCycleLR', eta_max=0.1, total_steps=5, anneal_strategy='linear'),
-    dict(type='CosineAnnealingLR', T_max=5),
-    dict(type='PolyLR', end=5),
-    dict(type='ReduceOnPlateauLR', monitor='loss'),
-    dict(type='StepLR', step_size=2),
-], ids=lambda config: config['type'])
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='OneCycleLR', eta_max=0.1, total_steps=5, anneal_strategy='linear'),
+        dict(type='CosineAnnealingLR', T_max=5),
+        dict(type='PolyLR', end=5),
+        dict(type='ReduceOnPlateauLR', monitor='loss'),
+        dict(type='StepLR', step_size=2),
+    ],
+    ids=lambda config: config['type'],
+)
 def test_schedules_load(config, tmp_path):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     config = dict(config)
@@ -155,25 +180,34 @@ class Call:
 
     def __init__(self, function, *args):
         self.parts = (function, args)
-        self.name = '-'.join([function.__name__, *(str(getattr(arg, '__name__', getattr(arg, 'name', arg))) for arg in args)])
+        self.name = '-'.join(
+            [
+                function.__name__,
+                *(str(getattr(arg, '__name__', getattr(arg, 'name', arg))) for arg in args),
+            ]
+        )
 
     def __reduce__(self):
         return self.parts
 
 
-@pytest.mark.parametrize('attack', [
-    Call(os.system, 'exit 1'),
-    Call(eval, '1 + 1'),
-    Call(getattr, HistoryBuffer, '__init__'),
-    Call(getattr, HistoryBuffer, 'register_statistics'),
-    Call(getattr, HistoryBuffer, '__subclasses__'),
-    Call(getattr, Call(getattr, HistoryBuffer, 'mean'), '__globals__'),
-    Call(getattr, dict, 'get'),
-    Call(getattr, np.ndarray, 'tofile'),
-    Call(getattr, HistoryBuffer, 'missing', 1),
-    Call(OneCycleParamScheduler, None),
-    Call(HistoryBuffer.mean, None),
-], ids=lambda attack: attack.name)
+@pytest.mark.parametrize(
+    'attack',
+    [
+        Call(os.system, 'exit 1'),
+        Call(eval, '1 + 1'),
+        Call(getattr, HistoryBuffer, '__init__'),
+        Call(getattr, HistoryBuffer, 'register_statistics'),
+        Call(getattr, HistoryBuffer, '__subclasses__'),
+        Call(getattr, Call(getattr, HistoryBuffer, 'mean'), '__globals__'),
+        Call(getattr, dict, 'get'),
+        Call(getattr, np.ndarray, 'tofile'),
+        Call(getattr, HistoryBuffer, 'missing', 1),
+        Call(OneCycleParamScheduler, None),
+        Call(HistoryBuffer.mean, None),
+    ],
+    ids=lambda attack: attack.name,
+)
 def test_malicious_checkpoint_is_refused(attack, tmp_path):
     torch.save(attack, str(tmp_path / 'attack.pth'))
     with pytest.raises((pickle.UnpicklingError, TypeError)):
@@ -181,7 +215,9 @@ def test_malicious_checkpoint_is_refused(attack, tmp_path):
 
 
 def test_scheduler_is_only_looked_into(tmp_path):
-    torch.save(OneCycleParamScheduler.__new__(OneCycleParamScheduler), str(tmp_path / 'scheduler.pth'))
+    torch.save(
+        OneCycleParamScheduler.__new__(OneCycleParamScheduler), str(tmp_path / 'scheduler.pth')
+    )
     with pytest.raises((pickle.UnpicklingError, TypeError)):
         torch.load(str(tmp_path / 'scheduler.pth'), weights_only=True)
 

@@ -1,4 +1,7 @@
-"""The shipped configs and those the README shows: they build, read their data, and run under the hosts' own tools."""
+"""The shipped configs and those the README shows: they build, read their data, and run under the
+hosts' own tools.
+"""
+
 import importlib.util
 import re
 import subprocess
@@ -14,9 +17,15 @@ from afan_mm.models.component import AFANComponent
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / 'shared' / 'data'
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if '_r18' in path.name and 'scratch' not in path.name)
-DIGITS = dict(mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
-              mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py')
+CONFIGS = sorted(
+    path
+    for path in (ROOT / 'configs').glob('*/*.py')
+    if '_r18' in path.name and 'scratch' not in path.name
+)
+DIGITS = dict(
+    mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
+    mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py',
+)
 
 
 def sites_of(cfg):
@@ -26,18 +35,28 @@ def sites_of(cfg):
     if cfg.default_scope == 'mmdet':
         cfg.model.pop('pretrained')
         cfg.model.backbone.init_cfg = None
-    return sorted(name for name, module in MODELS.build(cfg.model).named_modules() if isinstance(module, AFANComponent))
+    return sorted(
+        name
+        for name, module in MODELS.build(cfg.model).named_modules()
+        if isinstance(module, AFANComponent)
+    )
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_has_the_sites_its_name_says(path):
     head = 'roi_head' if 'rcnn' in path.name else 'decode_head'
-    assert sites_of(Config.fromfile(str(path))) == ([*sorted([head, 'neck'])] if path.name.startswith('afan_') else [])
+    assert sites_of(Config.fromfile(str(path))) == (
+        [*sorted([head, 'neck'])] if path.name.startswith('afan_') else []
+    )
 
 
 def test_configs_of_the_readme(tmp_path):
     """Those that turn a stock config into A-FAN, as they stand there."""
-    blocks = [block for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S) if '_base_' in block]
+    blocks = [
+        block
+        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+        if '_base_' in block
+    ]
     sites = []
     for index, block in enumerate(blocks):
         path = tmp_path / f'config{index}.py'
@@ -61,17 +80,37 @@ def test_real_data_is_read(name, images):
 
 @pytest.mark.parametrize('host', ('mmseg', 'mmdet'))
 def test_stock_tools_run_an_afan_config(host, tmp_path):
-    """Training, resuming from its checkpoint and evaluating with the tools that come with mmseg and mmdet."""
+    """Training, resuming from its checkpoint and evaluating with the tools that come with mmseg and
+    mmdet.
+    """
     data = tmp_path / 'digits'
     digits_voc.make_digits_voc(data, train=8, val=2)
     tools = Path(importlib.util.find_spec(host).origin).parent / '.mim' / 'tools'
-    options = [f'{loader}_dataloader.dataset.data_root={data}/' for loader in ('train', 'val', 'test')]
-    options += ['train_dataloader.batch_size=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+    options = [
+        f'{loader}_dataloader.dataset.data_root={data}/' for loader in ('train', 'val', 'test')
+    ]
+    options += [
+        'train_dataloader.batch_size=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=2',
+    ]
 
     def run(tool, *arguments, iters=2):
-        command = [sys.executable, str(tools / tool), str(DIGITS[host]), *map(str, arguments), '--work-dir', str(tmp_path / 'work')]
-        result = subprocess.run([*command, '--cfg-options', *options, f'train_cfg.max_iters={iters}'], cwd=str(tmp_path),
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        command = [
+            sys.executable,
+            str(tools / tool),
+            str(DIGITS[host]),
+            *map(str, arguments),
+            '--work-dir',
+            str(tmp_path / 'work'),
+        ]
+        result = subprocess.run(
+            [*command, '--cfg-options', *options, f'train_cfg.max_iters={iters}'],
+            cwd=str(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert result.returncode == 0, result.stdout[-3000:]
         return result.stdout
 

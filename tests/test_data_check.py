@@ -1,4 +1,7 @@
-"""Missing data stops the tools with what is missing, what is expected and where it comes from; data that is there does not."""
+"""Missing data stops the tools with what is missing, what is expected and where it comes from; data
+that is there does not.
+"""
+
 import sys
 from pathlib import Path
 
@@ -35,8 +38,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def seg(root='data/mine', **changes):
-    return dict(dict(type='BaseSegDataset', data_root=root, ann_file='train.txt',
-                     data_prefix=dict(img_path='img', seg_map_path='ann', depth_path=None)), **changes)
+    return dict(
+        dict(
+            type='BaseSegDataset',
+            data_root=root,
+            ann_file='train.txt',
+            data_prefix=dict(img_path='img', seg_map_path='ann', depth_path=None),
+        ),
+        **changes,
+    )
 
 
 def test_unknown_data_set(folder):
@@ -45,7 +55,8 @@ def test_unknown_data_set(folder):
         '  data/mine/img (train_dataloader, BaseSegDataset)',
         '  data/mine/ann (train_dataloader, BaseSegDataset)',
         '  data/mine/train.txt (train_dataloader, BaseSegDataset)',
-        f'Relative paths count from the current folder, {folder}; data_root in the config says where data lies.'
+        f'Relative paths count from the current folder, {folder}; data_root in the config says '
+        'where data lies.',
     ]
 
 
@@ -59,11 +70,19 @@ def test_data_that_is_there(folder):
     check(seg(root='elsewhere', ann_file=str(folder / 'data/mine/train.txt'), data_prefix={}))
 
 
-@pytest.mark.parametrize('changes', (
-    dict(data_root='s3://bucket/mine'),
-    dict(data_root=None, ann_file='s3://bucket/train.txt', data_prefix=dict(img_path='http://somewhere/img')),
-    dict(backend_args=dict(backend='petrel')),
-), ids=('root', 'paths', 'backend'))
+@pytest.mark.parametrize(
+    'changes',
+    (
+        dict(data_root='s3://bucket/mine'),
+        dict(
+            data_root=None,
+            ann_file='s3://bucket/train.txt',
+            data_prefix=dict(img_path='http://somewhere/img'),
+        ),
+        dict(backend_args=dict(backend='petrel')),
+    ),
+    ids=('root', 'paths', 'backend'),
+)
 def test_data_elsewhere_is_not_looked_for(changes):
     check(seg(**changes))
 
@@ -73,32 +92,73 @@ def test_local_backend_is_looked_at():
     complaint(seg(backend_args=None))
 
 
-@pytest.mark.parametrize('wrap', ('RepeatDataset', 'MultiImageMixDataset', 'ConcatDataset', 'list', 'nested'))
+@pytest.mark.parametrize(
+    'wrap', ('RepeatDataset', 'MultiImageMixDataset', 'ConcatDataset', 'list', 'nested')
+)
 def test_wrapped(wrap):
     inner, other = seg('data/one'), seg('data/two')
     wrapped, roots = {
         'RepeatDataset': (dict(type='RepeatDataset', times=2, dataset=inner), ['one']),
-        'MultiImageMixDataset': (dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]), ['one']),
+        'MultiImageMixDataset': (
+            dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]),
+            ['one'],
+        ),
         'ConcatDataset': (dict(type='ConcatDataset', datasets=[inner, other]), ['one', 'two']),
         'list': ([inner, other], ['one', 'two']),
-        'nested': (dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[other, inner])), ['two', 'one']),
+        'nested': (
+            dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[other, inner])),
+            ['two', 'one'],
+        ),
     }[wrap]
     assert [line.split()[0] for line in complaint(wrapped)[1:-1]] == [
-        f'data/{root}/{name}' for root in roots for name in ('img', 'ann', 'train.txt')]
+        f'data/{root}/{name}' for root in roots for name in ('img', 'ann', 'train.txt')
+    ]
 
 
 KNOWN = {
-    'VOC2007 detection': (dict(type='VOCDataset', data_root='data/VOCdevkit/', ann_file='VOC2007/ImageSets/Main/trainval.txt',
-                               data_prefix=dict(sub_data_root='VOC2007/')),
-                          'data/VOCdevkit/VOC2007/JPEGImages', 'VOC2007', 'the PASCAL VOC challenge site'),
-    'VOC2012': (dict(type='PascalVOCDataset', data_root='elsewhere', data_prefix=dict(seg_map_path='SegmentationClassAug')),
-                'elsewhere/SegmentationClassAug', 'VOC2012', "made by\nmmseg's tools/dataset_converters/voc_aug.py"),
-    'Cityscapes': (dict(type='mmseg.CityscapesDataset', data_root='data/cs/', data_prefix=dict(img_path='leftImg8bit/train')),
-                   'data/cs/leftImg8bit/train', 'Cityscapes', 'cityscapes-dataset.com (registration needed)'),
-    'COCO2017': (dict(type='CocoDataset', data_root='data/coco/', data_prefix=dict(img='train2017/')),
-                 'data/coco/train2017', 'COCO2017', 'cocodataset.org'),
-    'digits': (dict(type='XMLDataset', data_root='data/digits', metainfo=dict(classes=('0', ))),
-               'data/digits/JPEGImages', 'generated digits', 'python tools/dataset_converters/digits_voc.py'),
+    'VOC2007 detection': (
+        dict(
+            type='VOCDataset',
+            data_root='data/VOCdevkit/',
+            ann_file='VOC2007/ImageSets/Main/trainval.txt',
+            data_prefix=dict(sub_data_root='VOC2007/'),
+        ),
+        'data/VOCdevkit/VOC2007/JPEGImages',
+        'VOC2007',
+        'the PASCAL VOC challenge site',
+    ),
+    'VOC2012': (
+        dict(
+            type='PascalVOCDataset',
+            data_root='elsewhere',
+            data_prefix=dict(seg_map_path='SegmentationClassAug'),
+        ),
+        'elsewhere/SegmentationClassAug',
+        'VOC2012',
+        "made by\nmmseg's tools/dataset_converters/voc_aug.py",
+    ),
+    'Cityscapes': (
+        dict(
+            type='mmseg.CityscapesDataset',
+            data_root='data/cs/',
+            data_prefix=dict(img_path='leftImg8bit/train'),
+        ),
+        'data/cs/leftImg8bit/train',
+        'Cityscapes',
+        'cityscapes-dataset.com (registration needed)',
+    ),
+    'COCO2017': (
+        dict(type='CocoDataset', data_root='data/coco/', data_prefix=dict(img='train2017/')),
+        'data/coco/train2017',
+        'COCO2017',
+        'cocodataset.org',
+    ),
+    'digits': (
+        dict(type='XMLDataset', data_root='data/digits', metainfo=dict(classes=('0',))),
+        'data/digits/JPEGImages',
+        'generated digits',
+        'python tools/dataset_converters/digits_voc.py',
+    ),
 }
 
 
@@ -107,22 +167,37 @@ def test_known_data_set(name):
     dataset, path, title, source = KNOWN[name]
     lines = complaint(dataset)
     assert lines[1].split()[0] == path
-    assert f'Expected for {title}:' in lines and 'It comes from ' in '\n'.join(lines) and source in '\n'.join(lines)
+    assert (
+        f'Expected for {title}:' in lines
+        and 'It comes from ' in '\n'.join(lines)
+        and source in '\n'.join(lines)
+    )
     assert sum(line.startswith('Expected') for line in lines) == 1
 
 
 def test_own_classes_are_not_taken_for_a_known_data_set():
-    dataset = dict(type='CocoDataset', data_root='data/balloons', metainfo=dict(classes=('balloon', )))
+    dataset = dict(
+        type='CocoDataset', data_root='data/balloons', metainfo=dict(classes=('balloon',))
+    )
     assert not any('COCO2017' in line for line in complaint(dataset))
 
 
 @pytest.mark.parametrize('root', ('data/cityscapes', 'data [1]'))
 def test_cityscapes_without_converted_labels(root):
-    dataset = dict(type='CityscapesDataset', data_root=root, data_prefix=dict(img_path='leftImg8bit', seg_map_path='gtFine'))
+    dataset = dict(
+        type='CityscapesDataset',
+        data_root=root,
+        data_prefix=dict(img_path='leftImg8bit', seg_map_path='gtFine'),
+    )
     touch(f'{root}/leftImg8bit/a/a_leftImg8bit.png', f'{root}/gtFine/a/a_gtFine_labelIds.png')
     lines = complaint(dataset)
-    assert lines[1] == f'  {root}/gtFine/**/*_gtFine_labelTrainIds.png (train_dataloader, CityscapesDataset)'
-    assert lines[2] == 'Expected for Cityscapes:' and 'tools/dataset_converters/cityscapes.py' in '\n'.join(lines)
+    assert (
+        lines[1]
+        == f'  {root}/gtFine/**/*_gtFine_labelTrainIds.png (train_dataloader, CityscapesDataset)'
+    )
+    assert lines[
+        2
+    ] == 'Expected for Cityscapes:' and 'tools/dataset_converters/cityscapes.py' in '\n'.join(lines)
     touch(f'{root}/gtFine/a/a_gtFine_labelTrainIds.png')
     check(dataset)
 
@@ -136,17 +211,30 @@ def expand(line):
     return [name for choice in choices.split(',') for name in expand(start + choice + end)]
 
 
-@pytest.mark.parametrize('family, name', (('deeplabv3plus', 'voc07'), ('deeplabv3plus', 'voc12'), ('deeplabv3plus', 'cityscapes'),
-                                          ('deeplabv3plus', 'digits'), ('faster_rcnn', 'voc0712'), ('faster_rcnn', 'coco'),
-                                          ('faster_rcnn', 'digits')))
+@pytest.mark.parametrize(
+    'family, name',
+    (
+        ('deeplabv3plus', 'voc07'),
+        ('deeplabv3plus', 'voc12'),
+        ('deeplabv3plus', 'cityscapes'),
+        ('deeplabv3plus', 'digits'),
+        ('faster_rcnn', 'voc0712'),
+        ('faster_rcnn', 'coco'),
+        ('faster_rcnn', 'digits'),
+    ),
+)
 def test_layout_lists_what_the_shipped_configs_read(family, name):
     cfg = Config.fromfile(str(next((ROOT / 'configs' / family).glob(f'*{name}*.py'))))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for dataset in data_check.find_datasets(cfg[loader]):
             paths = data_check.list_paths(dataset)
-            known, = {data_check.identify(dataset, path) for path in paths}
-            listed = [path for line in known.layout.splitlines() for path in expand(line.split()[0])]
-            assert all(any(given.startswith(path.split('**')[0]) for given in listed) for path in paths)
+            (known,) = {data_check.identify(dataset, path) for path in paths}
+            listed = [
+                path for line in known.layout.splitlines() for path in expand(line.split()[0])
+            ]
+            assert all(
+                any(given.startswith(path.split('**')[0]) for given in listed) for path in paths
+            )
 
 
 CONFIG = """
@@ -157,11 +245,14 @@ val_cfg = {val_cfg}
 """
 
 
-@pytest.mark.parametrize('tool, val_cfg, needed', (
-    ('train', 'None', ['train']),
-    ('train', "dict(type='ValLoop')", ['train', 'val']),
-    ('test', 'None', ['test']),
-))
+@pytest.mark.parametrize(
+    'tool, val_cfg, needed',
+    (
+        ('train', 'None', ['train']),
+        ('train', "dict(type='ValLoop')", ['train', 'val']),
+        ('test', 'None', ['test']),
+    ),
+)
 def test_tools_need_no_more_than_they_use(tool, val_cfg, needed, folder, monkeypatch):
     """And they look before they build anything."""
     (folder / 'config.py').write_text(CONFIG.format(val_cfg=val_cfg))

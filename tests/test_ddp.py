@@ -1,4 +1,7 @@
-"""Contract 9: two processes under MMDistributedDataParallel train as one, whatever each of them sees."""
+"""Contract 9: two processes under MMDistributedDataParallel train as one, whatever each of them
+sees.
+"""
+
 import os
 import socket
 import subprocess
@@ -8,11 +11,25 @@ from datetime import timedelta
 import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
-from tiny import (HOSTS, assert_close, assert_identical, average, batch_of, build, gradients, gradients_at_updates, optim_wrapper,
-                  parameters, stock_config, train, with_afan)
+from tiny import (
+    HOSTS,
+    assert_close,
+    assert_identical,
+    average,
+    batch_of,
+    build,
+    gradients,
+    gradients_at_updates,
+    optim_wrapper,
+    parameters,
+    stock_config,
+    train,
+    with_afan,
+)
 
 RANKS = (0, 1)
-NOTHING = dict(segmentor=dict(ignore=True), detector=dict(boxes=[[], []]))  # a batch without objects
+# a batch without objects
+NOTHING = dict(segmentor=dict(ignore=True), detector=dict(boxes=[[], []]))
 
 
 def model_of(host, detach=False, extra=False, strengths='linspace'):
@@ -27,13 +44,19 @@ def model_of(host, detach=False, extra=False, strengths='linspace'):
 
 def use_extra(model):
     """Add what ``model.extra`` computes to the backbone's first level."""
-    model.backbone.register_forward_hook(lambda module, args, levels: (levels[0] + model.extra(levels[0]), *levels[1:]))
+    model.backbone.register_forward_hook(
+        lambda module, args, levels: (levels[0] + model.extra(levels[0]), *levels[1:])
+    )
 
 
 def count_tails(model):
     """A list that grows whenever the last layer runs."""
     calls = []
-    last = model.decode_head.conv_seg if hasattr(model, 'decode_head') else model.roi_head.bbox_head.fc_cls
+    last = (
+        model.decode_head.conv_seg
+        if hasattr(model, 'decode_head')
+        else model.roi_head.bbox_head.fc_cls
+    )
     last.register_forward_hook(lambda *_: calls.append(1))
     return calls
 
@@ -41,8 +64,13 @@ def count_tails(model):
 def work(rank, port, out):
     """All the scenarios on one rank; its results go to a file, and the tests judge them."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=len(RANKS),
-                                         timeout=timedelta(seconds=60))
+    torch.distributed.init_process_group(
+        'gloo',
+        init_method=f'tcp://127.0.0.1:{port}',
+        rank=rank,
+        world_size=len(RANKS),
+        timeout=timedelta(seconds=60),
+    )
     torch.save({host: run(rank, host) for host in HOSTS}, f'{out}/{rank}.pth')
     torch.distributed.destroy_process_group()
 
@@ -62,13 +90,17 @@ def run(rank, host):
 
     step('attached', [batch_of(host, seed=rank)])
     step('detached', [batch_of(host, seed=rank)], detach=True)
-    step('accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2)
+    step(
+        'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
+    )
     step('unused', [batch_of(host, seed=rank)], setup=use_extra if rank == 0 else None)
     step('nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
 
     model = model_of(host, strengths='uniform')
     replicas = MMDistributedDataParallel(model)
-    train(replicas, optim_wrapper(replicas), [batch_of(host, seed=10 * rank + i) for i in range(10)])
+    train(
+        replicas, optim_wrapper(replicas), [batch_of(host, seed=10 * rank + i) for i in range(10)]
+    )
     results['trained'] = {name: p.detach() for name, p in model.named_parameters()}
     return results
 
@@ -81,8 +113,16 @@ def both_ranks(tmp_path_factory):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS='1')
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(port), str(out)], env=environment,
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in RANKS]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(port), str(out)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in RANKS
+    ]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=240)
@@ -102,7 +142,9 @@ def ranks(request, both_ranks):
 @pytest.mark.parametrize('name', ('attached', 'detached'))
 def test_gradients_are_the_average(ranks, name):
     host, *results = ranks
-    alone = [gradients(model_of(host, name == 'detached'), batch_of(host, seed=rank)) for rank in RANKS]
+    alone = [
+        gradients(model_of(host, name == 'detached'), batch_of(host, seed=rank)) for rank in RANKS
+    ]
     for result in results:
         assert_close(result[name][0], average(alone))
     with pytest.raises(AssertionError):  # a rank that kept its own gradients would show
@@ -118,7 +160,9 @@ def test_accumulation(ranks):
 
 
 def test_parameter_that_one_rank_uses(ranks):
-    """The others count zero, as in one process with the whole batch; what no rank uses has no gradient."""
+    """The others count zero, as in one process with the whole batch; what no rank uses has no
+    gradient.
+    """
     host, *results = ranks
     alone = []
     for rank in RANKS:
@@ -135,17 +179,25 @@ def test_parameter_that_one_rank_uses(ranks):
 def test_rank_without_objects(ranks):
     """It runs as many passes as the other rank, and its gradients count."""
     host, *results = ranks
-    alone = [gradients(model_of(host), batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))) for rank in RANKS]
+    alone = [
+        gradients(model_of(host), batch_of(host, seed=rank, **(NOTHING[host] if rank else {})))
+        for rank in RANKS
+    ]
     for result in results:
         assert_close(result['nothing'][0], average(alone))
-    assert results[0]['nothing/calls'] == results[1]['nothing/calls'] >= 5  # clean, and two strengths at two sites
+    # clean, and two strengths at two sites
+    assert results[0]['nothing/calls'] == results[1]['nothing/calls'] >= 5
 
 
 def test_ranks_stay_equal(ranks):
     host, first, second = ranks
     assert_identical(first['trained'], second['trained'])
     start = parameters(model_of(host))
-    assert not any(torch.equal(p, start[name]) for name, p in first['trained'].items() if name.endswith('conv1.weight'))
+    assert not any(
+        torch.equal(p, start[name])
+        for name, p in first['trained'].items()
+        if name.endswith('conv1.weight')
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,7 @@
-"""tools/dataset_converters/digits_voc.py: reproducible, without leaks, and read by the stock dataset classes."""
+"""tools/dataset_converters/digits_voc.py: reproducible, without leaks, and read by the stock
+dataset classes.
+"""
+
 import importlib.util
 import sys
 import xml.etree.ElementTree as ET
@@ -19,7 +22,11 @@ spec.loader.exec_module(digits_voc)
 
 
 def contents(root):
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(Path(root).rglob('*')) if p.is_file()}
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for p in sorted(Path(root).rglob('*'))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +53,8 @@ def test_splits_share_no_digit():
     split = digits_voc.split_digits(1797, seed=0)
     assert sorted(np.concatenate(list(split.values()))) == list(range(1797))
     train, val = (digits_voc.load_sources(0)[s][0].reshape(-1, 64) for s in digits_voc.SPLITS)
-    assert not set(map(bytes, train)) & set(map(bytes, val))  # nor do two indices hold the same drawing
+    # nor do two indices hold the same drawing
+    assert not set(map(bytes, train)) & set(map(bytes, val))
 
 
 @pytest.mark.parametrize('shape', [(400, 600, 3), (512, 512), (300, 451), (451, 300)])
@@ -73,20 +81,27 @@ def test_boxes_agree_with_mask(index):
     unboxed = mask > 0
     for label, (x1, y1, x2, y2), _ in objects:
         assert 0 <= x1 < x2 < SIZE and 0 <= y1 < y2 < SIZE
-        inside = mask[y1:y2 + 1, x1:x2 + 1] == label + 1
-        assert inside[[0, -1]].any(axis=1).all() and inside[:, [0, -1]].any(axis=0).all()  # tight on all four sides
-        unboxed[y1:y2 + 1, x1:x2 + 1] &= ~inside
+        inside = mask[y1 : y2 + 1, x1 : x2 + 1] == label + 1
+        # tight on all four sides
+        assert inside[[0, -1]].any(axis=1).all() and inside[:, [0, -1]].any(axis=0).all()
+        unboxed[y1 : y2 + 1, x1 : x2 + 1] &= ~inside
     assert unboxed.sum() < 64  # scraps too thin for a box
 
 
 def test_occlusion_marks_difficult():
     source = digits_voc.load_sources(0)['train']
-    flags = [o[2] for i in range(60) for o in digits_voc.draw_scene(np.random.default_rng(i), *source, SIZE)[2]]
+    flags = [
+        o[2]
+        for i in range(60)
+        for o in digits_voc.draw_scene(np.random.default_rng(i), *source, SIZE)[2]
+    ]
     assert 0 < np.mean(flags) < 0.2
 
 
 @pytest.mark.parametrize('name', ['XMLDataset', 'VOCDataset'])
-@pytest.mark.parametrize('split, length', [('train', TRAIN), ('val', VAL), ('trainval', TRAIN + VAL)])
+@pytest.mark.parametrize(
+    'split, length', [('train', TRAIN), ('val', VAL), ('trainval', TRAIN + VAL)]
+)
 def test_mmdet_reads_it(devkit, name, split, length):
     datasets = pytest.importorskip('mmdet.datasets')
     dataset = getattr(datasets, name)(
@@ -94,7 +109,8 @@ def test_mmdet_reads_it(devkit, name, split, length):
         ann_file=f'ImageSets/Main/{split}.txt',
         data_prefix=dict(sub_data_root=''),
         metainfo=dict(classes=digits_voc.CLASSES),
-        test_mode=True)
+        test_mode=True,
+    )
     assert len(dataset) == length
     info = dataset.get_data_info(0)
     assert Path(info['img_path']).is_file() and (info['height'], info['width']) == (SIZE, SIZE)
@@ -109,7 +125,8 @@ def test_mmseg_reads_it(devkit, name):
         data_root=str(devkit),
         ann_file='ImageSets/Segmentation/train.txt',
         data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')])
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+    )
     assert len(dataset) == TRAIN
     sample = dataset[0]
     assert sample['img'].shape == (SIZE, SIZE, 3)
@@ -117,8 +134,10 @@ def test_mmseg_reads_it(devkit, name):
     assert (sample['gt_seg_map'] == stored).all() and stored.max() <= len(digits_voc.CLASSES)
 
 
-@pytest.mark.parametrize('name, value', [('train', 0), ('val', -1), ('size', 32), ('seed', -1), ('train', 2.5),
-                                         ('size', '96')])
+@pytest.mark.parametrize(
+    'name, value',
+    [('train', 0), ('val', -1), ('size', 32), ('seed', -1), ('train', 2.5), ('size', '96')],
+)
 def test_bad_argument_is_named(tmp_path, name, value):
     with pytest.raises(ValueError, match=f'{name} must be an integer from .* but got {value!r}'):
         digits_voc.make_digits_voc(tmp_path / 'out', **{name: value})

@@ -1,4 +1,7 @@
-"""The cheap estimators of Eq. 4's sum: on average over many draws, the gradient of all the passes."""
+"""The cheap estimators of Eq. 4's sum: on average over many draws, the gradient of all the
+passes.
+"""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,9 @@ DRAWS = 200
 
 
 def gradient(iteration=0, seed=0, data=None, **settings):
-    """The gradient of one step of a host without batch norm, as one vector; the same host every time."""
+    """The gradient of one step of a host without batch norm, as one vector; the same host every
+    time.
+    """
 
     def run(model, x, y):
         def tail(feature):
@@ -30,8 +35,8 @@ def gradient(iteration=0, seed=0, data=None, **settings):
 def assert_unbiased(draws, expected, spread_of_expected=0.0):
     """The mean of the draws is the expectation, as far as so many draws can tell.
 
-    Tolerance: five standard errors of the mean, from the spread of the draws themselves (a one in a million event for each
-    of the hundred gradients), and rounding.
+    Tolerance: five standard errors of the mean, from the spread of the draws themselves (a one in a
+    million event for each of the hundred gradients), and rounding.
     """
     draws = torch.stack(draws)
     error = (draws.var(0) / len(draws) + spread_of_expected).sqrt()
@@ -46,8 +51,11 @@ def test_unbiased_for_the_ladder(estimator, moments, detach):
     """With fixed strengths the exact gradient is one number, and far from the clean one."""
     settings = dict(strengths='linspace', moments=moments, detach=detach)
     exact = gradient(**settings)
-    error = assert_unbiased([gradient(seed=seed, estimator=estimator, **settings) for seed in range(DRAWS)], exact)
-    assert error < 0.05 * (exact - gradient(num_strengths=0)).norm()  # the draws would show a wrong weight
+    error = assert_unbiased(
+        [gradient(seed=seed, estimator=estimator, **settings) for seed in range(DRAWS)], exact
+    )
+    # the draws would show a wrong weight
+    assert error < 0.05 * (exact - gradient(num_strengths=0)).norm()
 
 
 @pytest.mark.parametrize('estimator', ('single', 'per_sample'))
@@ -59,11 +67,16 @@ def test_unbiased_for_uniform_strengths(estimator):
 
 
 def test_variance_of_a_strength_for_each_sample():
-    """Where all eight samples pull the same way, the mean of eight independent strengths has an eighth of one strength's variance."""
+    """Where all eight samples pull the same way, the mean of eight independent strengths has an
+    eighth of one strength's variance.
+    """
     same = {key: value[:1].expand(8, *value.shape[1:]) for key, value in batch().items()}
 
     def spread(estimator):
-        draws = [gradient(seed=seed, data=same, estimator=estimator, strengths='linspace', moments=None) for seed in range(DRAWS)]
+        draws = [
+            gradient(seed=seed, data=same, estimator=estimator, strengths='linspace', moments=None)
+            for seed in range(DRAWS)
+        ]
         return torch.stack(draws).var(0).sum()
 
     # A variance from so many draws of a bounded number is known to about a tenth.
@@ -71,11 +84,19 @@ def test_variance_of_a_strength_for_each_sample():
 
 
 def test_single_pass_is_one_of_the_passes_weighted_by_k():
-    """Taken apart by hand: each draw is the clean gradient plus three times one of three adversarial ones."""
+    """Taken apart by hand: each draw is the clean gradient plus three times one of three
+    adversarial ones.
+    """
     settings = dict(strengths='linspace', detach=True)
     clean = gradient(num_strengths=0)
     # With one strength the ladder is its top; epsilon places it on each rung.
-    rungs = [gradient(num_strengths=1, strengths='linspace', detach=True, epsilon=rung / 3, step_size=rung / 3) - clean for rung in (1, 2, 3)]
+    rungs = [
+        gradient(
+            num_strengths=1, strengths='linspace', detach=True, epsilon=rung / 3, step_size=rung / 3
+        )
+        - clean
+        for rung in (1, 2, 3)
+    ]
     seen = set()
     for seed in range(20):
         extra = gradient(seed=seed, estimator='single', **settings) - clean
@@ -87,12 +108,17 @@ def test_single_pass_is_one_of_the_passes_weighted_by_k():
 
 @pytest.mark.parametrize('estimator', ('sum', 'single', 'per_sample'))
 def test_every_nth_iteration_weighted_by_n(estimator):
-    """Over n iterations at the same parameters the mean gradient is that of every iteration; the passes are in the first of them."""
-    settings = dict(strengths='linspace', num_strengths=1, estimator=estimator)  # one strength, so that nothing is random
+    """Over n iterations at the same parameters the mean gradient is that of every iteration; the
+    passes are in the first of them.
+    """
+    # one strength, so that nothing is random
+    settings = dict(strengths='linspace', num_strengths=1, estimator=estimator)
     exact, clean = gradient(**settings), gradient(num_strengths=0)
     steps = [gradient(iteration=i, interval=4, **settings) for i in range(8)]
     for i, step in enumerate(steps):
-        torch.testing.assert_close(step, clean + 4 * (exact - clean) if i % 4 == 0 else clean, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            step, clean + 4 * (exact - clean) if i % 4 == 0 else clean, rtol=1e-10, atol=1e-12
+        )
     torch.testing.assert_close(sum(steps) / 8, exact, rtol=1e-10, atol=1e-12)
 
 
@@ -101,14 +127,31 @@ def test_normalized_chooses_the_strengths_that_eq_5_is_for():
     clean = gradient(num_strengths=0)
 
     def rung(strength, moments):
-        return gradient(num_strengths=1, strengths='linspace', detach=True, epsilon=strength, step_size=strength, moments=moments) - clean
+        return (
+            gradient(
+                num_strengths=1,
+                strengths='linspace',
+                detach=True,
+                epsilon=strength,
+                step_size=strength,
+                moments=moments,
+            )
+            - clean
+        )
 
     for mask in ((False, True), (True, False), (True, True), (False, False)):
-        expected = sum(rung(strength, 'batch' if on else None) for strength, on in zip((0.5, 1.0), mask))
-        torch.testing.assert_close(gradient(normalized=mask, **settings) - clean, expected, rtol=1e-10, atol=1e-12)
+        expected = sum(
+            rung(strength, 'batch' if on else None) for strength, on in zip((0.5, 1.0), mask)
+        )
+        torch.testing.assert_close(
+            gradient(normalized=mask, **settings) - clean, expected, rtol=1e-10, atol=1e-12
+        )
 
 
-@pytest.mark.parametrize('mask, estimator', (((True, ), 'sum'), ((1, 0, 1), 'sum'), ('yes', 'sum'), ((True, False, True), 'per_sample')))
+@pytest.mark.parametrize(
+    'mask, estimator',
+    (((True,), 'sum'), ((1, 0, 1), 'sum'), ('yes', 'sum'), ((True, False, True), 'per_sample')),
+)
 def test_wrong_masks(mask, estimator):
     with pytest.raises(ValueError, match='normalized must be .* but got '):
         AFANSettings(num_strengths=3, normalized=mask, estimator=estimator)
@@ -125,4 +168,7 @@ def test_iterations_without_passes_use_the_same_parameters(name):
         found = gradients(model, batch_of(name), wrapper)
         used.append({key for key, gradient in found.items() if gradient is not None})
     assert wrapper._inner_count == 2 and used[0] == used[1] != set()
-    assert wrapper.health.report().keys() == {'neck/nonfinite_share', f'{"decode" if name == "segmentor" else "roi"}_head/nonfinite_share'}
+    assert wrapper.health.report().keys() == {
+        'neck/nonfinite_share',
+        f'{"decode" if name == "segmentor" else "roi"}_head/nonfinite_share',
+    }

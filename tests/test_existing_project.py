@@ -1,4 +1,7 @@
-"""A project of somebody else: its config is converted, trained and tested with the stock tools, and its checkpoint goes back."""
+"""A project of somebody else: its config is converted, trained and tested with the stock tools, and
+its checkpoint goes back.
+"""
+
 import importlib
 import importlib.util
 import json
@@ -55,7 +58,7 @@ class LeafHead(BaseDecodeHead):
         x = self._transform_inputs(inputs)
         return self.cls_seg(sum(leaf(x) for leaf in self.leaves))
 ''',
-    'configs/_base_/leaves.py': '''
+    'configs/_base_/leaves.py': """
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -66,8 +69,8 @@ model = dict(
     decode_head=dict(type='LeafHead', kernel_sizes=(1, 3), in_channels=64, in_index=3, channels=12, num_classes=3,
                      norm_cfg=norm_cfg, loss_decode=dict(type='CrossEntropyLoss')),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
-''',
-    'configs/_base_/plots.py': '''
+""",
+    'configs/_base_/plots.py': """
 data_root = 'data/plots'
 pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 dataset = dict(
@@ -80,8 +83,8 @@ val_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSam
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-''',
-    'configs/leaves_plots.py': '''
+""",
+    'configs/leaves_plots.py': """
 _base_ = ['./_base_/leaves.py', './_base_/plots.py']
 default_scope = 'mmseg'
 custom_imports = dict(imports=['garden'], allow_failed_imports=False)
@@ -95,16 +98,27 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(logger=dict(type='LoggerHook', interval=1),
                      checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3))
 log_processor = dict(by_epoch=False)
-''',
+""",
 }
 
 
 def run(*arguments, cwd):
     """A command in the project, as its owner runs it; returns what it printed."""
-    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-                       PYTHONPATH=os.pathsep.join(filter(None, ['.', os.environ.get('PYTHONPATH')])))
-    process = subprocess.run([sys.executable, *map(str, arguments)], cwd=str(cwd), env=environment, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, universal_newlines=True, timeout=240)
+    environment = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+        PYTHONPATH=os.pathsep.join(filter(None, ['.', os.environ.get('PYTHONPATH')])),
+    )
+    process = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=str(cwd),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
     assert process.returncode == 0, process.stdout[-3000:]
     return process.stdout
 
@@ -118,18 +132,40 @@ def project(tmp_path_factory):
     random = np.random.RandomState(0)
     for split, count in (('train', 4), ('val', 2)):
         for i in range(count):
-            mmcv.imwrite(random.randint(0, 256, (32, 32, 3)).astype(np.uint8), str(root / f'data/plots/images/{split}/{i}.png'))
-            mmcv.imwrite(random.randint(0, 3, (32, 32)).astype(np.uint8), str(root / f'data/plots/labels/{split}/{i}.png'))
+            mmcv.imwrite(
+                random.randint(0, 256, (32, 32, 3)).astype(np.uint8),
+                str(root / f'data/plots/images/{split}/{i}.png'),
+            )
+            mmcv.imwrite(
+                random.randint(0, 3, (32, 32)).astype(np.uint8),
+                str(root / f'data/plots/labels/{split}/{i}.png'),
+            )
     return root
 
 
 @pytest.fixture(scope='module')
 def trained(project):
     """What training the converted config printed; its checkpoint is in ``run``."""
-    run(TOOLS / 'convert_config.py', 'configs/leaves_plots.py', '--out', 'configs/afan_leaves_plots.py', '--epsilon', '0.1',
-        '--num-strengths', '2', cwd=project)
-    return run(HOST_TOOLS / 'train.py', 'configs/afan_leaves_plots.py', '--work-dir', 'run', '--cfg-options',
-               'custom_hooks.1.interval=1', cwd=project)
+    run(
+        TOOLS / 'convert_config.py',
+        'configs/leaves_plots.py',
+        '--out',
+        'configs/afan_leaves_plots.py',
+        '--epsilon',
+        '0.1',
+        '--num-strengths',
+        '2',
+        cwd=project,
+    )
+    return run(
+        HOST_TOOLS / 'train.py',
+        'configs/afan_leaves_plots.py',
+        '--work-dir',
+        'run',
+        '--cfg-options',
+        'custom_hooks.1.interval=1',
+        cwd=project,
+    )
 
 
 def test_stock_tool_trains_the_converted_config(project, trained):
@@ -138,15 +174,26 @@ def test_stock_tool_trains_the_converted_config(project, trained):
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     steps = [line for line in lines if 'loss' in line]
     assert len(steps) == 3 and all(np.isfinite(step['loss']) for step in steps)
-    assert all(step[f'afan/{site}/delta_norm'] > 0 for step in steps[1:] for site in ('neck', 'decode_head'))
+    assert all(
+        step[f'afan/{site}/delta_norm'] > 0
+        for step in steps[1:]
+        for site in ('neck', 'decode_head')
+    )
     saved = next(project.glob('run/*/vis_data/config.py'))
     wrapper = Config.fromfile(str(saved), import_custom_modules=False).optim_wrapper
-    assert wrapper.type == 'AFANOptimWrapper' and wrapper.clip_grad == dict(max_norm=5.)
-    assert wrapper.paramwise_cfg.custom_keys == {'decode_head.leaves': dict(lr_mult=10.)}
+    assert wrapper.type == 'AFANOptimWrapper' and wrapper.clip_grad == dict(max_norm=5.0)
+    assert wrapper.paramwise_cfg.custom_keys == {'decode_head.leaves': dict(lr_mult=10.0)}
 
 
 def test_stock_tool_evaluates_the_converted_config(project, trained):
-    printed = run(HOST_TOOLS / 'test.py', 'configs/afan_leaves_plots.py', 'run/iter_3.pth', '--work-dir', 'tested', cwd=project)
+    printed = run(
+        HOST_TOOLS / 'test.py',
+        'configs/afan_leaves_plots.py',
+        'run/iter_3.pth',
+        '--work-dir',
+        'tested',
+        cwd=project,
+    )
     assert 'mIoU' in printed
     metrics = json.loads(next(project.glob('tested/*/*.json')).read_text())
     assert 0 <= metrics['mIoU'] <= 100
@@ -163,6 +210,8 @@ def test_checkpoint_goes_back_into_the_stock_config(project, trained, monkeypatc
             with torch.no_grad():
                 samples = model.test_step(segmentation_batch())
                 outputs.append({i: sample.seg_logits.data for i, sample in enumerate(samples)})
-        assert isinstance(model.decode_head, afan_mm.AFANDecodeHead) == (name == 'afan_leaves_plots')
+        assert isinstance(model.decode_head, afan_mm.AFANDecodeHead) == (
+            name == 'afan_leaves_plots'
+        )
     assert_identical(*outputs)
     assert outputs[0][0].shape == (3, 32, 32) and outputs[0][0].std() > 0

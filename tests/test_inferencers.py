@@ -1,4 +1,7 @@
-"""The hosts' inferencers take an A-FAN config and the checkpoint of its run, and predict what the stock config does."""
+"""The hosts' inferencers take an A-FAN config and the checkpoint of its run, and predict what the
+stock config does.
+"""
+
 import pytest
 import torch
 from mmdet.apis import DetInferencer
@@ -10,9 +13,14 @@ from test_tools import command_line, configure_train
 from tiny import assert_identical
 
 INFERENCERS = dict(mmseg=MMSegInferencer, mmdet=DetInferencer)
-VALUES = dict(mmseg=lambda sample: dict(logits=sample.seg_logits.data, labels=sample.pred_sem_seg.data),
-              mmdet=lambda sample: {key: sample.pred_instances[key] for key in ('bboxes', 'scores', 'labels')})
-CHANGES = dict(mmseg='', mmdet='model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))')  # it has learnt nothing
+VALUES = dict(
+    mmseg=lambda sample: dict(logits=sample.seg_logits.data, labels=sample.pred_sem_seg.data),
+    mmdet=lambda sample: {
+        key: sample.pred_instances[key] for key in ('bboxes', 'scores', 'labels')
+    },
+)
+# it has learnt nothing
+CHANGES = dict(mmseg='', mmdet='model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))')
 
 
 @pytest.fixture(scope='module')
@@ -23,23 +31,37 @@ def data(tmp_path_factory):
 
 
 def write_config(path, base, data, host):
-    loaders = '\n'.join(f"{loader}_dataloader = dict(dataset=dict(data_root='{data}/'))" for loader in ('train', 'val', 'test'))
+    loaders = '\n'.join(
+        f"{loader}_dataloader = dict(dataset=dict(data_root='{data}/'))"
+        for loader in ('train', 'val', 'test')
+    )
     path.write_text(f"_base_ = '{base}'\n{loaders}\n{CHANGES[host]}\n")
     return str(path)
 
 
 def train(config, work_dir):
     """The checkpoint of two iterations."""
-    cfg = configure_train(config, '--work-dir', str(work_dir), '--cfg-options', 'train_dataloader.batch_size=2',
-                          'train_cfg.max_iters=2', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=2')
+    cfg = configure_train(
+        config,
+        '--work-dir',
+        str(work_dir),
+        '--cfg-options',
+        'train_dataloader.batch_size=2',
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=3',
+        'default_hooks.checkpoint.interval=2',
+    )
     command_line.build_runner(cfg).train()
     return str(work_dir / 'iter_2.pth')
 
 
 @pytest.mark.parametrize('host', ('mmseg', 'mmdet'))
 def test_predictions_are_those_of_the_stock_config(host, data, tmp_path):
-    stock = DIGITS[host].parent / DIGITS[host].name[len('afan_'):]
-    configs = [write_config(tmp_path / f'{base.stem}.py', base, data, host) for base in (DIGITS[host], stock)]
+    stock = DIGITS[host].parent / DIGITS[host].name[len('afan_') :]
+    configs = [
+        write_config(tmp_path / f'{base.stem}.py', base, data, host)
+        for base in (DIGITS[host], stock)
+    ]
     types = [Config.fromfile(config).model.get('neck', {}).get('type') for config in configs]
     assert types[0] == 'AFANNeckWrapper' != types[1]
     checkpoint = train(configs[0], tmp_path / 'work')

@@ -1,4 +1,7 @@
-"""Families beyond the paper's two, from the configs that mmdet and mmseg install, converted with nothing written by hand."""
+"""Families beyond the paper's two, from the configs that mmdet and mmseg install, converted with
+nothing written by hand.
+"""
+
 import copy
 import importlib
 import sys
@@ -35,9 +38,15 @@ FAMILIES = {
     'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': ['neck', *STAGES],
     'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
     # boxes that are learned, before any image
-    'mmdet/sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': ['neck', *[f'roi_head.s{stage}' for stage in range(6)]],
+    'mmdet/sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': [
+        'neck',
+        *[f'roi_head.s{stage}' for stage in range(6)],
+    ],
     # a host inside another: two branches of a semi-supervised one, two frames of a tracker
-    'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py': ['neck', 'roi_head'],
+    'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py': [
+        'neck',
+        'roi_head',
+    ],
     'mmdet/qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py': ['neck', 'roi_head'],
     # cascaded heads, heads that return several tensors, heads without the usual classifier
     'mmseg/point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py': ['neck'],
@@ -59,7 +68,10 @@ def step(cfg, model):
     """The gradients of one training step, by name, and the optim wrapper."""
     wrapper, kept = build_optim_wrapper(model, cfg.optim_wrapper), {}
     wrapper.optimizer.register_step_pre_hook(
-        lambda *args: kept.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+        lambda *args: kept.update(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
+    )
     if hasattr(wrapper, 'health'):
         wrapper.health.due = True
     batch = zoo_batch(cfg, (64, 64))
@@ -68,11 +80,22 @@ def step(cfg, model):
     return kept, wrapper
 
 
-@pytest.mark.parametrize('path, sites', sorted(FAMILIES.items()), ids=lambda value: value.split('/')[1] if isinstance(value, str) else '')
+@pytest.mark.parametrize(
+    'path, sites',
+    sorted(FAMILIES.items()),
+    ids=lambda value: value.split('/')[1] if isinstance(value, str) else '',
+)
 def test_family_trains_converted(path, sites):
-    """The stock step bit for bit under the stock optim wrapper; finite, with another gradient and no trace, under A-FAN's."""
-    cfg = Config(dict(model=family_model(path, (64, 64)), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-                      default_scope=path[:5]))
+    """The stock step bit for bit under the stock optim wrapper; finite, with another gradient and
+    no trace, under A-FAN's.
+    """
+    cfg = Config(
+        dict(
+            model=family_model(path, (64, 64)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            default_scope=path[:5],
+        )
+    )
     with DefaultScope.overwrite_default_scope(path[:5]):
         new = converted(cfg, epsilon=0.1, num_strengths=2)
         stock = build(cfg.model)
@@ -90,4 +113,5 @@ def test_family_trains_converted(path, sites):
     assert sorted({key.rpartition('/')[0] for key in wrapper.health.report()}) == sites
     assert all(gradient.isfinite().all() for gradient in ours.values())
     assert any(not torch.equal(ours[name], expected[name]) for name in expected)
-    assert_identical(dict(model.named_buffers()), dict(stock.named_buffers()))  # what the host counts and averages, it did once
+    # what the host counts and averages, it did once
+    assert_identical(dict(model.named_buffers()), dict(stock.named_buffers()))

@@ -1,4 +1,5 @@
 """Ground truth in the frame of the input, by hand."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,14 +7,26 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from afan_mm.robustness import AttackError
-from afan_mm.robustness.ground_truth import check_sample, has_ground_truth, loads_in_original_frame, to_input_frame
+from afan_mm.robustness.ground_truth import (
+    check_sample,
+    has_ground_truth,
+    loads_in_original_frame,
+    to_input_frame,
+)
 
-LOAD, ANNOTATIONS, RESIZE = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='Resize', scale=(8, 8))
+LOAD, ANNOTATIONS, RESIZE = (
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=(8, 8)),
+)
 
 
-def detection(boxes=((1., 2., 3., 4.), ), masks=None, scale=(2.0, 3.0), **kinds):
+def detection(boxes=((1.0, 2.0, 3.0, 4.0),), masks=None, scale=(2.0, 3.0), **kinds):
     from mmdet.structures import DetDataSample
-    instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.zeros(len(boxes), dtype=torch.long))
+
+    instances = InstanceData(
+        bboxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.zeros(len(boxes), dtype=torch.long)
+    )
     if masks is not None:
         instances.masks = masks
     sample = DetDataSample(gt_instances=instances, **kinds)
@@ -23,43 +36,66 @@ def detection(boxes=((1., 2., 3., 4.), ), masks=None, scale=(2.0, 3.0), **kinds)
 
 def segmentation(labels, scale=None):
     from mmseg.structures import SegDataSample
+
     sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([labels])))
-    sample.set_metainfo(dict(ori_shape=(len(labels), len(labels[0])), **({} if scale is None else dict(scale_factor=scale))))
+    sample.set_metainfo(
+        dict(
+            ori_shape=(len(labels), len(labels[0])),
+            **({} if scale is None else dict(scale_factor=scale)),
+        )
+    )
     return sample
 
 
 def test_boxes_by_hand():
-    """scale_factor is (width, height); the sample itself, which the metric will read, stays as it is."""
-    ignored = InstanceData(bboxes=torch.tensor([[0., 1., 1., 2.]]))
+    """scale_factor is (width, height); the sample itself, which the metric will read, stays as it
+    is.
+    """
+    ignored = InstanceData(bboxes=torch.tensor([[0.0, 1.0, 1.0, 2.0]]))
     sample = detection(ignored_instances=ignored)
     fitted = to_input_frame(sample, (6, 6), original=True)
-    assert fitted.gt_instances.bboxes.tolist() == [[2., 6., 6., 12.]]
-    assert fitted.ignored_instances.bboxes.tolist() == [[0., 3., 2., 6.]]
-    assert sample.gt_instances.bboxes.tolist() == [[1., 2., 3., 4.]] and ignored.bboxes.tolist() == [[0., 1., 1., 2.]]
-    assert to_input_frame(sample, (6, 6), original=False).gt_instances.bboxes.tolist() == [[1., 2., 3., 4.]]
+    assert fitted.gt_instances.bboxes.tolist() == [[2.0, 6.0, 6.0, 12.0]]
+    assert fitted.ignored_instances.bboxes.tolist() == [[0.0, 3.0, 2.0, 6.0]]
+    assert sample.gt_instances.bboxes.tolist() == [
+        [1.0, 2.0, 3.0, 4.0]
+    ] and ignored.bboxes.tolist() == [[0.0, 1.0, 1.0, 2.0]]
+    assert to_input_frame(sample, (6, 6), original=False).gt_instances.bboxes.tolist() == [
+        [1.0, 2.0, 3.0, 4.0]
+    ]
 
 
 @pytest.mark.parametrize('scale', ['float', 'array', 'missing'])
 def test_other_forms_of_a_scale_factor(scale):
-    sample = detection(scale=dict(float=2.0, array=np.array([2.0, 2.0, 2.0, 2.0]), missing=1.0)[scale])
+    sample = detection(
+        scale=dict(float=2.0, array=np.array([2.0, 2.0, 2.0, 2.0]), missing=1.0)[scale]
+    )
     if scale == 'missing':
         del sample.scale_factor
     factor = 1 if scale == 'missing' else 2
-    assert to_input_frame(sample, (9, 9), original=True).gt_instances.bboxes.tolist() == [[factor * v for v in (1, 2, 3, 4)]]
+    assert to_input_frame(sample, (9, 9), original=True).gt_instances.bboxes.tolist() == [
+        [factor * v for v in (1, 2, 3, 4)]
+    ]
 
 
 def test_box_structures_and_no_boxes():
     from mmdet.structures.bbox import HorizontalBoxes
+
     sample = detection()
     sample.gt_instances.bboxes = HorizontalBoxes(sample.gt_instances.bboxes)
-    assert to_input_frame(sample, (6, 6), original=True).gt_instances.bboxes.tensor.tolist() == [[2., 6., 6., 12.]]
-    assert sample.gt_instances.bboxes.tensor.tolist() == [[1., 2., 3., 4.]]
-    assert to_input_frame(detection(boxes=()), (6, 6), original=True).gt_instances.bboxes.shape == (0, 4)
+    assert to_input_frame(sample, (6, 6), original=True).gt_instances.bboxes.tensor.tolist() == [
+        [2.0, 6.0, 6.0, 12.0]
+    ]
+    assert sample.gt_instances.bboxes.tensor.tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    assert to_input_frame(detection(boxes=()), (6, 6), original=True).gt_instances.bboxes.shape == (
+        0,
+        4,
+    )
 
 
 def test_masks_by_hand():
     """Two rows of three pixels become 6 x 6, and the pipeline's padding to 7 x 8 is no object."""
     from mmdet.structures.mask import BitmapMasks
+
     sample = detection(masks=BitmapMasks(np.array([[[1, 0, 0], [0, 0, 1]]], dtype=np.uint8), 2, 3))
     masks = to_input_frame(sample, (7, 8), original=True).gt_instances.masks
     expected = np.zeros((7, 8), dtype=np.uint8)
@@ -69,15 +105,24 @@ def test_masks_by_hand():
 
 def test_polygons_by_hand():
     from mmdet.structures.mask import PolygonMasks
-    sample = detection(masks=PolygonMasks([[np.array([0., 0., 1., 0., 1., 2.])]], 2, 3))
+
+    sample = detection(masks=PolygonMasks([[np.array([0.0, 0.0, 1.0, 0.0, 1.0, 2.0])]], 2, 3))
     masks = to_input_frame(sample, (7, 8), original=True).gt_instances.masks
-    assert masks.masks[0][0].tolist() == [0, 0, 2, 0, 2, 6] and (masks.height, masks.width) == (7, 8)
+    assert masks.masks[0][0].tolist() == [0, 0, 2, 0, 2, 6] and (masks.height, masks.width) == (
+        7,
+        8,
+    )
 
 
 def test_maps_by_hand():
     """mmseg's, at twice the width and half the height, padded with what no loss counts."""
-    fitted = to_input_frame(segmentation([[1, 2], [1, 2], [3, 4], [3, 4]], (2.0, 0.5)), (3, 5), original=True).gt_sem_seg.data
-    assert fitted.tolist() == [[[1, 1, 2, 2, 255], [3, 3, 4, 4, 255], [255] * 5]] and fitted.dtype == torch.int64
+    fitted = to_input_frame(
+        segmentation([[1, 2], [1, 2], [3, 4], [3, 4]], (2.0, 0.5)), (3, 5), original=True
+    ).gt_sem_seg.data
+    assert (
+        fitted.tolist() == [[[1, 1, 2, 2, 255], [3, 3, 4, 4, 255], [255] * 5]]
+        and fitted.dtype == torch.int64
+    )
 
 
 def test_a_map_of_mmdet():
@@ -87,9 +132,12 @@ def test_a_map_of_mmdet():
 
 
 def test_a_map_in_the_inputs_frame_is_padded_only():
-    assert to_input_frame(segmentation([[1, 2]], (2.0, 2.0)), (2, 2), original=False).gt_sem_seg.data.tolist() == \
-        [[[1, 2], [255, 255]]]
-    with pytest.raises(AttackError, match=r'gt_sem_seg must fit its image of \(1, 1\), but it is \(1, 2\)'):
+    assert to_input_frame(
+        segmentation([[1, 2]], (2.0, 2.0)), (2, 2), original=False
+    ).gt_sem_seg.data.tolist() == [[[1, 2], [255, 255]]]
+    with pytest.raises(
+        AttackError, match=r'gt_sem_seg must fit its image of \(1, 1\), but it is \(1, 2\)'
+    ):
         to_input_frame(segmentation([[1, 2]]), (1, 1), original=False)
 
 
@@ -98,6 +146,7 @@ class Data:
 
     def __init__(self, *steps, scope='mmdet', infos=()):
         from mmengine.dataset import Compose
+
         init_default_scope(scope)
         self.pipeline, self.infos = Compose([dict(step) for step in steps]), infos
 
@@ -109,7 +158,6 @@ class Data:
 
 
 class Wrapper:
-
     def __init__(self, *datasets):
         self.datasets = datasets
 
@@ -123,7 +171,9 @@ def test_the_order_of_the_pipeline_tells_the_frame(scope):
 
 def test_pipelines_that_do_not_tell():
     after, before = Data(LOAD, RESIZE, ANNOTATIONS), Data(LOAD, ANNOTATIONS, RESIZE)
-    with pytest.raises(AttackError, match='must all load annotations after resizing, or all before'):
+    with pytest.raises(
+        AttackError, match='must all load annotations after resizing, or all before'
+    ):
         loads_in_original_frame(Wrapper(after, before))
     with pytest.raises(AttackError, match='must not use RandomFlip before it loads annotations'):
         loads_in_original_frame(Data(LOAD, dict(type='RandomFlip', prob=0.5), ANNOTATIONS))
@@ -137,12 +187,15 @@ def test_a_set_without_any_object():
     nothing = dict(instances=[])
     assert not has_ground_truth(Data(infos=[nothing, nothing]))
     assert has_ground_truth(Data(infos=[nothing, dict(instances=[1])]))
-    assert has_ground_truth(Wrapper(Data(infos=[nothing]), Data(infos=[dict(instances=[], seg_map_path='a.png')])))
+    assert has_ground_truth(
+        Wrapper(Data(infos=[nothing]), Data(infos=[dict(instances=[], seg_map_path='a.png')]))
+    )
     assert has_ground_truth(Data(infos=[{}]))
 
 
 def test_a_sample_without_ground_truth():
     from mmdet.structures import DetDataSample
+
     check_sample(detection(boxes=()))
     check_sample(segmentation([[1]]))
     with pytest.raises(AttackError, match='a DetDataSample of the test set has none'):

@@ -1,4 +1,7 @@
-"""Contract 8 in a real Runner: resuming, being killed, EMA, and checkpoints that the stock model loads."""
+"""Contract 8 in a real Runner: resuming, being killed, EMA, and checkpoints that the stock model
+loads.
+"""
+
 import os
 import signal
 import subprocess
@@ -9,7 +12,16 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint, load_checkpoint
-from tiny import HOSTS, assert_close, assert_identical, batch_of, build, parameters, stock_config, with_afan
+from tiny import (
+    HOSTS,
+    assert_close,
+    assert_identical,
+    batch_of,
+    build,
+    parameters,
+    stock_config,
+    with_afan,
+)
 from torch.utils.data import Dataset
 
 NUM_ITERS, NUM_SAVED, NUM_KILLED = 8, 4, 6
@@ -36,7 +48,9 @@ class Record(Hook):
         self.parameters, self.losses = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.parameters.append({name: p.detach().clone() for name, p in runner.model.named_parameters()})
+        self.parameters.append(
+            {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+        )
         self.losses.append(float(outputs['loss'].detach()))
 
 
@@ -49,7 +63,9 @@ class Kill(Hook):
 
 
 def make_runner(host, work_dir, hooks=(), **kwargs):
-    """A run of eight iterations in random order that saves a checkpoint at the fourth and the last."""
+    """A run of eight iterations in random order that saves a checkpoint at the fourth and the
+    last.
+    """
     return Runner(
         model=with_afan(stock_config(host), neck=AFAN, head=AFAN),
         work_dir=str(work_dir),
@@ -59,16 +75,26 @@ def make_runner(host, work_dir, hooks=(), **kwargs):
             num_workers=0,
             dataset=InMemory(host),
             sampler=dict(type='InfiniteSampler', shuffle=True),
-            collate_fn=dict(type='pseudo_collate')),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
         train_cfg=dict(by_epoch=False, max_iters=NUM_ITERS),
-        optim_wrapper=dict(type='AFANOptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+        optim_wrapper=dict(
+            type='AFANOptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9)
+        ),
         param_scheduler=dict(type='PolyLR', by_epoch=False, end=NUM_ITERS),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=NUM_SAVED)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.3), dict(type='AFANHook', warmup_iters=6, interval=3), *hooks],
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=NUM_SAVED)
+        ),
+        custom_hooks=[
+            dict(type='EMAHook', momentum=0.3),
+            dict(type='AFANHook', warmup_iters=6, interval=3),
+            *hooks,
+        ],
         randomness=dict(seed=0),
         default_scope='mmseg' if host == 'segmentor' else 'mmdet',
         log_level='WARNING',
-        **kwargs)
+        **kwargs,
+    )
 
 
 def saved(work_dir, iteration):
@@ -103,7 +129,13 @@ def test_run_finishes_with_finite_losses(finished):
 def test_resumed_run_equals_the_whole_one(finished, tmp_path):
     host, work_dir, record = finished
     again = Record()
-    make_runner(host, tmp_path / f'{host}_resumed', [again], resume=True, load_from=str(work_dir / f'iter_{NUM_SAVED}.pth')).train()
+    make_runner(
+        host,
+        tmp_path / f'{host}_resumed',
+        [again],
+        resume=True,
+        load_from=str(work_dir / f'iter_{NUM_SAVED}.pth'),
+    ).train()
     assert again.losses == record.losses[NUM_SAVED:]
     assert_same_end(tmp_path / f'{host}_resumed', work_dir)
 
@@ -111,14 +143,25 @@ def test_resumed_run_equals_the_whole_one(finished, tmp_path):
 def test_killed_run_resumes_from_its_last_checkpoint(finished, tmp_path):
     host, work_dir, record = finished
     killed = tmp_path / f'{host}_killed'
-    process = subprocess.run([sys.executable, __file__, host, str(killed)], timeout=120, capture_output=True, text=True,
-                             env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS=str(torch.get_num_threads())))
+    process = subprocess.run(
+        [sys.executable, __file__, host, str(killed)],
+        timeout=120,
+        capture_output=True,
+        text=True,
+        env=dict(
+            os.environ,
+            PYTHONPATH=os.pathsep.join(sys.path),
+            OMP_NUM_THREADS=str(torch.get_num_threads()),
+        ),
+    )
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert Path(find_latest_checkpoint(str(killed))).name == f'iter_{NUM_SAVED}.pth'
     again = Record()
     runner = make_runner(host, killed, [again], resume=True)
     runner.train()
-    assert runner.iter == NUM_ITERS and again.losses == pytest.approx(record.losses[NUM_SAVED:], rel=1e-5)
+    assert runner.iter == NUM_ITERS and again.losses == pytest.approx(
+        record.losses[NUM_SAVED:], rel=1e-5
+    )
     assert saved(killed, NUM_ITERS)['meta']['iter'] == NUM_ITERS
 
 

@@ -1,4 +1,5 @@
 """Taps and tails on a user's own model: explicit graphs in float64, and clear errors."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,13 @@ def test_example_of_the_docstring(detach):
     clean = F.cross_entropy(model.head.classifier(feature), data['y'])
     direction = torch.autograd.grad(clean, feature, retain_graph=True)[0].sign()
     start = feature.detach() if detach else feature
-    total = clean + sum(0.7 * F.cross_entropy(model.head.classifier(naive_mix(start, r * 0.3 * direction, 'batch')), data['y'])
-                        for r in RATIOS)
+    total = clean + sum(
+        0.7
+        * F.cross_entropy(
+            model.head.classifier(naive_mix(start, r * 0.3 * direction, 'batch')), data['y']
+        )
+        for r in RATIOS
+    )
     model.zero_grad()
     total.backward()
     assert_same(ours, {name: p.grad for name, p in model.named_parameters()})
@@ -54,7 +60,9 @@ def test_example_of_the_docstring(detach):
 
 
 def test_tap_returns_its_input_where_nothing_records():
-    """Without a session, in evaluation, without gradients, under a stock wrapper, with no strengths, in a tail, after a failure."""
+    """Without a session, in evaluation, without gradients, under a stock wrapper, with no
+    strengths, in a tail, after a failure.
+    """
     seen, recording = [], []
 
     def run(model, x, y):
@@ -66,7 +74,9 @@ def test_tap_returns_its_input_where_nothing_records():
             return dict(loss=f.square().sum())
 
         recording.append(is_recording())
-        tapped = tap('site', feature, tail, AFANSettings(**dict(EXACT, num_strengths=model.strengths)))
+        tapped = tap(
+            'site', feature, tail, AFANSettings(**dict(EXACT, num_strengths=model.strengths))
+        )
         seen.append(tapped is feature)
         return dict(loss=tapped.square().sum())
 
@@ -93,7 +103,9 @@ def test_tap_returns_its_input_where_nothing_records():
 def test_site_tapped_twice():
     def run(model, x, y):
         feature = model.front(x)
-        return dict(loss=sum(tap('twin', feature, lambda f: dict(loss=f.sum())).sum() for _ in range(2)))
+        return dict(
+            loss=sum(tap('twin', feature, lambda f: dict(loss=f.sum())).sum() for _ in range(2))
+        )
 
     with pytest.raises(ValueError, match="'twin' was tapped twice .* name of its own"):
         gradients(host(run), batch())
@@ -112,7 +124,12 @@ def test_levels_keep_their_container_and_are_all_perturbed(container, detach):
             kinds.append(type(levels))
             return dict(loss=loss(model, levels, y))
 
-        levels = tap('levels', container([model.front(x), model.side(x)]), tail, AFANSettings(detach=detach, **EXACT))
+        levels = tap(
+            'levels',
+            container([model.front(x), model.side(x)]),
+            tail,
+            AFANSettings(detach=detach, **EXACT),
+        )
         kinds.append(type(levels))
         return dict(loss=loss(model, levels, y))
 
@@ -120,7 +137,11 @@ def test_levels_keep_their_container_and_are_all_perturbed(container, detach):
     ours = gradients(model, data)
     assert kinds == [container] * 3
     levels = torch.stack([model.front(data['x']), model.side(data['x'])])
-    expected = formula(model, loss(model, levels, data['y']), [(levels, lambda f: loss(model, f, data['y']), detach)])
+    expected = formula(
+        model,
+        loss(model, levels, data['y']),
+        [(levels, lambda f: loss(model, f, data['y']), detach)],
+    )
     assert_same(ours, expected)
 
 
@@ -141,14 +162,21 @@ def test_context_reaches_the_tail_and_learns_when_attached(detach):
         def tail(feature, context, keep):
             return dict(loss=loss(model, feature, context, keep, y))
 
-        return tail(tap('site', feature, tail, AFANSettings(detach=detach, **EXACT), [context, keep]), context, keep)
+        return tail(
+            tap('site', feature, tail, AFANSettings(detach=detach, **EXACT), [context, keep]),
+            context,
+            keep,
+        )
 
     model, data = host(run), batch()
     ours = gradients(model, data)
     feature, context, keep = parts(model, data['x'])
     clean = loss(model, feature, context, keep, data['y'])
     kept = context.detach() if detach else context
-    assert_same(ours, formula(model, clean, [(feature, lambda f: loss(model, f, kept, keep, data['y']), detach)]))
+    assert_same(
+        ours,
+        formula(model, clean, [(feature, lambda f: loss(model, f, kept, keep, data['y']), detach)]),
+    )
 
 
 def test_a_parameter_as_context_learns():
@@ -167,7 +195,11 @@ def test_a_parameter_as_context_learns():
     model, data = host(run), batch()
     ours = [gradients(model, data) for _ in range(2)]
     feature, query = model.front(data['x']), model.side.bias
-    expected = formula(model, loss(model, feature, query, data['y']), [(feature, lambda f: loss(model, f, query, data['y']), False)])
+    expected = formula(
+        model,
+        loss(model, feature, query, data['y']),
+        [(feature, lambda f: loss(model, f, query, data['y']), False)],
+    )
     assert_same(ours[0], expected)
     assert_same(ours[1], expected)
 
@@ -177,10 +209,18 @@ def test_a_parameter_as_context_learns():
 def test_feature_modified_in_place_after_the_site(levels, detach):
     def run(model, x, y):
         features = [model.front(x) for _ in range(levels)]
-        tapped = tap('site', features, lambda f: dict(loss=f[-1].relu().sum()), AFANSettings(detach=detach, **EXACT))
+        tapped = tap(
+            'site',
+            features,
+            lambda f: dict(loss=f[-1].relu().sum()),
+            AFANSettings(detach=detach, **EXACT),
+        )
         return dict(loss=F.relu(tapped[-1], inplace=True).sum())
 
-    with pytest.raises(RuntimeError, match=r"'site': the feature was modified in place after it was tapped.*inplace=False"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"'site': the feature was modified in place after it was tapped.*inplace=False",
+    ):
         gradients(host(run), batch())
 
 
@@ -189,7 +229,13 @@ def test_context_modified_in_place_after_the_site():
 
     def run(model, x, y):
         context = model.side(x)
-        tapped = tap('site', model.front(x), lambda f, c: dict(loss=(f * (c + 1)).sum()), AFANSettings(**EXACT), [context])
+        tapped = tap(
+            'site',
+            model.front(x),
+            lambda f, c: dict(loss=(f * (c + 1)).sum()),
+            AFANSettings(**EXACT),
+            [context],
+        )
         return dict(loss=(tapped * context.add_(1)).sum())
 
     with pytest.raises(RuntimeError, match="'site'.*modified in place after it was tapped"):
@@ -203,5 +249,7 @@ def test_tail_without_losses(losses):
     def run(model, x, y):
         return dict(loss=tap('site', model.front(x), lambda f: losses, AFANSettings(**EXACT)).sum())
 
-    with pytest.raises(ValueError, match=r"'site': no loss depends on its feature.*the tail returned \[('acc')?\]"):
+    with pytest.raises(
+        ValueError, match=r"'site': no loss depends on its feature.*the tail returned \[('acc')?\]"
+    ):
         gradients(host(run), batch())

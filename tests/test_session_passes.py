@@ -1,4 +1,7 @@
-"""The passes of a step on a user's own model: directions, random streams, non-finite directions, and what is left behind."""
+"""The passes of a step on a user's own model: directions, random streams, non-finite directions,
+and what is left behind.
+"""
+
 import copy
 import gc
 import random
@@ -24,14 +27,20 @@ def chain(model, x, y, detach):
     def first_tail(f):
         return second_tail(model.middle(torch.tanh(f)))
 
-    first = tap('first', model.front(x), first_tail, AFANSettings(name='first', detach=detach[0], **EXACT))
+    first = tap(
+        'first', model.front(x), first_tail, AFANSettings(name='first', detach=detach[0], **EXACT)
+    )
     second = model.middle(torch.tanh(first))
-    return second_tail(tap('second', second, second_tail, AFANSettings(name='second', detach=detach[1], **EXACT)))
+    return second_tail(
+        tap('second', second, second_tail, AFANSettings(name='second', detach=detach[1], **EXACT))
+    )
 
 
 @pytest.mark.parametrize('detach', ((True, True), (True, False), (False, True), (False, False)))
 def test_directions_come_from_the_clean_loss_alone(detach):
-    """The second site's passes put gradients on the first one's feature, which must not turn its direction."""
+    """The second site's passes put gradients on the first one's feature, which must not turn its
+    direction.
+    """
     model, data = host(lambda model, x, y: chain(model, x, y, detach)), batch(64)
     ours = gradients(model, data)
 
@@ -41,29 +50,53 @@ def test_directions_come_from_the_clean_loss_alone(detach):
     first = model.front(data['x'])
     second = model.middle(torch.tanh(first))
     clean = second_loss(second)
-    assert_same(ours, formula(model, clean, [(first, lambda f: second_loss(model.middle(torch.tanh(f))), detach[0]),
-                                             (second, second_loss, detach[1])]))
+    assert_same(
+        ours,
+        formula(
+            model,
+            clean,
+            [
+                (first, lambda f: second_loss(model.middle(torch.tanh(f))), detach[0]),
+                (second, second_loss, detach[1]),
+            ],
+        ),
+    )
     # The case can tell: the second site's passes would have turned some direction of the first.
     first = model.front(data['x'])
     second = model.middle(torch.tanh(first))
-    pure, = torch.autograd.grad(second_loss(second), first, retain_graph=True)
-    direction, = torch.autograd.grad(second_loss(second), second, retain_graph=True)
-    mixed, = torch.autograd.grad(sum(second_loss(second + r * 0.3 * direction.sign()) for r in RATIOS), first)
+    (pure,) = torch.autograd.grad(second_loss(second), first, retain_graph=True)
+    (direction,) = torch.autograd.grad(second_loss(second), second, retain_graph=True)
+    (mixed,) = torch.autograd.grad(
+        sum(second_loss(second + r * 0.3 * direction.sign()) for r in RATIOS), first
+    )
     assert ((pure + 0.7 * mixed).sign() != pure.sign()).any()
 
 
 def test_unperturbed_passes_multiply_the_clean_gradient():
-    """(1 + adv_weight * k) times that of the losses in the tail; once that of a loss outside of it."""
+    """(1 + adv_weight * k) times that of the losses in the tail; once that of a loss outside of
+    it.
+    """
 
     def losses(model, x, y, site):
         front = torch.tanh(model.front(x))
         feature = site(model.middle(front))
-        return dict(loss_tail=F.cross_entropy(model.classifier(feature), y)), dict(loss_front=front.square().mean())
+        return dict(loss_tail=F.cross_entropy(model.classifier(feature), y)), dict(
+            loss_front=front.square().mean()
+        )
 
     def run(model, x, y):
         settings = AFANSettings(perturbation='none', moments=None, num_strengths=3, adv_weight=0.5)
-        in_tail, outside = losses(model, x, y, lambda f: tap(
-            'site', f, lambda f: dict(loss_tail=F.cross_entropy(model.classifier(f), y)), settings))
+        in_tail, outside = losses(
+            model,
+            x,
+            y,
+            lambda f: tap(
+                'site',
+                f,
+                lambda f: dict(loss_tail=F.cross_entropy(model.classifier(f), y)),
+                settings,
+            ),
+        )
         return {**in_tail, **outside}
 
     model, data = host(run), batch()
@@ -81,11 +114,17 @@ def noisy(model, x, y, **settings):
         f = F.dropout(f, 0.5) * (1 + np.random.rand()) * (1 + random.random())
         return dict(loss=F.cross_entropy(model.classifier(f), y))
 
-    settings = dict(dict(perturbation='gaussian', epsilon=0.3, moments=None, num_strengths=2), **settings)
+    settings = dict(
+        dict(perturbation='gaussian', epsilon=0.3, moments=None, num_strengths=2), **settings
+    )
     return tail(tap('site', model.front(x), tail, AFANSettings(**settings)))
 
 
-@pytest.mark.parametrize('settings', (dict(), dict(perturbation='gradient', num_steps=2, random_start=True)), ids=('noise', 'pgd'))
+@pytest.mark.parametrize(
+    'settings',
+    (dict(), dict(perturbation='gradient', num_steps=2, random_start=True)),
+    ids=('noise', 'pgd'),
+)
 def test_passes_do_not_advance_the_global_random_streams(settings):
     def streams_after_a_step(kind):
         model = host(lambda model, x, y: noisy(model, x, y, **settings))
@@ -104,17 +143,25 @@ def test_gradients_depend_on_seed_iteration_and_rank(monkeypatch):
     def step(seed=0, iteration=0, rank=0, stream=3):
         monkeypatch.setattr(wrapper_module, 'get_rank', lambda: rank)
         wrapper = optim_wrapper(model, afan_seed=seed)
-        wrapper.initialize_count_status(model, iteration, 100)  # what the Runner does when it resumes
+        # what the Runner does when it resumes
+        wrapper.initialize_count_status(model, iteration, 100)
         torch.manual_seed(stream), np.random.seed(stream), random.seed(stream)
         # The clean dropout follows the global stream, and is no concern here: what A-FAN added.
         stock = gradients(model, batch(), optim_wrapper(model, 'OptimWrapper'))
         torch.manual_seed(stream), np.random.seed(stream), random.seed(stream)
         ours = gradients(model, batch(), wrapper)
-        return torch.cat([(ours[name] - stock[name]).flatten() for name in ('front.weight', 'classifier.weight')]), wrapper
+        return torch.cat(
+            [(ours[name] - stock[name]).flatten() for name in ('front.weight', 'classifier.weight')]
+        ), wrapper
 
     first, wrapper = step()
     torch.testing.assert_close(step(stream=4)[0], first)
-    others = [step(seed=1)[0], step(iteration=1)[0], step(rank=1)[0], step(seed=1, iteration=1, rank=1)[0]]
+    others = [
+        step(seed=1)[0],
+        step(iteration=1)[0],
+        step(rank=1)[0],
+        step(seed=1, iteration=1, rank=1)[0],
+    ]
     for index, one in enumerate([first, *others]):
         assert not any(torch.allclose(one, other) for other in [first, *others][:index])
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
@@ -128,10 +175,13 @@ def test_gradients_depend_on_seed_iteration_and_rank(monkeypatch):
 @pytest.mark.parametrize('bn_stats', ('clean', 'all'))
 @pytest.mark.parametrize('detach', (True, False))
 def test_a_non_finite_direction_stays_at_its_site(detach, bn_stats):
-    """The broken site counts nothing, the other trains as the formula says, and no batch norm or parameter turns non-finite."""
+    """The broken site counts nothing, the other trains as the formula says, and no batch norm or
+    parameter turns non-finite.
+    """
     settings = dict(EXACT, detach=detach, bn_stats=bn_stats)
 
-    def broken_loss(model, f):  # finite, with a gradient of 0 * inf = nan at f, and a finite one at norm and middle
+    # finite, with a gradient of 0 * inf = nan at f, and a finite one at norm and middle
+    def broken_loss(model, f):
         return model.middle(model.norm(f)).square().mean() + (0 * f).sqrt().sum()
 
     def good_loss(model, f, y):
@@ -144,7 +194,12 @@ def test_a_non_finite_direction_stays_at_its_site(detach, bn_stats):
         def good_tail(f):
             return dict(loss_good=good_loss(model, f, y))
 
-        broken = tap('broken', torch.cat([x, x[:, :2]], 1), broken_tail, AFANSettings(name='broken', **settings))
+        broken = tap(
+            'broken',
+            torch.cat([x, x[:, :2]], 1),
+            broken_tail,
+            AFANSettings(name='broken', **settings),
+        )
         good = tap('good', model.front(x), good_tail, AFANSettings(name='good', **settings))
         return {**broken_tail(broken), **good_tail(good)}
 
@@ -153,23 +208,34 @@ def test_a_non_finite_direction_stays_at_its_site(detach, bn_stats):
     ours = gradients(model, data, wrapper)
     assert all(buffer.isfinite().all() for buffer in model.buffers())
     good = model.front(data['x'])
-    expected = formula(model, good_loss(model, good, data['y']), [(good, lambda f: good_loss(model, f, data['y']), detach)])
+    expected = formula(
+        model,
+        good_loss(model, good, data['y']),
+        [(good, lambda f: good_loss(model, f, data['y']), detach)],
+    )
     model.zero_grad()
     broken_loss(model, torch.cat([data['x'], data['x'][:, :2]], 1)).backward()
     for part in (model.middle, model.norm):
         for name, parameter in part.named_parameters():
-            expected[('middle.' if part is model.middle else 'norm.') + name] = parameter.grad.clone()
+            expected[('middle.' if part is model.middle else 'norm.') + name] = (
+                parameter.grad.clone()
+            )
     assert_same(ours, expected)
     assert wrapper.health.report() == {'broken/nonfinite_share': 1.0, 'good/nonfinite_share': 0.0}
     before = copy.deepcopy(model.state_dict())
     model.train_step(data, wrapper)
-    assert all(value.isfinite().all() for value in model.state_dict().values()) and wrapper.num_void_updates == 0
+    assert (
+        all(value.isfinite().all() for value in model.state_dict().values())
+        and wrapper.num_void_updates == 0
+    )
     assert not torch.equal(model.front.weight, before['front.weight'])
 
 
 @pytest.mark.parametrize('detach', (True, False))
 def test_a_direction_that_breaks_in_an_attack_pass_adds_nothing(detach):
-    """The second step of PGD meets the root of a negative number; what is left is the stock step."""
+    """The second step of PGD meets the root of a negative number; what is left is the stock
+    step.
+    """
 
     def run(model, x, y):
         def tail(f):
@@ -180,13 +246,18 @@ def test_a_direction_that_breaks_in_an_attack_pass_adds_nothing(detach):
 
     model = host(run)
     wrapper = optim_wrapper(model)
-    assert_same(gradients(model, batch(), wrapper), gradients(model, batch(), optim_wrapper(model, 'OptimWrapper')))
+    assert_same(
+        gradients(model, batch(), wrapper),
+        gradients(model, batch(), optim_wrapper(model, 'OptimWrapper')),
+    )
     assert wrapper.health.report() == {'site/nonfinite_share': 1.0}
 
 
 @pytest.mark.parametrize('detach', (True, False))
 def test_no_tensor_survives_a_step(detach):
-    """Features, contexts and tails are gone by reference counting alone, and the model can be copied."""
+    """Features, contexts and tails are gone by reference counting alone, and the model can be
+    copied.
+    """
     alive = []
 
     def run(model, x, y):
@@ -196,7 +267,13 @@ def test_no_tensor_survives_a_step(detach):
             alive.extend([weakref.ref(feature), weakref.ref(context)])
             return dict(loss=F.cross_entropy(model.classifier(feature * context), y))
 
-        tapped = tap('site', feature, tail, AFANSettings(**dict(EXACT, detach=detach, num_steps=2)), [context])
+        tapped = tap(
+            'site',
+            feature,
+            tail,
+            AFANSettings(**dict(EXACT, detach=detach, num_steps=2)),
+            [context],
+        )
         alive.extend(map(weakref.ref, (feature, context, tail, tapped)))
         return tail(tapped, context)
 
@@ -209,4 +286,7 @@ def test_no_tensor_survives_a_step(detach):
     finally:
         gc.enable()
     copied = copy.deepcopy(model)
-    assert_same(gradients(copied, batch(), optim_wrapper(copied)), gradients(model, batch(), optim_wrapper(model)))
+    assert_same(
+        gradients(copied, batch(), optim_wrapper(copied)),
+        gradients(model, batch(), optim_wrapper(model)),
+    )

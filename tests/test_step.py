@@ -1,11 +1,25 @@
-"""Contracts 5, 6 and 11: what a training step leaves behind, which losses it adds, and frozen fronts."""
+"""Contracts 5, 6 and 11: what a training step leaves behind, which losses it adds, and frozen
+fronts.
+"""
+
 import copy
 import gc
 
 import pytest
 import torch
-from tiny import (HOSTS, assert_close, assert_identical, batch_of, build, gradients, optim_wrapper, segmentor_config, stock_config, train,
-                  with_afan)
+from tiny import (
+    HOSTS,
+    assert_close,
+    assert_identical,
+    batch_of,
+    build,
+    gradients,
+    optim_wrapper,
+    segmentor_config,
+    stock_config,
+    train,
+    with_afan,
+)
 
 from afan_mm import is_recording
 
@@ -17,13 +31,24 @@ def model_of(host, neck=SETTINGS, head=SETTINGS):
 
 
 def traces(model):
-    """What instances hold that their class does not: attributes by name, tensors outside the registries, hooks."""
+    """What instances hold that their class does not: attributes by name, tensors outside the
+    registries, hooks.
+    """
     found = {}
     for name, module in model.named_modules():
-        extra = {key: type(value).__name__ for key, value in vars(module).items()
-                 if callable(getattr(type(module), key, None)) or isinstance(value, torch.Tensor)}
+        extra = {
+            key: type(value).__name__
+            for key, value in vars(module).items()
+            if callable(getattr(type(module), key, None)) or isinstance(value, torch.Tensor)
+        }
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        found[name] = (sorted(vars(module)), extra, hooks, getattr(module, 'track_running_stats', None), module.training)
+        found[name] = (
+            sorted(vars(module)),
+            extra,
+            hooks,
+            getattr(module, 'track_running_stats', None),
+            module.training,
+        )
     return found
 
 
@@ -73,13 +98,17 @@ def test_failing_step_leaves_no_trace(host, num_steps):
     wrapper.zero_grad()
     fresh = build(with_afan(stock_config(host), neck=settings, head=settings))
     fresh.load_state_dict(model.state_dict())
-    assert train(model, wrapper, [batch_of(host)]) == train(fresh, optim_wrapper(fresh), [batch_of(host)])
+    assert train(model, wrapper, [batch_of(host)]) == train(
+        fresh, optim_wrapper(fresh), [batch_of(host)]
+    )
 
 
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
 @pytest.mark.parametrize('host, site', (('segmentor', 'bottleneck'), ('detector', 'map')))
 def test_memory_is_flat(host, site, detach):
-    """The number of tensors alive does not grow, with the garbage collector off: nothing waits in a reference cycle."""
+    """The number of tensors alive does not grow, with the garbage collector off: nothing waits in a
+    reference cycle.
+    """
     settings = dict(SETTINGS, detach=detach)
     model = model_of(host, settings, dict(settings, site=site))
     wrapper = optim_wrapper(model)
@@ -99,17 +128,24 @@ def test_memory_is_flat(host, site, detach):
         gc.enable()
 
 
-@pytest.mark.parametrize('levels, runs', (((-1, ), 1), ((2, ), 3), ((2, 3), 3)))
+@pytest.mark.parametrize('levels, runs', (((-1,), 1), ((2,), 3), ((2, 3), 3)))
 def test_auxiliary_head_counts_only_where_it_reads_the_site(levels, runs):
-    """The stock auxiliary head reads level 2. At another level its gradient is the stock one and it runs once."""
+    """The stock auxiliary head reads level 2. At another level its gradient is the stock one and it
+    runs once.
+    """
     settings = dict(SETTINGS, detach=True, levels=levels)
     model = build(with_afan(segmentor_config(), neck=settings))
     calls = counted(model.auxiliary_head.conv_seg)
-    ours, stock = gradients(model, batch_of('segmentor')), gradients(build(segmentor_config()), batch_of('segmentor'), None)
+    ours, stock = (
+        gradients(model, batch_of('segmentor')),
+        gradients(build(segmentor_config()), batch_of('segmentor'), None),
+    )
     assert len(calls) == runs
     weight = 'auxiliary_head.conv_seg.weight'
     assert torch.equal(ours[weight], stock[weight]) == (runs == 1)
-    assert torch.equal(ours['decode_head.conv_seg.weight'], stock['decode_head.conv_seg.weight']) == (levels == (2, ))
+    assert torch.equal(
+        ours['decode_head.conv_seg.weight'], stock['decode_head.conv_seg.weight']
+    ) == (levels == (2,))
 
 
 @pytest.mark.parametrize('site', ('vector', 'map'))
@@ -118,20 +154,29 @@ def test_rpn_losses_are_not_added_by_the_roi_head(site, detach):
     model = model_of('detector', neck=None, head=dict(SETTINGS, site=site, detach=detach))
     calls, stock_model = counted(model.rpn_head.rpn_cls), build(stock_config('detector'))
     stock_calls = counted(stock_model.rpn_head.rpn_cls)
-    ours, stock = gradients(model, batch_of('detector')), gradients(stock_model, batch_of('detector'))
+    ours, stock = (
+        gradients(model, batch_of('detector')),
+        gradients(stock_model, batch_of('detector')),
+    )
     assert len(calls) == len(stock_calls)
     rpn = [name for name in stock if name.startswith('rpn_head')]
     assert_identical({name: ours[name] for name in rpn}, {name: stock[name] for name in rpn})
-    assert not torch.equal(ours['roi_head.bbox_head.fc_cls.weight'], stock['roi_head.bbox_head.fc_cls.weight'])
+    assert not torch.equal(
+        ours['roi_head.bbox_head.fc_cls.weight'], stock['roi_head.bbox_head.fc_cls.weight']
+    )
 
 
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
-@pytest.mark.parametrize('sites', (('neck', ), ('neck', 'head')), ids='+'.join)
+@pytest.mark.parametrize('sites', (('neck',), ('neck', 'head')), ids='+'.join)
 @pytest.mark.parametrize('host', HOSTS)
 def test_frozen_front_still_has_a_direction(host, sites, detach):
-    """Nothing before the site learns: the tail's gradients are those it has with a front that does."""
+    """Nothing before the site learns: the tail's gradients are those it has with a front that
+    does.
+    """
     settings = dict(SETTINGS, detach=detach)
-    frozen, free = (model_of(host, settings, settings if 'head' in sites else None) for _ in range(2))
+    frozen, free = (
+        model_of(host, settings, settings if 'head' in sites else None) for _ in range(2)
+    )
     frozen.backbone.requires_grad_(False)
     wrapper = optim_wrapper(frozen)
     wrapper.health.due = True

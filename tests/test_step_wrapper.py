@@ -1,10 +1,22 @@
 """Contracts 8 and 12: accumulation and clipping as without A-FAN, and activation checkpointing."""
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmseg.models.decode_heads import FCNHead
-from tiny import (HOSTS, assert_close, average, batch_of, build, gradients, gradients_at_updates, optim_wrapper, segmentor_config,
-                  stock_config, with_afan)
+from tiny import (
+    HOSTS,
+    assert_close,
+    average,
+    batch_of,
+    build,
+    gradients,
+    gradients_at_updates,
+    optim_wrapper,
+    segmentor_config,
+    stock_config,
+    with_afan,
+)
 from torch.utils.checkpoint import checkpoint
 
 SETTINGS = dict(epsilon=0.1, num_strengths=2, strengths='linspace')
@@ -23,7 +35,9 @@ def norm(gradients):
 @detached_or_not
 @pytest.mark.parametrize('host', HOSTS)
 def test_accumulation(host, detach):
-    """Two of three micro-steps make one update with the mean gradient, and the remaining one an update of its own."""
+    """Two of three micro-steps make one update with the mean gradient, and the remaining one an
+    update of its own.
+    """
     model = model_of(host, detach)
     start = {name: p.clone() for name, p in model.state_dict().items()}
     wrapper = optim_wrapper(model, accumulative_counts=2)
@@ -38,27 +52,38 @@ def test_accumulation(host, detach):
     assert_close(kept[0], average(alone))
     fresh = model_of(host, detach)
     fresh.load_state_dict(model.state_dict())
-    last, = gradients_at_updates(model, wrapper, batches[2:])
+    (last,) = gradients_at_updates(model, wrapper, batches[2:])
     assert_close(last, gradients(fresh, batches[2]))
     assert wrapper._inner_count == 3
 
 
 @pytest.mark.parametrize('host', HOSTS)
 def test_clipping(host):
-    """The sum over all passes is clipped, once: it keeps its direction and gets the norm asked for."""
+    """The sum over all passes is clipped, once: it keeps its direction and gets the norm asked
+    for.
+    """
     model = model_of(host)
-    kept, = gradients_at_updates(model, optim_wrapper(model, clip_grad=dict(max_norm=0.01)), [batch_of(host)])
+    (kept,) = gradients_at_updates(
+        model, optim_wrapper(model, clip_grad=dict(max_norm=0.01)), [batch_of(host)]
+    )
     free = gradients(model_of(host), batch_of(host))
     assert norm(free) > 0.02
     assert float(norm(kept)) == pytest.approx(0.01, rel=1e-3)
-    assert_close(kept, {name: None if g is None else g * 0.01 / norm(free) for name, g in free.items()}, atol=1e-7)
+    assert_close(
+        kept,
+        {name: None if g is None else g * 0.01 / norm(free) for name, g in free.items()},
+        atol=1e-7,
+    )
 
 
 class CheckpointedHead(FCNHead):
-    """A head that recomputes its convolutions in the backward, with either of torch's two kinds of checkpoint.
+    """A head that recomputes its convolutions in the backward, with either of torch's two kinds of
+    checkpoint.
 
-    As everywhere in mmcv, mmseg and mmdet, only where the input needs a gradient: torch's re-entrant kind gives none otherwise.
+    As everywhere in mmcv, mmseg and mmdet, only where the input needs a gradient: torch's
+        re-entrant kind gives none otherwise.
     """
+
     reentrant = True
 
     def _forward_feature(self, inputs):
@@ -84,15 +109,26 @@ def registered_heads():
 def head_config(kind):
     """An FCN head in place of DeepLabV3+'s, of the given type."""
     config = segmentor_config(auxiliary=False)
-    config.decode_head = dict(type=kind, in_channels=64, in_index=3, channels=8, num_convs=1, num_classes=5, dropout_ratio=0.0,
-                              norm_cfg=dict(type='BN'), loss_decode=dict(type='CrossEntropyLoss'))
+    config.decode_head = dict(
+        type=kind,
+        in_channels=64,
+        in_index=3,
+        channels=8,
+        num_convs=1,
+        num_classes=5,
+        dropout_ratio=0.0,
+        norm_cfg=dict(type='BN'),
+        loss_decode=dict(type='CrossEntropyLoss'),
+    )
     return config
 
 
 @detached_or_not
 @pytest.mark.parametrize('host', HOSTS)
 def test_checkpointed_backbone(host, detach):
-    """mmseg and mmdet checkpoint with torch's default, re-entrant: a front that recomputes changes no gradient."""
+    """mmseg and mmdet checkpoint with torch's default, re-entrant: a front that recomputes changes
+    no gradient.
+    """
     settings, found = dict(SETTINGS, detach=detach), []
     for with_cp in (True, False):
         config = with_afan(stock_config(host), neck=settings)
@@ -108,15 +144,22 @@ def test_checkpointed_backbone(host, detach):
 def test_checkpointed_tail(kind, detach):
     """PGD-1 takes its direction from the ordinary backward, which every checkpoint supports."""
     settings = dict(SETTINGS, detach=detach)
-    ours, expected = (gradients(build(with_afan(head_config(k), neck=settings)), batch_of('segmentor')) for k in (kind, 'FCNHead'))
+    ours, expected = (
+        gradients(build(with_afan(head_config(k), neck=settings)), batch_of('segmentor'))
+        for k in (kind, 'FCNHead')
+    )
     assert_close(ours, expected)
 
 
 def test_attack_pass_through_a_checkpoint():
     """PGD-2 needs ``autograd.grad``: fine for the one kind, a clear error for the other."""
     settings = dict(SETTINGS, num_steps=2, step_size=0.06)
-    expected = gradients(build(with_afan(head_config('FCNHead'), neck=settings)), batch_of('segmentor'))
-    ours = gradients(build(with_afan(head_config('NonReentrantHead'), neck=settings)), batch_of('segmentor'))
+    expected = gradients(
+        build(with_afan(head_config('FCNHead'), neck=settings)), batch_of('segmentor')
+    )
+    ours = gradients(
+        build(with_afan(head_config('NonReentrantHead'), neck=settings)), batch_of('segmentor')
+    )
     assert_close(ours, expected)
     model = build(with_afan(head_config('CheckpointedHead'), neck=settings))
     with pytest.raises(RuntimeError, match='with_cp=False.*num_steps=1'):

@@ -1,4 +1,7 @@
-"""What the options of tools/train.py and tools/test.py do to a config, and what a user sees of bad input."""
+"""What the options of tools/train.py and tools/test.py do to a config, and what a user sees of bad
+input.
+"""
+
 import importlib
 import importlib.util
 import os
@@ -10,7 +13,8 @@ import pytest
 import torch
 
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
-sys.path.insert(0, str(TOOLS))  # the tools import their shared modules from their own folder, as scripts do
+# the tools import their shared modules from their own folder, as scripts do
+sys.path.insert(0, str(TOOLS))
 command_line, data_check = map(importlib.import_module, ('command_line', 'data_check'))
 sys.path.remove(str(TOOLS))
 
@@ -25,7 +29,7 @@ def load_tool(name):
 
 train, test, demo = load_tool('train'), load_tool('test'), load_tool('demo')
 
-CONFIG = '''
+CONFIG = """
 default_scope = '{scope}'
 model = dict(type='Model')
 optim_wrapper = dict(type='OptimWrapper', clip_grad=dict(max_norm=1.), optimizer=dict(type='SGD', lr=0.1))
@@ -35,7 +39,7 @@ pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
 test_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='Data', pipeline=pipeline)))
 test_evaluator = dict(type='Metric')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
-'''
+"""
 
 
 @pytest.fixture(params=['mmdet', 'mmseg'])
@@ -77,8 +81,15 @@ def test_defaults_leave_the_config_alone(config):
 
 
 def test_work_dir_and_cfg_options(config):
-    assert configure_train(config, '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1').work_dir == 'a'
-    cfg = configure_train(config, '--work-dir', 'b', '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1')
+    assert (
+        configure_train(
+            config, '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1'
+        ).work_dir
+        == 'a'
+    )
+    cfg = configure_train(
+        config, '--work-dir', 'b', '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1'
+    )
     assert cfg.work_dir == 'b' and cfg.optim_wrapper.optimizer == dict(type='SGD', lr=1)
 
 
@@ -90,20 +101,30 @@ def test_local_rank(config, option, monkeypatch):
     assert os.environ['LOCAL_RANK'] == '3'
 
 
-@pytest.mark.parametrize('given,expected', [
-    ('OptimWrapper', 'AmpOptimWrapper'),
-    ('mmengine.OptimWrapper', 'AmpOptimWrapper'),
-    ('AFANOptimWrapper', 'AFANAmpOptimWrapper'),
-])
+@pytest.mark.parametrize(
+    'given,expected',
+    [
+        ('OptimWrapper', 'AmpOptimWrapper'),
+        ('mmengine.OptimWrapper', 'AmpOptimWrapper'),
+        ('AFANOptimWrapper', 'AFANAmpOptimWrapper'),
+    ],
+)
 def test_amp_keeps_the_other_keys(config, given, expected):
     cfg = configure_train(config, '--amp', '--cfg-options', f'optim_wrapper.type={given}')
     assert cfg.optim_wrapper == dict(
-        type=expected, loss_scale='dynamic', clip_grad=dict(max_norm=1.), optimizer=dict(type='SGD', lr=0.1))
+        type=expected,
+        loss_scale='dynamic',
+        clip_grad=dict(max_norm=1.0),
+        optimizer=dict(type='SGD', lr=0.1),
+    )
 
 
 def test_amp_leaves_a_mixed_precision_wrapper_alone(config):
     options = ['optim_wrapper.type=AFANAmpOptimWrapper', 'optim_wrapper.loss_scale=512.']
-    assert configure_train(config, '--amp', '--cfg-options', *options).optim_wrapper.loss_scale == 512.
+    assert (
+        configure_train(config, '--amp', '--cfg-options', *options).optim_wrapper.loss_scale
+        == 512.0
+    )
 
 
 def test_amp_refuses_other_wrappers(config):
@@ -129,15 +150,22 @@ def test_resume(config, checkpoint):
 
 def test_resume_checks_the_latest_checkpoint(config, tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
-    with pytest.raises(command_line.UsageError, match='checkpoint must be a file, but got .*gone.pth'):
+    with pytest.raises(
+        command_line.UsageError, match='checkpoint must be a file, but got .*gone.pth'
+    ):
         configure_train(config, '--resume', '--work-dir', str(tmp_path))
 
 
 def test_out_has_the_hosts_meaning(config, scope, checkpoint):
     if scope == 'mmdet':
         evaluator = configure_test(config, checkpoint, '--out', 'found.pkl').test_evaluator
-        assert evaluator == [dict(type='Metric'), dict(type='DumpDetResults', out_file_path='found.pkl')]
-        with pytest.raises(command_line.UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
+        assert evaluator == [
+            dict(type='Metric'),
+            dict(type='DumpDetResults', out_file_path='found.pkl'),
+        ]
+        with pytest.raises(
+            command_line.UsageError, match='must end with .pkl or .pickle .* but got found.txt'
+        ):
             configure_test(config, checkpoint, '--out', 'found.txt')
     else:
         evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
@@ -147,7 +175,9 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
 def test_show(config, scope, checkpoint):
     cfg = configure_test(config, checkpoint, '--show', '--wait-time', '5', '--show-dir', 'drawn')
     hook = dict(type='VisualizationHook', draw=True, show=True, wait_time=5)
-    assert cfg.default_hooks.visualization == (dict(hook, test_out_dir='drawn') if scope == 'mmdet' else hook)
+    assert cfg.default_hooks.visualization == (
+        dict(hook, test_out_dir='drawn') if scope == 'mmdet' else hook
+    )
     assert cfg.visualizer.get('save_dir') == (None if scope == 'mmdet' else 'drawn')
     append(config, 'default_hooks = dict()')
     with pytest.raises(command_line.UsageError, match='default_hooks.visualization'):
@@ -158,12 +188,17 @@ def test_tta(config, scope, checkpoint):
     if scope == 'mmseg':
         with pytest.raises(command_line.UsageError, match='--tta needs a config with tta_model'):
             configure_test(config, checkpoint, '--tta')
-        append(config, "tta_model = dict(type='SegTTAModel')\ntta_pipeline = [dict(type='TestTimeAug')]")
+        append(
+            config,
+            "tta_model = dict(type='SegTTAModel')\ntta_pipeline = [dict(type='TestTimeAug')]",
+        )
     cfg = configure_test(config, checkpoint, '--tta')
     assert cfg.model.type == ('DetTTAModel' if scope == 'mmdet' else 'SegTTAModel')
     assert cfg.model.module == dict(type='Model')
     pipeline = cfg.test_dataloader.dataset.dataset.pipeline
-    assert [step.type for step in pipeline] == (['LoadImageFromFile'] if scope == 'mmdet' else []) + ['TestTimeAug']
+    assert [step.type for step in pipeline] == (
+        ['LoadImageFromFile'] if scope == 'mmdet' else []
+    ) + ['TestTimeAug']
 
 
 def test_host_options_need_a_host(config, checkpoint):
@@ -172,12 +207,18 @@ def test_host_options_need_a_host(config, checkpoint):
         configure_test(config, checkpoint, '--tta')
 
 
-@pytest.mark.parametrize('content,message', [
-    (None, 'config must be a file'),
-    ('model = dict(', 'cannot read config'),
-    ("_base_ = 'gone.py'", 'cannot read config'),
-    ("custom_imports = dict(imports=['gone'], allow_failed_imports=False)", 'cannot read config'),
-])
+@pytest.mark.parametrize(
+    'content,message',
+    [
+        (None, 'config must be a file'),
+        ('model = dict(', 'cannot read config'),
+        ("_base_ = 'gone.py'", 'cannot read config'),
+        (
+            "custom_imports = dict(imports=['gone'], allow_failed_imports=False)",
+            'cannot read config',
+        ),
+    ],
+)
 def test_bad_config(content, message, tmp_path):
     path = tmp_path / 'config.py'
     if content is not None:
@@ -195,19 +236,31 @@ def test_bad_checkpoint(config, content, tmp_path):
         configure_test(config, str(path))
 
 
-@pytest.mark.parametrize('tool,arguments', [('train', ['gone.py']), ('test', ['gone.py', 'gone.pth'])])
+@pytest.mark.parametrize(
+    'tool,arguments', [('train', ['gone.py']), ('test', ['gone.py', 'gone.pth'])]
+)
 def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, tmp_path):
-    process = subprocess.run([sys.executable, str(TOOLS / f'{tool}.py'), *arguments], cwd=str(tmp_path),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    process = subprocess.run(
+        [sys.executable, str(TOOLS / f'{tool}.py'), *arguments],
+        cwd=str(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.returncode == 2
-    assert process.stderr.splitlines()[-1] == f'{tool}.py: error: config must be a file, but got gone.py'
+    assert (
+        process.stderr.splitlines()[-1]
+        == f'{tool}.py: error: config must be a file, but got gone.py'
+    )
     assert 'Traceback' not in process.stderr
 
 
 def test_demo_reports_fractions(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, 'ROOT', tmp_path)
     (tmp_path / 'test' / '1').mkdir(parents=True)
-    (tmp_path / 'test' / '1' / '1.json').write_text('{"mIoU": 61.27, "pascal_voc/AP50": 70.5, "time": 0.1}')
+    (tmp_path / 'test' / '1' / '1.json').write_text(
+        '{"mIoU": 61.27, "pascal_voc/AP50": 70.5, "time": 0.1}'
+    )
     assert demo.read_metrics('test', 0.01) == dict(mIoU=0.6127, AP50=0.705)
     with pytest.raises(demo.StageError, match='no metrics'):
         demo.read_metrics('nothing', 1.0)
@@ -215,7 +268,12 @@ def test_demo_reports_fractions(tmp_path, monkeypatch):
 
 def test_demo_data_must_be_complete(tmp_path):
     assert not demo.is_complete(tmp_path)
-    for name in ('ImageSets/Main/trainval.txt', 'JPEGImages/a.jpg', 'Annotations/a.xml', 'SegmentationClass/a.png'):
+    for name in (
+        'ImageSets/Main/trainval.txt',
+        'JPEGImages/a.jpg',
+        'Annotations/a.xml',
+        'SegmentationClass/a.png',
+    ):
         assert not demo.is_complete(tmp_path)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('a\n')

@@ -1,4 +1,7 @@
-"""What tools/train.py and tools/test.py share: common options, reading inputs, and one line for bad input."""
+"""What tools/train.py and tools/test.py share: common options, reading inputs, and one line for bad
+input.
+"""
+
 import atexit
 import os
 import os.path as osp
@@ -22,16 +25,29 @@ class UsageError(Exception):
 def add_config_options(parser):
     """The config and what changes it, for every tool that reads one."""
     parser.add_argument('config', help='config file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config, e.g. train_cfg.max_iters=100 or key="[a,b]", '
-                        'also nested; quote the value, and leave no space in it')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_cfg.max_iters=100 or key="[a,b]", '
+        'also nested; quote the value, and leave no space in it',
+    )
 
 
 def add_common_options(parser):
     """Options that train.py and test.py have, spelt as in the hosts' own tools."""
     add_config_options(parser)
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
     # torch's launchers pass the rank under one name or the other, depending on their age.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -48,12 +64,16 @@ def read_config(args):
         try:
             cfg.merge_from_dict(args.cfg_options)
         except Exception as error:
-            raise UsageError(f'--cfg-options do not fit {args.config}: {describe(error)}') from error
+            raise UsageError(
+                f'--cfg-options do not fit {args.config}: {describe(error)}'
+            ) from error
     return cfg
 
 
 def load_config(args):
-    """Read the config and apply the common options. ``--work-dir`` wins over the config, the config over its own name."""
+    """Read the config and apply the common options. ``--work-dir`` wins over the config, the config
+    over its own name.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args)
     cfg.launcher = args.launcher
@@ -65,7 +85,9 @@ def load_config(args):
 
 
 def check_checkpoint(path):
-    """Complain now about a checkpoint that the runner could not load later. Addresses of stores are left to mmengine."""
+    """Complain now about a checkpoint that the runner could not load later. Addresses of stores are
+    left to mmengine.
+    """
     if '://' not in path:
         read_checkpoint(path)
 
@@ -76,10 +98,13 @@ def read_checkpoint(path):
         raise UsageError(f'checkpoint must be a file, but got {path}')
     try:
         content = torch.load(path, map_location='cpu')
-    except Exception as error:  # truncated, of another kind, or refused as unsafe: torch raises many types
+    except Exception as error:
+        # truncated, of another kind, or refused as unsafe: torch raises many types
         raise UsageError(f'cannot read checkpoint {path}: {describe(error)}') from error
     if not isinstance(content, dict):
-        raise UsageError(f'checkpoint must hold a dict, but {path} holds a {type(content).__name__}')
+        raise UsageError(
+            f'checkpoint must hold a dict, but {path} holds a {type(content).__name__}'
+        )
     return content
 
 
@@ -93,25 +118,36 @@ def find_host(cfg, option):
     """The library whose own tool says what ``option`` means."""
     host = cfg.get('default_scope')
     if host not in ('mmdet', 'mmseg'):
-        raise UsageError(f"{option} needs a config with default_scope 'mmdet' or 'mmseg', but got {host!r}")
+        raise UsageError(
+            f"{option} needs a config with default_scope 'mmdet' or 'mmseg', but got {host!r}"
+        )
     return host
 
 
 class CPURunner(Runner):
-    """mmengine's runner in one of several processes without an accelerator, where its own set-up asks for CUDA."""
+    """mmengine's runner in one of several processes without an accelerator, where its own set-up
+    asks for CUDA.
+    """
 
     def setup_env(self, env_cfg):
         timeout = env_cfg.get('dist_cfg', {}).get('timeout')
-        torch.distributed.init_process_group('gloo', **({} if timeout is None else dict(timeout=timedelta(seconds=timeout))))
+        torch.distributed.init_process_group(
+            'gloo', **({} if timeout is None else dict(timeout=timedelta(seconds=timeout)))
+        )
         atexit.register(torch.distributed.destroy_process_group)
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg, model):
         if any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
-            self.logger.warning('SyncBN does not run on a CPU: its layers become BatchNorm. Each process normalises by its own '
-                                'batch, and a checkpoint holds the running statistics of the first.')
+            self.logger.warning(
+                'SyncBN does not run on a CPU: its layers become BatchNorm. Each process '
+                'normalises by its own '
+                'batch, and a checkpoint holds the running statistics of the first.'
+            )
         settings = model_wrapper_cfg or dict(
-            broadcast_buffers=False, find_unused_parameters=self.cfg.get('find_unused_parameters', False))
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
         return super().wrap_model(dict(settings, device_ids=None), revert_sync_batchnorm(model))
 
 
@@ -123,12 +159,17 @@ def build_runner(cfg):
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return Runner.from_cfg(cfg)
     if cfg.launcher != 'pytorch':
-        raise UsageError(f"--launcher must be 'pytorch' or 'none' where there is only a CPU, but got {cfg.launcher!r}")
+        raise UsageError(
+            "--launcher must be 'pytorch' or 'none' where there is only a CPU, but got "
+            f'{cfg.launcher!r}'
+        )
     return CPURunner.from_cfg(cfg)
 
 
 def run(main):
-    """Call ``main``; turn a :class:`UsageError` into one line and exit code 2, as argparse does with its own."""
+    """Call ``main``; turn a :class:`UsageError` into one line and exit code 2, as argparse does
+    with its own.
+    """
     try:
         main()
     except UsageError as error:

@@ -1,4 +1,7 @@
-"""Is the data that a config names there? If not, say before any model is built what is expected and where it comes from."""
+"""Is the data that a config names there? If not, say before any model is built what is expected and
+where it comes from.
+"""
+
 import glob
 import os
 import os.path as osp
@@ -14,10 +17,12 @@ class DataSet(NamedTuple):
     Attributes:
         name: As people call it.
         folders: Parts of a path, in lower case, that tell it.
-        types: Types of data set in a config that tell it, unless the config gives them classes of its own.
+        types: Types of data set in a config that tell it, unless the config gives them classes of
+            its own.
         layout: Paths as the hosts document them.
         source: Where it comes from.
     """
+
     name: str
     folders: Tuple[str, ...]
     types: Tuple[str, ...]
@@ -26,40 +31,70 @@ class DataSet(NamedTuple):
 
 
 DATA_SETS = (
-    DataSet('VOC2007', ('voc2007', ), (), '''\
+    DataSet(
+        'VOC2007',
+        ('voc2007',),
+        (),
+        """\
 data/VOCdevkit/VOC2007/JPEGImages/*.jpg
 data/VOCdevkit/VOC2007/Annotations/*.xml                         (detection)
 data/VOCdevkit/VOC2007/ImageSets/Main/{trainval,test}.txt        (detection)
 data/VOCdevkit/VOC2007/SegmentationClass/*.png                   (segmentation)
-data/VOCdevkit/VOC2007/ImageSets/Segmentation/{train,val,trainval,test}.txt (segmentation)''', '''\
-the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/'''),
-    DataSet('VOC2012', ('voc2012', ), ('PascalVOCDataset', ), '''\
+data/VOCdevkit/VOC2007/ImageSets/Segmentation/{train,val,trainval,test}.txt (segmentation)""",
+        """\
+the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/""",
+    ),
+    DataSet(
+        'VOC2012',
+        ('voc2012',),
+        ('PascalVOCDataset',),
+        """\
 data/VOCdevkit/VOC2012/JPEGImages/*.jpg
 data/VOCdevkit/VOC2012/Annotations/*.xml                         (detection)
 data/VOCdevkit/VOC2012/ImageSets/Main/trainval.txt               (detection)
 data/VOCdevkit/VOC2012/SegmentationClass/*.png                   (segmentation)
 data/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt    (segmentation)
 data/VOCdevkit/VOC2012/SegmentationClassAug/*.png                (segmentation, 'aug')
-data/VOCdevkit/VOC2012/ImageSets/Segmentation/{trainaug,aug}.txt (segmentation, 'aug')''', '''\
+data/VOCdevkit/VOC2012/ImageSets/Segmentation/{trainaug,aug}.txt (segmentation, 'aug')""",
+        """\
 the PASCAL VOC challenge site: the archive "trainval" of 2012, unpacked into data/. The 'aug' split is made by
-mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset'''),
-    DataSet('Cityscapes', ('cityscapes', ), ('CityscapesDataset', ), '''\
+mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset""",
+    ),
+    DataSet(
+        'Cityscapes',
+        ('cityscapes',),
+        ('CityscapesDataset',),
+        """\
 data/cityscapes/leftImg8bit/{train,val}/*/*_leftImg8bit.png
 data/cityscapes/gtFine/{train,val}/*/*_gtFine_labelTrainIds.png
-data/cityscapes/annotations/instancesonly_filtered_gtFine_{train,val}.json (mmdet)''', '''\
+data/cityscapes/annotations/instancesonly_filtered_gtFine_{train,val}.json (mmdet)""",
+        """\
 cityscapes-dataset.com (registration needed): leftImg8bit_trainvaltest and gtFine_trainvaltest. *_labelTrainIds.png are
-made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name'''),
-    DataSet('COCO2017', ('coco', 'coco2017'), ('CocoDataset', ), '''\
+made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name""",
+    ),
+    DataSet(
+        'COCO2017',
+        ('coco', 'coco2017'),
+        ('CocoDataset',),
+        """\
 data/coco/{train2017,val2017}/*.jpg
-data/coco/annotations/instances_{train,val}2017.json''', '''\
-cocodataset.org: the images train2017 and val2017, and annotations_trainval2017'''),
-    DataSet('generated digits', ('digits', ), (), '''\
+data/coco/annotations/instances_{train,val}2017.json""",
+        """\
+cocodataset.org: the images train2017 and val2017, and annotations_trainval2017""",
+    ),
+    DataSet(
+        'generated digits',
+        ('digits',),
+        (),
+        """\
 data/digits/JPEGImages/*.jpg
 data/digits/Annotations/*.xml                                    (detection)
 data/digits/ImageSets/Main/{train,val}.txt                       (detection)
 data/digits/SegmentationClass/*.png                              (segmentation)
-data/digits/ImageSets/Segmentation/{train,val}.txt               (segmentation)''', '''\
-this repository: python tools/dataset_converters/digits_voc.py data/digits'''),
+data/digits/ImageSets/Segmentation/{train,val}.txt               (segmentation)""",
+        """\
+this repository: python tools/dataset_converters/digits_voc.py data/digits""",
+    ),
 )
 
 # Data sets of mmdet that read these two folders beside what their config names.
@@ -74,10 +109,12 @@ def check_data(cfg, loaders):
 
     Args:
         cfg: A config. A relative ``data_root`` counts from the current folder.
-        loaders: Names of the data loaders that will be used, such as 'train_dataloader'; what the config lacks is passed over.
+        loaders: Names of the data loaders that will be used, such as 'train_dataloader'; what the
+            config lacks is passed over.
 
     Raises:
-        UsageError: If a file or folder is missing: which, the layout that is expected and where the data comes from.
+        UsageError: If a file or folder is missing: which, the layout that is expected and where the
+            data comes from.
     """
     missing = {}  # what to say of each path, and what is known of its data set
     for loader in loaders:
@@ -85,15 +122,29 @@ def check_data(cfg, loaders):
             for path in filter(is_missing, list_paths(dataset)):
                 missing[f'  {path} ({loader}, {type_name(dataset)})'] = identify(dataset, path)
     if missing:
-        texts = [f'Expected for {known.name}:\n{textwrap.indent(known.layout, "  ")}\nIt comes from {known.source}.'
-                 for known in dict.fromkeys(missing.values()) if known]
-        raise UsageError('\n'.join([
-            'data is missing:', *missing, *texts,
-            f'Relative paths count from the current folder, {os.getcwd()}; data_root in the config says where data lies.']))
+        texts = [
+            f'Expected for {known.name}:\n{textwrap.indent(known.layout, "  ")}\nIt comes from '
+            f'{known.source}.'
+            for known in dict.fromkeys(missing.values())
+            if known
+        ]
+        raise UsageError(
+            '\n'.join(
+                [
+                    'data is missing:',
+                    *missing,
+                    *texts,
+                    f'Relative paths count from the current folder, {os.getcwd()}; data_root in '
+                    'the config says where data lies.',
+                ]
+            )
+        )
 
 
 def find_datasets(value):
-    """Every data set's own config inside that of a loader, however wrapped: ConcatDataset, RepeatDataset, lists and others."""
+    """Every data set's own config inside that of a loader, however wrapped: ConcatDataset,
+    RepeatDataset, lists and others.
+    """
     if isinstance(value, (list, tuple)):
         return [found for item in value for found in find_datasets(item)]
     if not isinstance(value, dict):
@@ -103,15 +154,25 @@ def find_datasets(value):
 
 
 def list_paths(dataset):
-    """Files and folders that a data set reads, joined as mmengine does, less those that are not on a disk."""
+    """Files and folders that a data set reads, joined as mmengine does, less those that are not on
+    a disk.
+    """
     if (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
         return []
     kind, prefixes = type_name(dataset), dataset.get('data_prefix') or {}
     names = [prefix for prefix in prefixes.values() if isinstance(prefix, str)]
     if kind in XML_TYPES:
-        names = [osp.join(name, dataset.get(key, folder)) for name in names or [''] for key, folder in XML_FOLDERS.items()]
+        names = [
+            osp.join(name, dataset.get(key, folder))
+            for name in names or ['']
+            for key, folder in XML_FOLDERS.items()
+        ]
     if kind in CONVERTED and prefixes.get('seg_map_path'):
-        names.append(osp.join(prefixes['seg_map_path'], '**', '*' + dataset.get('seg_map_suffix', CONVERTED[kind])))
+        names.append(
+            osp.join(
+                prefixes['seg_map_path'], '**', '*' + dataset.get('seg_map_suffix', CONVERTED[kind])
+            )
+        )
     if isinstance(dataset.get('ann_file'), str):
         names.append(dataset['ann_file'])
     paths = [osp.join(dataset.get('data_root') or '', name) for name in names or ['']]
@@ -130,7 +191,7 @@ def identify(dataset, path):
     for data_set in DATA_SETS:
         if any(folder in parts for folder in data_set.folders):
             return data_set
-    own_types = () if 'metainfo' in dataset else (type_name(dataset), )
+    own_types = () if 'metainfo' in dataset else (type_name(dataset),)
     return next((data_set for data_set in DATA_SETS if set(own_types) & set(data_set.types)), None)
 
 

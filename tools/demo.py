@@ -1,9 +1,11 @@
 """Train, evaluate and draw both A-FAN demos on generated digits: python tools/demo.py, or make demo
 
-Every step is a command that could be typed by hand, and is printed. The two tasks run beside each other, one thread each, which on
-two cores is faster than one after the other. Results: work_dirs/demo/summary.json with the hosts' own metrics as fractions, and a
-few validation images per task, ground truth on the left and prediction on the right.
+Every step is a command that could be typed by hand, and is printed. The two tasks run beside each
+other, one thread each, which on two cores is faster than one after the other. Results:
+work_dirs/demo/summary.json with the hosts' own metrics as fractions, and a few validation images
+per task, ground truth on the left and prediction on the right.
 """
+
 import argparse
 import json
 import os
@@ -31,11 +33,20 @@ class StageError(Exception):
 
 
 def run(tool, *arguments, label='data'):
-    """Run one of the repository's tools from the repository's root, where the configs expect their data."""
+    """Run one of the repository's tools from the repository's root, where the configs expect their
+    data.
+    """
     command = [sys.executable, f'tools/{tool}', *map(str, arguments)]
     print(f'[{label}] $ python', *map(shlex.quote, command[1:]), flush=True)
-    process = subprocess.Popen(command, cwd=str(ROOT), env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, universal_newlines=True, errors='replace')
+    process = subprocess.Popen(
+        command,
+        cwd=str(ROOT),
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        errors='replace',
+    )
     with process:
         for line in process.stdout:
             print(f'[{label}] {line}', end='', flush=True)
@@ -50,36 +61,62 @@ def is_complete(data):
         return False
     parts = (('JPEGImages', '.jpg'), ('Annotations', '.xml'), ('SegmentationClass', '.png'))
     names = index.read_text().split()
-    return bool(names) and all((data / folder / (name + suffix)).is_file() for name in names for folder, suffix in parts)
+    return bool(names) and all(
+        (data / folder / (name + suffix)).is_file() for name in names for folder, suffix in parts
+    )
 
 
 def read_metrics(work_dir, scale):
-    """The metrics of the latest evaluation in a work folder, as fractions and without the hosts' prefixes."""
+    """The metrics of the latest evaluation in a work folder, as fractions and without the hosts'
+    prefixes.
+    """
     files = sorted((ROOT / work_dir).glob('*/*.json'))
     if not files:
         raise StageError(f'no metrics were written to {work_dir}')
     found = json.loads(files[-1].read_text())
-    return {key.split('/')[-1]: round(value * scale, 4) for key, value in found.items() if key not in NOT_METRICS}
+    return {
+        key.split('/')[-1]: round(value * scale, 4)
+        for key, value in found.items()
+        if key not in NOT_METRICS
+    }
 
 
 def draw(config, checkpoint, folder, label):
-    """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its folders within folders to ours."""
+    """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its
+    folders within folders to ours.
+    """
     scratch = folder / 'drawing'
-    run('test.py', config, checkpoint, '--work-dir', scratch, '--show-dir', ROOT / scratch / 'show', '--cfg-options',
-        f'test_dataloader.dataset.indices={NUM_DRAWN}', 'default_hooks.visualization.interval=1', label=label)
+    run(
+        'test.py',
+        config,
+        checkpoint,
+        '--work-dir',
+        scratch,
+        '--show-dir',
+        ROOT / scratch / 'show',
+        '--cfg-options',
+        f'test_dataloader.dataset.indices={NUM_DRAWN}',
+        'default_hooks.visualization.interval=1',
+        label=label,
+    )
     images = ROOT / folder / 'images'
     images.mkdir()
     for path in sorted((ROOT / scratch).rglob('*')):
         if path.suffix in ('.png', '.jpg'):
             # Enlarged, or a person sees little of 96 pixels.
-            mmcv.imwrite(mmcv.imrescale(mmcv.imread(str(path)), 4, interpolation='nearest'), str(images / path.name))
+            mmcv.imwrite(
+                mmcv.imrescale(mmcv.imread(str(path)), 4, interpolation='nearest'),
+                str(images / path.name),
+            )
     if not any(images.iterdir()):
         raise StageError(f'nothing was drawn for {config}')
     shutil.rmtree(str(ROOT / scratch))
 
 
 def run_task(label, config, scale):
-    """Train, evaluate and draw one task; its metrics, which the host counts in units of ``scale``."""
+    """Train, evaluate and draw one task; its metrics, which the host counts in units of
+    ``scale``.
+    """
     folder = OUT / label
     run('train.py', config, '--work-dir', folder, label=label)
     checkpoint = Path((ROOT / folder / 'last_checkpoint').read_text().strip()).relative_to(ROOT)
@@ -89,9 +126,15 @@ def run_task(label, config, scale):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--segmentation', default=SEGMENTATION, metavar='CONFIG', help='default: %(default)s')
-    parser.add_argument('--detection', default=DETECTION, metavar='CONFIG', help='default: %(default)s')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--segmentation', default=SEGMENTATION, metavar='CONFIG', help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--detection', default=DETECTION, metavar='CONFIG', help='default: %(default)s'
+    )
     args = parser.parse_args()
     start = time.time()
     if (ROOT / OUT).exists():
@@ -100,7 +143,8 @@ def main():
         run('dataset_converters/digits_voc.py', DATA, '--overwrite')
     with ThreadPoolExecutor() as pool:
         tasks = {
-            'segmentation': pool.submit(run_task, 'segmentation', args.segmentation, 0.01),  # mmseg reports per cent
+            # mmseg reports per cent
+            'segmentation': pool.submit(run_task, 'segmentation', args.segmentation, 0.01),
             'detection': pool.submit(run_task, 'detection', args.detection, 1.0),
         }
     summary = {label: task.result() for label, task in tasks.items()}

@@ -1,4 +1,5 @@
 """The settings of configs/_base_/presets/ that suit the task and the data of a config."""
+
 import os.path as osp
 from dataclasses import fields
 
@@ -21,18 +22,30 @@ def nodes(value):
 
 
 def preset_entry(cfg):
-    """The name of the presets' entry for the task and data of a config, and a sentence on why this one."""
+    """The name of the presets' entry for the task and data of a config, and a sentence on why this
+    one.
+    """
     parts = nodes(cfg.get('train_dataloader', {}).get('dataset'))
-    kinds = {str(part['type']).rsplit('.', 1)[-1]: str(part) for part in parts if str(part.get('type')).endswith('Dataset')}
+    kinds = {
+        str(part['type']).rsplit('.', 1)[-1]: str(part)
+        for part in parts
+        if str(part.get('type')).endswith('Dataset')
+    }
     if any('decode_head' in part for part in nodes(cfg.get('model'))):
         year = 'voc07' if '2007' in kinds.get('PascalVOCDataset', '') else 'voc12'
-        known, usual = dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'), 'seg_voc12'
+        known, usual = (
+            dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'),
+            'seg_voc12',
+        )
     else:
         known, usual = dict(VOCDataset='det_voc07', CocoDataset='det_coco'), 'det_coco'
     for kind, entry in known.items():
         if kind in kinds:
             return entry, f'{entry}, for {kind}'
-    return usual, f'{usual}, as it has none for {" and ".join(sorted(kinds)) or "the data of this config"}'
+    return (
+        usual,
+        f'{usual}, as it has none for {" and ".join(sorted(kinds)) or "the data of this config"}',
+    )
 
 
 def preset_settings(cfg, preset, given):
@@ -48,11 +61,17 @@ def preset_settings(cfg, preset, given):
     parts = {}
     for part in ('neck', 'head'):
         stated = {**entry[part], **given}
-        parts[part] = {key: stated[key] for key, default in DEFAULTS.items()
-                       if key in stated and (key in ALWAYS or key in given or stated[key] != default)}
+        parts[part] = {
+            key: stated[key]
+            for key, default in DEFAULTS.items()
+            if key in stated and (key in ALWAYS or key in given or stated[key] != default)
+        }
     if entry.optim_wrapper.clean_weight != 1:
         parts['optim_wrapper'] = dict(clean_weight=entry.optim_wrapper.clean_weight)
-    notes = [f"Settings: preset '{preset}', entry {reason}." + (f' From the command line: {", ".join(given)}.' if given else '')]
+    notes = [
+        f"Settings: preset '{preset}', entry {reason}."
+        + (f' From the command line: {", ".join(given)}.' if given else '')
+    ]
     if preset == 'released':
         notes.append("The preset's own sites and learning rates are not taken over.")
     return parts, notes

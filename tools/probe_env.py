@@ -1,8 +1,10 @@
-"""Say what is wrong with the environment this runs in, as one JSON object: part of the set-up -> complaint, '' if sound.
+"""Say what is wrong with the environment this runs in, as one JSON object: part of the set-up ->
+complaint, '' if sound.
 
-tools/setup_env.py runs it with the virtual environment's own interpreter, which need not have anything installed but
-pip, hence the late imports. Usage: python -I tools/probe_env.py [part ...]
+tools/setup_env.py runs it with the virtual environment's own interpreter, which need not have
+anything installed but pip, hence the late imports. Usage: python -I tools/probe_env.py [part ...]
 """
+
 import importlib
 import importlib.util
 import json
@@ -13,23 +15,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What each part of the set-up installs and the modules that show that it works. A part that installs '*' owns every
-# line of requirements.txt which no other part names.
+# What each part of the set-up installs and the modules that show that it works. A part that
+# installs '*' owns every line of requirements.txt which no other part names.
 PARTS = {
     'torch': (['torch'], ['torch']),
     'build': (['setuptools', 'wheel', 'ninja'], []),
     'opencv': (['opencv-python'], ['cv2']),
     'mmcv': (['mmcv'], ['mmcv.ops']),
-    'hosts': (['*'], [
-        'mmdet.apis', 'mmseg.apis', 'ftfy', 'regex', 'sklearn.datasets', 'skimage.draw',
-        'torch.utils.tensorboard', 'pytest'
-    ]),
+    'hosts': (
+        ['*'],
+        [
+            'mmdet.apis',
+            'mmseg.apis',
+            'ftfy',
+            'regex',
+            'sklearn.datasets',
+            'skimage.draw',
+            'torch.utils.tensorboard',
+            'pytest',
+        ],
+    ),
 }
 
 
 def read_requirements():
     """requirements.txt as a dict from each bare name to its line, in the order of the file."""
-    lines = (line.split('#')[0].strip() for line in (ROOT / 'requirements.txt').read_text().splitlines())
+    lines = (
+        line.split('#')[0].strip() for line in (ROOT / 'requirements.txt').read_text().splitlines()
+    )
     return {re.match(r'[\w.-]+', line).group(): line for line in lines if line}
 
 
@@ -45,7 +58,9 @@ def select_requirements(part):
 
 def probe_part(part):
     """Versions first, then imports: neither shows what the other does."""
-    from pip._vendor.packaging.requirements import Requirement  # the only parser in a bare environment
+    # the only parser in a bare environment
+    from pip._vendor.packaging.requirements import Requirement
+
     for needed in map(Requirement, select_requirements(part)):
         try:
             version = metadata.version(needed.name)
@@ -63,17 +78,25 @@ def probe_part(part):
 
 
 def probe_files():
-    """name==version of each package with missing or truncated files: what an interrupted pip leaves behind."""
+    """name==version of each package with missing or truncated files: what an interrupted pip leaves
+    behind.
+    """
     installed = {d.metadata['Name']: d for d in metadata.distributions() if d.metadata['Name']}
-    if 'opencv-python-headless' in installed:  # shares its folder with opencv-python, whose files it replaced
+    # shares its folder with opencv-python, whose files it replaced
+    if 'opencv-python-headless' in installed:
         installed.pop('opencv-python', None)
-    damaged = [f'{name}=={d.version}' for name, d in installed.items()
-               if d.files is None or not all(map(is_whole, d.files))]
+    damaged = [
+        f'{name}=={d.version}'
+        for name, d in installed.items()
+        if d.files is None or not all(map(is_whole, d.files))
+    ]
     return ' '.join(sorted(damaged))
 
 
 def is_whole(file):
-    """Whether an installed file is there and not cut short; longer is fine, someone may be debugging it."""
+    """Whether an installed file is there and not cut short; longer is fine, someone may be
+    debugging it.
+    """
     path = Path(file.locate())
     if path.suffix == '.pyc':  # pip lists them, Python rewrites them
         return True
@@ -81,7 +104,9 @@ def is_whole(file):
 
 
 def probe_package():
-    """Check that `import afan_mm` finds this checkout. Isolated mode (-I) keeps the current folder out of the answer."""
+    """Check that `import afan_mm` finds this checkout. Isolated mode (-I) keeps the current folder
+    out of the answer.
+    """
     spec = importlib.util.find_spec('afan_mm')
     if spec is None:
         return 'afan_mm is not installed'
@@ -92,7 +117,9 @@ def probe_package():
 def main():
     probes = {'files': probe_files, 'package': probe_package}
     parts = sys.argv[1:] or ['files', *PARTS, 'package']
-    print(json.dumps({part: probes[part]() if part in probes else probe_part(part) for part in parts}))
+    print(
+        json.dumps({part: probes[part]() if part in probes else probe_part(part) for part in parts})
+    )
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
 """Create or repair .venv with the pinned packages of requirements.txt: python tools/setup_env.py
 
-mmcv comes as source and compiles its operators only where torch is already installed and pip's build isolation is
-off; pip also caches a wheel that was built without them, or for another torch. So the packages go in one part at a
-time, each part is probed before and after, and a part whose probe passes is left alone. Standard library only.
+mmcv comes as source and compiles its operators only where torch is already installed and pip's
+build isolation is off; pip also caches a wheel that was built without them, or for another torch.
+So the packages go in one part at a time, each part is probed before and after, and a part whose
+probe passes is left alone. Standard library only.
 """
+
 import argparse
 import json
 import os
@@ -27,13 +29,16 @@ class Environment:
     def __init__(self, folder):
         self.folder = folder
         self.python = folder / 'bin' / 'python'
-        # Another environment's paths must not leak in, nor a user's own packages hide a missing one.
+        # Another environment's paths must not leak in, nor a user's own packages hide a missing
+        # one.
         hidden = ('PYTHONPATH', 'PYTHONHOME', 'PIP_USER', 'PIP_TARGET', 'PIP_PREFIX')
         self.variables = {key: value for key, value in os.environ.items() if key not in hidden}
         self.variables.update(PYTHONNOUSERSITE='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
 
     def is_usable(self):
-        """Whether its interpreter runs, is of the version asked for now, lives in this folder and has pip."""
+        """Whether its interpreter runs, is of the version asked for now, lives in this folder and
+        has pip.
+        """
         code = 'import pip._internal.cli.main, sys; print(sys.version_info[:2] + (sys.prefix,))'
         wanted = sys.version_info[:2] + (str(self.folder),)
         try:
@@ -51,29 +56,52 @@ class Environment:
         subprocess.run([sys.executable, '-m', 'venv', str(self.folder)], check=True)
 
     def probe(self, *parts):
-        """What tools/probe_env.py says of these parts, or of everything at once, as part -> complaint."""
+        """What tools/probe_env.py says of these parts, or of everything at once, as part ->
+        complaint.
+        """
         answer = self._ask(str(ROOT / 'tools' / 'probe_env.py'), *parts)
         lines = answer.stdout.decode().splitlines()
-        if answer.returncode != 0 or not lines:  # a broken library may take the interpreter down with it
-            return {part: f'its probe died (exit code {answer.returncode})' for part in parts or ['all']}
+        # a broken library may take the interpreter down with it
+        if answer.returncode != 0 or not lines:
+            return dict.fromkeys(
+                parts or ['all'], f'its probe died (exit code {answer.returncode})'
+            )
         return json.loads(lines[-1])
 
     def install(self, arguments, **variables):
         """Run pip install, showing the command."""
-        print('+', *(f'{key}={value}' for key, value in variables.items()), 'pip install', *arguments, flush=True)
+        print(
+            '+',
+            *(f'{key}={value}' for key, value in variables.items()),
+            'pip install',
+            *arguments,
+            flush=True,
+        )
         command = [str(self.python), '-m', 'pip', 'install', *arguments]
-        if subprocess.run(command, cwd=str(ROOT), env={**self.variables, **variables}).returncode != 0:
-            raise SetupError('pip failed, see above. What is already installed is kept: mend that and run this again. '
-                             f'To start from nothing, remove {self.folder.name} first.')
+        if (
+            subprocess.run(command, cwd=str(ROOT), env={**self.variables, **variables}).returncode
+            != 0
+        ):
+            raise SetupError(
+                'pip failed, see above. What is already installed is kept: mend that and run this '
+                'again. '
+                f'To start from nothing, remove {self.folder.name} first.'
+            )
 
     def _ask(self, *arguments):
         # -I keeps the current folder, and this one, off the module path.
-        return subprocess.run([str(self.python), '-I', *arguments], env=self.variables, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL)
+        return subprocess.run(
+            [str(self.python), '-I', *arguments],
+            env=self.variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 def choose_arguments(part, again):
-    """pip's arguments for one part. `again`: the plain way did not give a part that works, so leave nothing to reuse."""
+    """pip's arguments for one part. `again`: the plain way did not give a part that works, so leave
+    nothing to reuse.
+    """
     lines = select_requirements(part) if part in PARTS else []
     force = FORCE if again else []
     if part == 'package':
@@ -81,17 +109,22 @@ def choose_arguments(part, again):
     if part == 'mmcv':
         return [*lines, '--no-build-isolation', *(['--no-cache-dir'] if again else []), *force]
     if part == 'opencv' and again:
-        # A plain server lacks libGL, which opencv-python loads. The headless twin has the same `cv2` without it. Laid
-        # over opencv-python, not put in its place: pip would bring the other back for mmcv's sake.
+        # A plain server lacks libGL, which opencv-python loads. The headless twin has the same
+        # `cv2` without it. Laid over opencv-python, not put in its place: pip would bring the other
+        # back for mmcv's sake.
         return [line.replace('opencv-python', 'opencv-python-headless') for line in lines] + force
     if part == 'hosts' and not again:
-        return ['-r', 'requirements.txt', '--no-build-isolation']  # all, so that no earlier pin is moved
+        # all, so that no earlier pin is moved
+        return ['-r', 'requirements.txt', '--no-build-isolation']
     return [*lines, *force]
 
 
 def install_part(env, part, again):
     if part == 'mmcv':
-        print('mmcv compiles its operators: some ten minutes on two cores, seconds where pip kept the wheel.')
+        print(
+            'mmcv compiles its operators: some ten minutes on two cores, seconds where pip kept '
+            'the wheel.'
+        )
     env.install(choose_arguments(part, again), **({'MMCV_WITH_OPS': '1'} if part == 'mmcv' else {}))
 
 
@@ -109,23 +142,33 @@ def ensure(env, part):
 
 
 def repair_files(env):
-    """Put back what an interrupted pip left incomplete. It may be past uninstalling, so lay the same version over it."""
+    """Put back what an interrupted pip left incomplete. It may be past uninstalling, so lay the
+    same version over it.
+    """
     damaged = env.probe('files')['files'].split()
     ours = [name for name in damaged if name.startswith(('afan_mm==', 'afan-mm=='))]
     mmcv = [name for name in damaged if name.startswith('mmcv==')]
     rest = [name for name in damaged if name not in ours + mmcv]
     for names in (rest, mmcv):  # mmcv last: it may have to be compiled against the others
         if names:
-            env.install([*names, '--ignore-installed', '--no-deps', '--no-build-isolation'], MMCV_WITH_OPS='1')
+            env.install(
+                [*names, '--ignore-installed', '--no-deps', '--no-build-isolation'],
+                MMCV_WITH_OPS='1',
+            )
     if ours:
         install_part(env, 'package', again=True)
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     if sys.version_info < OLDEST_PYTHON:
-        raise SetupError('Python {}.{} or newer is needed, this is {}; make PYTHON=... setup chooses another'.format(
-            *OLDEST_PYTHON, sys.version.split()[0]))
+        raise SetupError(
+            'Python {}.{} or newer is needed, this is {}; make PYTHON=... setup chooses another'.format(
+                *OLDEST_PYTHON, sys.version.split()[0]
+            )
+        )
     env = Environment(ROOT / '.venv')
     if not env.is_usable():
         print(f'creating {env.folder.name}', flush=True)

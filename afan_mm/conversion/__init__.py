@@ -1,4 +1,5 @@
 """From a stock config to one that trains with A-FAN."""
+
 from .convert import Conversion, convert, converted
 from .host import ConversionError
 

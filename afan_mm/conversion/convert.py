@@ -1,4 +1,5 @@
 """The conversion itself."""
+
 import copy
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -13,10 +14,12 @@ class Conversion(NamedTuple):
     """What turns a stock config into an A-FAN config.
 
     Attributes:
-        overrides: What an inheriting config states: ``custom_imports``, ``custom_hooks``, ``optim_wrapper``, parts of ``model``.
+        overrides: What an inheriting config states: ``custom_imports``, ``custom_hooks``,
+            ``optim_wrapper``, parts of ``model``.
         choices: For each part that gets a site, such as 'model.neck', why this one.
         left_out: For each part that gets none, why not.
     """
+
     overrides: Dict[str, Any]
     choices: List[Tuple[str, str]]
     left_out: List[Tuple[str, str]]
@@ -25,23 +28,27 @@ class Conversion(NamedTuple):
 def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> Conversion:
     """Choose the components that fit a stock config of mmdet or mmseg.
 
-    Whether a part fits is asked of the component by the part's class, so a head of the user's own fits by what it derives from.
+    Whether a part fits is asked of the component by the part's class, so a head of the user's own
+    fits by what it derives from.
 
     Args:
         cfg: The stock config.
-        sites: 'neck' (what the neck reads), 'output' (what it returns), the path of a module of the host such as
-            'backbone.layer3', 'head', or a site in the head such as 'roi_head.map'.
+        sites: 'neck' (what the neck reads), 'output' (what it returns), the path of a module of the
+            host such as 'backbone.layer3', 'head', or a site in the head such as 'roi_head.map'.
             Defaults to None: 'neck' and 'head', as far as they fit.
-        afan: Settings of every site, see :class:`~afan_mm.AFANSettings`. The keys ``neck`` and ``head`` hold those of one
-            component alone, and ``optim_wrapper`` further keys of the optim wrapper, such as ``clean_weight``.
+        afan: Settings of every site, see :class:`~afan_mm.AFANSettings`. The keys ``neck`` and
+            ``head`` hold those of one component alone, and ``optim_wrapper`` further keys of the
+            optim wrapper, such as ``clean_weight``.
 
     Raises:
-        ConversionError: If nothing fits, or not the sites that were asked for; if the config trains nothing, has A-FAN components
-            already, or an optim wrapper that A-FAN has no twin of.
+        ConversionError: If nothing fits, or not the sites that were asked for; if the config trains
+            nothing, has A-FAN components already, or an optim wrapper that A-FAN has no twin of.
     """
     own = {key: dict(afan.pop(key, None) or {}) for key in ('neck', 'head', 'optim_wrapper')}
     model = cfg.get('model')
-    with in_scope((model.get('_scope_') if isinstance(model, dict) else None) or cfg.get('default_scope')):
+    with in_scope(
+        (model.get('_scope_') if isinstance(model, dict) else None) or cfg.get('default_scope')
+    ):
         host = find_host(model)
         refuse_converted(model, 'model')
         overrides = training_overrides(cfg, own['optim_wrapper'])
@@ -49,7 +56,10 @@ def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> 
         parts.add_neck({**afan, **own['neck']})
         parts.add_head({**afan, **own['head']})
     if not parts.choices:
-        raise ConversionError('nothing in the config fits: ' + '; '.join(f'{name}: {reason}' for name, reason in parts.left_out))
+        raise ConversionError(
+            'nothing in the config fits: '
+            + '; '.join(f'{name}: {reason}' for name, reason in parts.left_out)
+        )
     stated: Dict[str, Any] = parts.stated
     for key in reversed(host.path):
         stated = {key: stated}
@@ -57,7 +67,9 @@ def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> 
 
 
 def converted(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> Config:
-    """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same arguments."""
+    """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same
+    arguments.
+    """
     return inherit(cfg, convert(cfg, sites, **afan).overrides)
 
 

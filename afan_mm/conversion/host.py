@@ -1,4 +1,5 @@
 """Which model of a config trains, and what is known of it before anything is built."""
+
 import inspect
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,13 +19,16 @@ class ConversionError(ValueError):
 
 class Host(NamedTuple):
     """The model that owns the parts with sites."""
+
     path: Tuple[str, ...]
     config: dict
     cls: type
 
     def name(self, *keys: Any) -> str:
         """A part of it as messages write it, such as 'model.decode_head[1]'."""
-        return ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in (*self.path, *keys))[1:]
+        return ''.join(
+            f'[{key}]' if isinstance(key, int) else f'.{key}' for key in (*self.path, *keys)
+        )[1:]
 
 
 @contextmanager
@@ -37,24 +41,36 @@ def in_scope(scope: Optional[str]) -> Iterator[None]:
         if scope not in MODELS.children:
             import_module(scope)
     except ImportError as error:
-        raise ConversionError(f'default_scope of the config is {scope!r}, which cannot be imported: {error}') from error
+        raise ConversionError(
+            f'default_scope of the config is {scope!r}, which cannot be imported: {error}'
+        ) from error
     with DefaultScope.overwrite_default_scope(scope):
         yield
 
 
 def find_class(kind: Any, name: str) -> type:
-    """The class of a ``type``; ConversionError, with the ``name`` of the part, where it is not a registered one."""
+    """The class of a ``type``; ConversionError, with the ``name`` of the part, where it is not a
+    registered one.
+    """
     if not isinstance(kind, str):
-        raise ConversionError(f'{name}.type must be a registered name, but got {kind!r}; a config in the pure Python style, with '
-                              "read_base(), can only be inherited by one of its kind, to which add the README's lines by hand")
+        raise ConversionError(
+            f'{name}.type must be a registered name, but got {kind!r}; a config in the pure '
+            'Python style, with '
+            "read_base(), can only be inherited by one of its kind, to which add the README's "
+            'lines by hand'
+        )
     try:
         return find_model(kind)
     except (KeyError, ImportError) as error:
-        raise ConversionError(str(error.args[0]).replace('base must be the type of', f'{name}.type must be')) from error
+        raise ConversionError(
+            str(error.args[0]).replace('base must be the type of', f'{name}.type must be')
+        ) from error
 
 
-def find_host(model: Any, path: Tuple[str, ...] = ('model', )) -> Host:
-    """The outermost model with a backbone or a head; that of a tracker or of semi-supervised training lies in ``detector``."""
+def find_host(model: Any, path: Tuple[str, ...] = ('model',)) -> Host:
+    """The outermost model with a backbone or a head; that of a tracker or of semi-supervised
+    training lies in ``detector``.
+    """
     name = '.'.join(path)
     if not isinstance(model, dict) or 'type' not in model:
         raise ConversionError(f'{name} must be a dict with a type, but got {model!r}')
@@ -64,7 +80,9 @@ def find_host(model: Any, path: Tuple[str, ...] = ('model', )) -> Host:
     for key, part in model.items():
         if isinstance(part, dict) and 'type' in part and _is_model(part['type']):
             return find_host(part, (*path, key))
-    raise ConversionError(f'{name} is a {model["type"]} with none of {", ".join(PARTS)}, and no model in it has one')
+    raise ConversionError(
+        f'{name} is a {model["type"]} with none of {", ".join(PARTS)}, and no model in it has one'
+    )
 
 
 def refuse_converted(node: Any, path: str) -> None:
@@ -72,16 +90,23 @@ def refuse_converted(node: Any, path: str) -> None:
     if isinstance(node, dict):
         kind = node.get('type')
         if isinstance(kind, str) and issubclass(_known_class(kind), AFANComponent):
-            raise ConversionError(f"the config is an A-FAN config already: {path}=dict(type='{kind}', ...)")
+            raise ConversionError(
+                f"the config is an A-FAN config already: {path}=dict(type='{kind}', ...)"
+            )
         children = [(f'{path}.{key}', child) for key, child in node.items()]
     else:
-        children = [(f'{path}[{i}]', child) for i, child in enumerate(node if isinstance(node, (list, tuple)) else ())]
+        children = [
+            (f'{path}[{i}]', child)
+            for i, child in enumerate(node if isinstance(node, (list, tuple)) else ())
+        ]
     for name, child in children:
         refuse_converted(child, name)
 
 
 def parameter(cls: type, name: str) -> Optional[inspect.Parameter]:
-    """A parameter of a constructor; one with ``**kwargs`` hands it on to the class it derives from."""
+    """A parameter of a constructor; one with ``**kwargs`` hands it on to the class it derives
+    from.
+    """
     for each in cls.__mro__:
         if '__init__' not in vars(each):
             continue
@@ -103,18 +128,26 @@ def num_levels(backbone: Any) -> Optional[int]:
 
 
 def last_level_read(reader: dict, count: Optional[int]) -> int:
-    """The last of ``count`` features that a neck or head reads, by its ``in_index`` or ``end_level``; -1: the very last."""
+    """The last of ``count`` features that a neck or head reads, by its ``in_index`` or
+    ``end_level``; -1: the very last.
+    """
     read: List[int] = []
     for key in ('in_index', 'end_level'):
         value = reader.get(key)
-        read += [index for index in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(index, int)]
+        read += [
+            index
+            for index in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(index, int)
+        ]
     if not read or min(read) < 0 or max(read) + 1 == count:
         return -1
     return max(read)
 
 
 def _known_class(kind: Any) -> type:
-    """The class of a ``type``, or ``object``: of a part that is left as it is, nothing needs to be known."""
+    """The class of a ``type``, or ``object``: of a part that is left as it is, nothing needs to be
+    known.
+    """
     try:
         return find_class(kind, '')
     except ConversionError:

@@ -1,4 +1,5 @@
 """An inheriting config as text."""
+
 import textwrap
 from typing import Any, Sequence
 
@@ -9,8 +10,12 @@ from .host import ConversionError
 
 WIDTH = 120
 MISSING = object()
-STYLE = dict(based_on_style='pep8', column_limit=WIDTH, split_before_expression_after_opening_paren=True,
-             split_before_named_assigns=False)
+STYLE = dict(
+    based_on_style='pep8',
+    column_limit=WIDTH,
+    split_before_expression_after_opening_paren=True,
+    split_before_named_assigns=False,
+)
 
 
 def config_text(reference: str, cfg: Any, conversion: Conversion, notes: Sequence[str] = ()) -> str:
@@ -26,7 +31,10 @@ def config_text(reference: str, cfg: Any, conversion: Conversion, notes: Sequenc
         ConversionError: If an override cannot be written in a config.
     """
     name = reference.rpartition('/')[2]
-    lines = [_comment(f'A-FAN for {name}. What is not stated here is inherited.'), f'_base_ = [{reference!r}]']
+    lines = [
+        _comment(f'A-FAN for {name}. What is not stated here is inherited.'),
+        f'_base_ = [{reference!r}]',
+    ]
     reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
     reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
     for key, value in conversion.overrides.items():
@@ -35,7 +43,9 @@ def config_text(reference: str, cfg: Any, conversion: Conversion, notes: Sequenc
         elif key == 'custom_hooks' and cfg.get(key):
             lines.append('# A list takes the place of an inherited one, so this one repeats it.')
         elif key == 'optim_wrapper':
-            lines.append(f'# In place of {cfg[key].get("type", "OptimWrapper")}, whose other keys stay.')
+            lines.append(
+                f'# In place of {cfg[key].get("type", "OptimWrapper")}, whose other keys stay.'
+            )
         lines.append(f'{key} = {_code(value, cfg.get(key), f"_base_.{key}")}')
     text, _ = FormatCode('\n'.join(lines) + '\n', style_config=STYLE)
     return text
@@ -46,18 +56,30 @@ def _comment(text: str) -> str:
 
 
 def _code(value: Any, stock: Any, name: str) -> str:
-    """An override as an expression; what is in the stock config already is called by its ``name`` there."""
+    """An override as an expression; what is in the stock config already is called by its ``name``
+    there.
+    """
     if isinstance(value, dict):
         stock = stock if isinstance(stock, dict) else {}
         items = {key: _code(each, stock.get(key), f'{name}.{key}') for key, each in value.items()}
         if all(isinstance(key, str) and key.isidentifier() for key in items):
             return f'dict({", ".join(f"{key}={code}" for key, code in items.items())})'
         return '{' + ', '.join(f'{key!r}: {code}' for key, code in items.items()) + '}'
-    if isinstance(value, list) and isinstance(stock, list) and any(isinstance(each, dict) for each in stock):
+    if (
+        isinstance(value, list)
+        and isinstance(stock, list)
+        and any(isinstance(each, dict) for each in stock)
+    ):
         return _extended_list(value, stock, name)
     if isinstance(value, (list, tuple)):
         inside = ', '.join(_code(each, None, '') for each in value)
-        return f'[{inside}]' if isinstance(value, list) else f'({inside})' if len(value) > 1 else f'({inside}, )'
+        return (
+            f'[{inside}]'
+            if isinstance(value, list)
+            else f'({inside})'
+            if len(value) > 1
+            else f'({inside}, )'
+        )
     if isinstance(value, float):
         return _number(value)
     if value is None or isinstance(value, (bool, int, str)):
@@ -71,12 +93,20 @@ def _extended_list(value: list, stock: list, name: str) -> str:
     for i, each in enumerate([*value, None]):
         same = i < len(stock) and each == stock[i]
         if kept is not None and not same:
-            parts.append(f'*{name}' if kept == 0 and i == len(stock) else f'*{name}[{kept or ""}:{"" if i == len(stock) else i}]')
+            parts.append(
+                f'*{name}'
+                if kept == 0 and i == len(stock)
+                else f'*{name}[{kept or ""}:{"" if i == len(stock) else i}]'
+            )
         kept = (i if kept is None else kept) if same else None
         if same or i == len(value):
             continue
         if i < len(stock):
-            changed = [f'{key}={_code(part, None, "")}' for key, part in each.items() if part != stock[i].get(key, MISSING)]
+            changed = [
+                f'{key}={_code(part, None, "")}'
+                for key, part in each.items()
+                if part != stock[i].get(key, MISSING)
+            ]
             parts.append(f'dict({name}[{i}], {", ".join(changed)})')
         else:
             parts.append(_code(each, None, ''))

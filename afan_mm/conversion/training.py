@@ -1,4 +1,5 @@
 """What an inheriting config says of the training: its optim wrapper, hooks and imports."""
+
 from typing import Any, Dict, List
 
 from .host import ConversionError
@@ -7,7 +8,8 @@ WRAPPERS = {'OptimWrapper': 'AFANOptimWrapper', 'AmpOptimWrapper': 'AFANAmpOptim
 
 
 def training_overrides(cfg: Any, optim_wrapper: Dict[str, Any]) -> Dict[str, Any]:
-    """Overrides of ``optim_wrapper``, ``custom_hooks`` and ``custom_imports``; lists are whole, as inheriting ones replace them.
+    """Overrides of ``optim_wrapper``, ``custom_hooks`` and ``custom_imports``; lists are whole, as
+    inheriting ones replace them.
 
     Args:
         cfg: The stock config.
@@ -16,7 +18,8 @@ def training_overrides(cfg: Any, optim_wrapper: Dict[str, Any]) -> Dict[str, Any
     return dict(
         custom_imports=_imports(cfg.get('custom_imports') or {}),
         custom_hooks=_hooks(list(cfg.get('custom_hooks') or [])),
-        optim_wrapper=dict(type=_wrapper_type(cfg.get('optim_wrapper')), **optim_wrapper))
+        optim_wrapper=dict(type=_wrapper_type(cfg.get('optim_wrapper')), **optim_wrapper),
+    )
 
 
 def _wrapper_type(stock: Any) -> str:
@@ -25,12 +28,19 @@ def _wrapper_type(stock: Any) -> str:
     given = stock.get('type', 'OptimWrapper')
     name = given.rsplit('.', 1)[-1] if isinstance(given, str) else given.__name__
     if name in WRAPPERS.values():
-        raise ConversionError(f"the config is an A-FAN config already: optim_wrapper=dict(type='{name}', ...)")
+        raise ConversionError(
+            f"the config is an A-FAN config already: optim_wrapper=dict(type='{name}', ...)"
+        )
     if name not in WRAPPERS:
-        raise ConversionError(f'optim_wrapper.type must be {" or ".join(WRAPPERS)}, which A-FAN has a twin of, but got {name}')
+        raise ConversionError(
+            f'optim_wrapper.type must be {" or ".join(WRAPPERS)}, which A-FAN has a twin of, but '
+            f'got {name}'
+        )
     several = [key for key, part in stock.items() if isinstance(part, dict) and 'optimizer' in part]
     if several:
-        raise ConversionError(f'A-FAN trains with one optimizer, but optim_wrapper has several: {", ".join(several)}')
+        raise ConversionError(
+            f'A-FAN trains with one optimizer, but optim_wrapper has several: {", ".join(several)}'
+        )
     return WRAPPERS[name]
 
 
@@ -42,4 +52,7 @@ def _hooks(stock: List[Any]) -> List[Any]:
 def _imports(stock: Dict[str, Any]) -> Dict[str, Any]:
     imports = stock.get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
-    return dict(imports=imports if 'afan_mm' in imports else imports + ['afan_mm'], allow_failed_imports=False)
+    return dict(
+        imports=imports if 'afan_mm' in imports else imports + ['afan_mm'],
+        allow_failed_imports=False,
+    )

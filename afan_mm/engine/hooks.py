@@ -1,4 +1,5 @@
 """The hook that checks the set-up, warms the strength up and reports what the perturbations do."""
+
 from collections import Counter
 from io import StringIO
 from typing import Optional, Sequence, Tuple
@@ -20,19 +21,23 @@ Sites = Sequence[Tuple[str, AFANSettings]]
 class AFANHook(Hook):
     """Check, warm up and report A-FAN.
 
-    Before training it prints the sites, and stops the run where the model has sites but the optim wrapper would ignore them, or the
-    reverse. While training it sends the figures of :class:`~afan_mm.health.Health` to the message hub as
-    ``train/afan/<site>/<figure>``, from where every visualiser backend gets them.
+    Before training it prints the sites, and stops the run where the model has sites but the optim
+    wrapper would ignore them, or the reverse. While training it sends the figures of
+    :class:`~afan_mm.health.Health` to the message hub as ``train/afan/<site>/<figure>``, from where
+    every visualiser backend gets them.
 
     Args:
-        warmup_iters: Iterations over which every epsilon rises linearly to its value. Defaults to 0.
+        warmup_iters: Iterations over which every epsilon rises linearly to its value. Defaults to
+            0.
         interval: Iterations between two reports. Defaults to 50.
     """
 
     def __init__(self, warmup_iters: int = 0, interval: int = 50):
         for name, value, least in (('warmup_iters', warmup_iters, 0), ('interval', interval, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f'{name} of AFANHook must be an integer >= {least}, but got {value!r}')
+                raise ValueError(
+                    f'{name} of AFANHook must be an integer >= {least}, but got {value!r}'
+                )
         self.warmup_iters = warmup_iters
         self.interval = interval
         self._longest = 1
@@ -41,7 +46,11 @@ class AFANHook(Hook):
     def before_train(self, runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sites = [(path, settings) for path, module in trained_modules(model) for settings in declared_by(module)]
+        sites = [
+            (path, settings)
+            for path, module in trained_modules(model)
+            for settings in declared_by(module)
+        ]
         check_sites(sites, runner.optim_wrapper)
         for _, module in trained_modules(model):
             if isinstance(module, AFANNeckWrapper):
@@ -54,26 +63,38 @@ class AFANHook(Hook):
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, AFANStep):  # a stock baseline that inherits the hook
             return
-        wrapper.epsilon_scale = min(1.0, (runner.iter + 1) / self.warmup_iters) if self.warmup_iters else 1.0
+        wrapper.epsilon_scale = (
+            min(1.0, (runner.iter + 1) / self.warmup_iters) if self.warmup_iters else 1.0
+        )
         # A site that is not active in every iteration is measured the last time before the report.
         wrapper.health.due = self.interval - 1 - runner.iter % self.interval < self._longest
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+    ) -> None:
         """Report the figures of this iteration."""
-        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(runner, self.interval):
+        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
+            runner, self.interval
+        ):
             return
         self._tell_void_updates(runner)
         for key, value in runner.optim_wrapper.health.report().items():
             runner.message_hub.update_scalar(f'train/afan/{key}', value)
             if key.endswith('nonfinite_share') and value > 0:
-                runner.logger.warning(f'A-FAN: {value:.1%} of the last directions at {key.split("/")[0]!r} were not finite, and '
-                                      'their adversarial passes counted nothing')
+                runner.logger.warning(
+                    f'A-FAN: {value:.1%} of the last directions at {key.split("/")[0]!r} were not '
+                    'finite, and '
+                    'their adversarial passes counted nothing'
+                )
 
     def _tell_void_updates(self, runner) -> None:
         void = int(runner.optim_wrapper.num_void_updates)
         if void > self._void_updates:
-            runner.logger.warning(f'A-FAN: {void - self._void_updates} updates since the last report had a gradient that was not '
-                                  f'finite, and were made with a zero gradient ({void} so far)')
+            runner.logger.warning(
+                f'A-FAN: {void - self._void_updates} updates since the last report had a gradient '
+                'that was not '
+                f'finite, and were made with a zero gradient ({void} so far)'
+            )
         self._void_updates = void
 
 
@@ -88,35 +109,68 @@ def check_sites(sites: Sites, optim_wrapper) -> None:
     if sites and not isinstance(optim_wrapper, AFANStep):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
         raise RuntimeError(
-            f"The model has A-FAN sites ({', '.join(settings.name for _, settings in sites)}), but the optim wrapper is {kind}, "
+            f'The model has A-FAN sites ({", ".join(settings.name for _, settings in sites)}), '
+            f'but the optim wrapper is {kind}, '
             'which would train it without A-FAN. '
-            f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of afan_mm")
+            f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of "
+            'afan_mm'
+        )
     if not sites and isinstance(optim_wrapper, AFANStep):
-        raise RuntimeError(f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, AFANDecodeHead or '
-                           "AFANRoIHead in the model, or give your own site module an attribute 'afan' with its AFANSettings")
+        raise RuntimeError(
+            f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, '
+            'AFANDecodeHead or '
+            "AFANRoIHead in the model, or give your own site module an attribute 'afan' with its "
+            'AFANSettings'
+        )
     for name, times in Counter(settings.name for _, settings in sites).items():
         if times > 1:
             paths = [path for path, settings in sites if settings.name == name]
             raise ValueError(
-                f"A-FAN sites must have different names, but {paths} are all named {name!r}; write afan=dict(name=...)")
+                f'A-FAN sites must have different names, but {paths} are all named {name!r}; '
+                'write afan=dict(name=...)'
+            )
 
 
 def site_table(sites: Sites) -> str:
     """The sites, their settings, and the runs of the tail they add to every step."""
-    table = Table('site', 'module', 'epsilon', 'strengths', 'PGD', 'moments', 'perturbation', 'trains', 'extra cost of a step')
+    table = Table(
+        'site',
+        'module',
+        'epsilon',
+        'strengths',
+        'PGD',
+        'moments',
+        'perturbation',
+        'trains',
+        'extra cost of a step',
+    )
     for path, s in sites:
         unit = ' std' if s.epsilon_unit == 'std' else ''
-        strengths = f'{s.num_strengths} {s.strengths}' + ('' if s.estimator == 'sum' else f', {s.estimator}')
+        strengths = f'{s.num_strengths} {s.strengths}' + (
+            '' if s.estimator == 'sum' else f', {s.estimator}'
+        )
         cost = f'{s.num_passes} x its tail'
         if s.num_attack_passes:
             cost += f' + {s.num_attack_passes} x without weight gradients'
         if s.interval > 1:
             cost += f', every {s.interval} iterations'
-        table.add_row(s.name, path, f'{s.epsilon:.3g}{unit}', strengths, str(s.num_steps), str(s.moments),
-                      s.perturbation, 'tail' if s.detach else 'all layers', cost)
+        table.add_row(
+            s.name,
+            path,
+            f'{s.epsilon:.3g}{unit}',
+            strengths,
+            str(s.num_steps),
+            str(s.moments),
+            s.perturbation,
+            'tail' if s.detach else 'all layers',
+            cost,
+        )
     text = StringIO()
     Console(file=text, width=160).print(table)
     running = [s for _, s in sites if s.num_strengths]
     if len(running) > 1 and any(s.within_backward for s in running):
-        text.write('and one more backward from the clean loss to the sites, for directions free of adversarial gradients\n')
+        text.write(
+            'and one more backward from the clean loss to the sites, for directions free of '
+            'adversarial gradients\n'
+        )
     return text.getvalue()

@@ -1,4 +1,7 @@
-"""The training step: an optim wrapper that runs the adversarial passes beside the host's own backward."""
+"""The training step: an optim wrapper that runs the adversarial passes beside the host's own
+backward.
+"""
+
 import math
 from contextlib import ExitStack, contextmanager
 from numbers import Real
@@ -20,25 +23,34 @@ from ..session import Session
 class AFANStep:
     """What the two A-FAN optim wrappers share, in front of a stock optim wrapper.
 
-    ``optim_context`` records the sites that the clean forward taps; ``backward`` runs the clean backward and the
-    adversarial passes of these sites. The host's ``train_step`` and everything else of the stock wrapper stay as they are.
+    ``optim_context`` records the sites that the clean forward taps; ``backward`` runs the clean
+    backward and the adversarial passes of these sites. The host's ``train_step`` and everything
+    else of the stock wrapper stay as they are.
 
     Args:
-        afan_seed: Seed of strengths, noise, and dropout in the adversarial passes. Together with the iteration and the rank it
-            determines them, so a resumed run continues as the uninterrupted one. Defaults to 0.
-        clean_weight: Weight of the clean loss in the objective. Defaults to 1 (Eq. 6); the released code has others.
+        afan_seed: Seed of strengths, noise, and dropout in the adversarial passes. Together with
+            the iteration and the rank it determines them, so a resumed run continues as the
+            uninterrupted one. Defaults to 0.
+        clean_weight: Weight of the clean loss in the objective. Defaults to 1 (Eq. 6); the released
+            code has others.
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:
-        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it up.
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it
+            up.
         health: The figures of the adversarial passes.
-        num_void_updates: Updates since the start whose gradient was not finite, and was replaced by zero; a 0-dim tensor.
+        num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
+            zero; a 0-dim tensor.
     """
 
     def __init__(self, *args, afan_seed: int = 0, clean_weight: float = 1.0, **kwargs):
         if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
             raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if isinstance(clean_weight, bool) or not isinstance(clean_weight, Real) or not 0 < clean_weight < math.inf:
+        if (
+            isinstance(clean_weight, bool)
+            or not isinstance(clean_weight, Real)
+            or not 0 < clean_weight < math.inf
+        ):
             raise ValueError(f'clean_weight must be a finite number > 0, but got {clean_weight!r}')
         super().__init__(*args, **kwargs)
         self.afan_seed = afan_seed
@@ -54,24 +66,31 @@ class AFANStep:
     def optim_context(self, model: nn.Module):
         """Record the clean forward pass.
 
-        Under DDP the whole step runs without its gradient synchronisation, which allows one backward only; the sum of all passes
-        is averaged over the ranks when the wrapper should sync.
+        Under DDP the whole step runs without its gradient synchronisation, which allows one
+        backward only; the sum of all passes is averaged over the ranks when the wrapper should
+        sync.
         """
         host = model.module if is_model_wrapper(model) else model
         if host is not model and not isinstance(model, DistributedDataParallel):
-            raise NotImplementedError(f'A-FAN trains a plain model or DistributedDataParallel, but got {type(model).__name__}')
+            raise NotImplementedError(
+                'A-FAN trains a plain model or DistributedDataParallel, but got '
+                f'{type(model).__name__}'
+            )
         self._replicas = model if host is not model and self.should_sync() else None
         self._session = Session(
             SitePasses(
                 host,
                 key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
                 scale=self.epsilon_scale,
-                # The host itself has no no_sync: what is left of the stock context is that of a forward pass.
+                # The host itself has no no_sync: what is left of the stock context is that of a
+                # forward pass.
                 forward_context=lambda: super(AFANStep, self).optim_context(host),
                 weigh=self.scale_loss,
                 scale_loss=self._scaled,
-                health=self.health),
-            iteration=self._inner_count)
+                health=self.health,
+            ),
+            iteration=self._inner_count,
+        )
         with ExitStack() as stack:
             if host is not model:
                 stack.enter_context(model.no_sync())
@@ -99,17 +118,25 @@ class AFANStep:
         self._inner_count = count + 1
 
     def step(self, **kwargs) -> None:
-        """Update the parameters. Where a gradient is not finite all count zero: one hostile batch must not cost the run its weights."""
+        """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
+        must not cost the run its weights.
+        """
         guarded, self._guarded = self._guarded, False
         if guarded and not self._scaler_guards():
             self._void_unless_finite()
         super().step(**kwargs)
 
     def _void_unless_finite(self) -> None:
-        grads = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        grads = [
+            p.grad
+            for group in self.optimizer.param_groups
+            for p in group['params']
+            if p.grad is not None
+        ]
         if not grads:
             return
-        # Any element that is not finite shows in the sum, which reads each gradient once; one in half precision could overflow.
+        # Any element that is not finite shows in the sum, which reads each gradient once; one in
+        # half precision could overflow.
         sums = [grad.sum(dtype=torch.promote_types(grad.dtype, torch.float32)) for grad in grads]
         finite = torch.stack([each.isfinite() for each in sums]).all()
         if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
@@ -129,13 +156,17 @@ def _average_gradients(replicas: DistributedDataParallel) -> None:
     """What DDP's reducer does after a backward, on the gradients that all passes left."""
     params = [p for p in replicas.module.parameters() if p.requires_grad]
     used = [True] * len(params)
-    if replicas.find_unused_parameters:  # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
-        mask = torch.tensor([p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device)
+    # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
+    if replicas.find_unused_parameters:
+        mask = torch.tensor(
+            [p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device
+        )
         all_reduce(mask, op='max', group=replicas.process_group)
         used = mask.tolist()
     grads: List[Tensor] = []
     for param, anywhere in zip(params, used):
-        if anywhere:  # a parameter that no rank used keeps its None, and the optimizer leaves it alone
+        # a parameter that no rank used keeps its None, and the optimizer leaves it alone
+        if anywhere:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
             grads.append(param.grad)

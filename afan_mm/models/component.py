@@ -1,4 +1,5 @@
 """What the three components share: they *are* the stock component, with a site in it."""
+
 import difflib
 from typing import Any, Dict, Optional, Type, Union
 
@@ -9,19 +10,23 @@ from ..settings import AFANSettings
 
 
 class AFANComponent:
-    """Base of a component that takes ``base='<stock type>'`` and otherwise the keys of the stock component.
+    """Base of a component that takes ``base='<stock type>'`` and otherwise the keys of the stock
+    component.
 
-    Building one gives an instance of a class derived from both the component and the stock class, so that parameter names,
-    checkpoints and inference stay the stock ones, and ``isinstance`` holds for either.
+    Building one gives an instance of a class derived from both the component and the stock class,
+    so that parameter names, checkpoints and inference stay the stock ones, and ``isinstance`` holds
+    for either.
 
     Args:
         base: The stock component: a registered name, or the class itself.
-        afan: Settings of the site, see :class:`~afan_mm.AFANSettings`. Defaults to none: the paper's.
+        afan: Settings of the site, see :class:`~afan_mm.AFANSettings`. Defaults to none: the
+            paper's.
         kwargs: Arguments of the stock component.
 
     Attributes:
         afan: The settings; :class:`~afan_mm.engine.AFANHook` knows a site by this attribute.
     """
+
     default_name: str
     allowed_base: str
 
@@ -29,17 +34,27 @@ class AFANComponent:
         # A copy calls __new__ of the derived class, which is complete already.
         return super().__new__(cls if issubclass(cls, nn.Module) else cls._derive(base))
 
-    def __init__(self, *args: Any, base: Union[str, type, None] = None, afan: Optional[Any] = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        base: Union[str, type, None] = None,
+        afan: Optional[Any] = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.afan = self._read_settings({} if afan is None else afan)
 
     def _read_settings(self, afan: dict) -> AFANSettings:
         if not isinstance(afan, dict):
-            raise TypeError(f'afan of {type(self).__name__} must be a dict of settings, but got {afan!r}')
+            raise TypeError(
+                f'afan of {type(self).__name__} must be a dict of settings, but got {afan!r}'
+            )
         return AFANSettings.from_config(self._pop_options(dict(afan)), name=self.default_name)
 
     def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
-        """Take the options of this kind of component out of ``afan``; the rest are settings of the site."""
+        """Take the options of this kind of component out of ``afan``; the rest are settings of the
+        site.
+        """
         return afan
 
     @classmethod
@@ -56,11 +71,17 @@ class AFANComponent:
     @classmethod
     def _derive(cls, base: Union[str, type, None]) -> type:
         stock = cls._stock_class(base)
-        return type(f'AFAN{stock.__name__}', (cls, stock), dict(__module__=cls.__module__, __doc__=stock.__doc__))
+        return type(
+            f'AFAN{stock.__name__}',
+            (cls, stock),
+            dict(__module__=cls.__module__, __doc__=stock.__doc__),
+        )
 
 
 def find_model(name: str) -> type:
-    """A model class by its registered name: in the scope of the running config first, then anywhere."""
+    """A model class by its registered name: in the scope of the running config first, then
+    anywhere.
+    """
     with MODELS.switch_scope_and_registry(None) as registry:
         found = registry.get(name)
     registries = [MODELS, *MODELS.children.values()]

@@ -1,4 +1,5 @@
 """A site in a decode head of mmseg."""
+
 from typing import Any, Dict, Optional
 
 from mmengine.registry import MODELS
@@ -16,17 +17,20 @@ class AFANDecodeHead(AFANComponent):
     """A decode head that perturbs one of its features.
 
     Args:
-        base: Stock type of the head: one derived from mmseg's ``BaseDecodeHead``, or any with a method ``loss`` that returns a dict
-            of losses.
+        base: Stock type of the head: one derived from mmseg's ``BaseDecodeHead``, or any with a
+            method ``loss`` that returns a dict of losses.
         afan: Settings of the site, and
 
-            - ``site``: 'classifier', what the last classifier reads, before its dropout; or the name of a submodule whose output is
-              perturbed, such as DeepLabV3+'s 'bottleneck' (the ASPP) or 'sep_bottleneck'. Defaults to 'classifier'.
-            - ``levels``: Indices of the perturbed tensors, for a submodule that returns several. Defaults to the only one.
+            - ``site``: 'classifier', what the last classifier reads, before its dropout; or the
+              name of a submodule whose output is perturbed, such as DeepLabV3+'s 'bottleneck' (the
+              ASPP) or 'sep_bottleneck'. Defaults to 'classifier'.
+            - ``levels``: Indices of the perturbed tensors, for a submodule that returns several.
+              Defaults to the only one.
         kwargs: Arguments of the stock head.
 
     The tail is what the head computes after the site, and its loss on the same batch.
     """
+
     default_name = 'decode_head'
     allowed_base = 'the type of a decode head with a method loss'
 
@@ -36,14 +40,19 @@ class AFANDecodeHead(AFANComponent):
         sites = ['classifier'] if _has_classifier(self) else []
         if self.afan_site not in sites and self.afan_site not in dict(self.named_modules()):
             sites += [name for name, _ in self.named_children()]
-            raise ValueError(f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
-                             f'but got {self.afan_site!r}')
+            raise ValueError(
+                f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
+                f'but got {self.afan_site!r}'
+            )
         return afan
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
-        return (issubclass(stock, nn.Module) and callable(getattr(stock, 'loss', None))
-                and not issubclass(stock, AFANComponent))
+        return (
+            issubclass(stock, nn.Module)
+            and callable(getattr(stock, 'loss', None))
+            and not issubclass(stock, AFANComponent)
+        )
 
     @classmethod
     def default_site(cls, stock: dict) -> Optional[str]:
@@ -58,9 +67,17 @@ class AFANDecodeHead(AFANComponent):
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
         if self.afan_site == 'classifier':
-            rerun = _ClassifierRerun(self, super().loss, Point(self, 'cls_seg', reads=True), self.afan)
+            rerun = _ClassifierRerun(
+                self, super().loss, Point(self, 'cls_seg', reads=True), self.afan
+            )
         else:
-            rerun = Rerun(self, super().loss, Point(self.get_submodule(self.afan_site)), self.afan, self.afan_levels)
+            rerun = Rerun(
+                self,
+                super().loss,
+                Point(self.get_submodule(self.afan_site)),
+                self.afan,
+                self.afan_levels,
+            )
         return rerun(*args, **kwargs)
 
 
@@ -70,7 +87,10 @@ def _has_classifier(head: nn.Module) -> bool:
 
 
 class _ClassifierRerun(Rerun):
-    """Where the logits go straight into the loss, as in most heads, only the classifier and the loss run again."""
+    """Where the logits go straight into the loss, as in most heads, only the classifier and the
+    loss run again.
+    """
+
     _logits: Any = None
     _batch: Any = None
     _losses: Any = None

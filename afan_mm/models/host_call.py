@@ -1,4 +1,5 @@
 """The host's own ``loss``, run again from a site on."""
+
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
@@ -18,12 +19,24 @@ class HostCall(Rerun):
     Args:
         host: The model that owns the site.
         point, settings, levels: See :class:`Rerun`.
-        reuse_proposals: Whether a two-stage detector keeps the proposals, targets and samples of the clean pass.
+        reuse_proposals: Whether a two-stage detector keeps the proposals, targets and samples of
+            the clean pass.
     """
 
-    def __init__(self, host: nn.Module, point: Point, settings: AFANSettings, levels: Sequence[int], reuse_proposals: bool):
+    def __init__(
+        self,
+        host: nn.Module,
+        point: Point,
+        settings: AFANSettings,
+        levels: Sequence[int],
+        reuse_proposals: bool,
+    ):
         super().__init__(host, host.loss, point, settings, levels)
-        self._heads = [m for m in _children(host) if m is not point.owner and callable(getattr(m, 'loss', None))]
+        self._heads = [
+            m
+            for m in _children(host)
+            if m is not point.owner and callable(getattr(m, 'loss', None))
+        ]
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
         self._proposals = Proposals(host) if reuse_proposals else None
         self._constant_heads: List[nn.Module] = []
@@ -41,8 +54,11 @@ class HostCall(Rerun):
 
     def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
         super()._see_losses(losses, depends)
-        self._constant_heads = [head for head, calls in self._head_losses.items()
-                                if calls and not any(depends(list(call.values())) for call in calls)]
+        self._constant_heads = [
+            head
+            for head, calls in self._head_losses.items()
+            if calls and not any(depends(list(call.values())) for call in calls)
+        ]
         self._head_losses.clear()
 
     def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
@@ -58,7 +74,8 @@ class HostCall(Rerun):
 
         def loss(*args, **kwargs):
             losses = stock(*args, **kwargs)
-            if self._gate is not None and isinstance(losses, dict):  # a head that answers in another form is not left out
+            # a head that answers in another form is not left out
+            if self._gate is not None and isinstance(losses, dict):
                 self._head_losses[head].append(losses)
             return losses
 

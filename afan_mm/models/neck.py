@@ -1,4 +1,7 @@
-"""Sites between the image and the heads; their tail is the rest of the host model's own ``loss``."""
+"""Sites between the image and the heads; their tail is the rest of the host model's own
+``loss``.
+"""
+
 from contextlib import ExitStack, contextmanager
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -22,6 +25,7 @@ class IdentityNeck(nn.Module):
 
 class Place(NamedTuple):
     """Where one site of the neck wrapper is; see its ``afan``."""
+
     site: str
     levels: Optional[Tuple[int, ...]]
     reuse_proposals: bool
@@ -35,21 +39,27 @@ class AFANNeckWrapper(AFANComponent):
         base: Stock type of the neck; None for a host without one (DeepLabV3+).
         afan: Settings of the site, or a list of such for several sites, and
 
-            - ``site``: 'input', the features of the backbone; 'output', those of the neck; or the path of a module of the host
-              whose output is perturbed, such as 'backbone.layer3', the third stage of a ResNet. Defaults to 'input'.
-            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, the backbone's last layer, for 'input' and
-              'output'; a module must return a single tensor where they are not given.
-            - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the proposals, assignments and
-              samples of the clean pass, instead of proposing and sampling anew from the perturbed feature. Defaults to False.
+            - ``site``: 'input', the features of the backbone; 'output', those of the neck; or the
+              path of a module of the host whose output is perturbed, such as 'backbone.layer3', the
+              third stage of a ResNet. Defaults to 'input'.
+            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, the backbone's
+              last layer, for 'input' and 'output'; a module must return a single tensor where they
+              are not given.
+            - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the
+              proposals, assignments and samples of the clean pass, instead of proposing and
+              sampling anew from the perturbed feature. Defaults to False.
         kwargs: Arguments of the stock neck.
 
-    The tail is what the host's ``loss`` computes after the site. Losses that do not depend on the perturbed levels are not computed
-    again.
+    The tail is what the host's ``loss`` computes after the site. Losses that do not depend on the
+    perturbed levels are not computed again.
     """
+
     default_name = 'neck'
     allowed_base = 'the type of a neck, or None for a host without one'
 
-    def _read_settings(self, afan: Union[dict, Sequence[dict]]) -> Union[AFANSettings, List[AFANSettings]]:
+    def _read_settings(
+        self, afan: Union[dict, Sequence[dict]]
+    ) -> Union[AFANSettings, List[AFANSettings]]:
         self.afan_places: List[Place] = []
         if isinstance(afan, (list, tuple)):
             return [super(AFANNeckWrapper, self)._read_settings(each) for each in afan]
@@ -58,11 +68,14 @@ class AFANNeckWrapper(AFANComponent):
     def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
         site, reuse_proposals = afan.pop('site', 'input'), afan.pop('reuse_proposals', False)
         if site not in ('input', 'output') and not (isinstance(site, str) and '.' in site):
-            raise ValueError("site must be 'input', 'output' or the path of a module of the host, such as 'backbone.layer3', "
-                             f'but got {site!r}')
+            raise ValueError(
+                "site must be 'input', 'output' or the path of a module of the host, such as "
+                "'backbone.layer3', "
+                f'but got {site!r}'
+            )
         if not isinstance(reuse_proposals, bool):
             raise TypeError(f'reuse_proposals must be a bool, but got {reuse_proposals!r}')
-        levels = as_levels(afan.pop('levels', None if '.' in site else (-1, )))
+        levels = as_levels(afan.pop('levels', None if '.' in site else (-1,)))
         self.afan_places.append(Place(site, levels, reuse_proposals))
         return dict(dict(name=site) if '.' in site else {}, **afan)
 
@@ -89,7 +102,10 @@ class AFANNeckWrapper(AFANComponent):
             host: The model that the neck is part of.
         """
         if not callable(getattr(host, 'loss', None)):
-            raise ValueError(f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has none')
+            raise ValueError(
+                f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has '
+                'none'
+            )
         owner = self._owners(host)[0]
         for place, _ in zip(self.afan_places, self._calls(host)):
             if '.' in place.site:
@@ -102,9 +118,13 @@ class AFANNeckWrapper(AFANComponent):
                 Levels.indices(place.levels, known if isinstance(known, int) else len(known))
 
     def _calls(self, host: nn.Module) -> Iterator[HostCall]:
-        """For each site the host's ``loss``, as it stands when its turn comes, with the site in it."""
+        """For each site the host's ``loss``, as it stands when its turn comes, with the site in
+        it.
+        """
         for settings, place in zip(declared_by(self), self.afan_places):
-            yield HostCall(host, self._point(place, host), settings, place.levels, place.reuse_proposals)
+            yield HostCall(
+                host, self._point(place, host), settings, place.levels, place.reuse_proposals
+            )
 
     def _point(self, place: Place, host: nn.Module) -> Point:
         if '.' not in place.site:
@@ -118,13 +138,19 @@ class AFANNeckWrapper(AFANComponent):
         parent = place.site.rpartition('.')[0]
         parts = [name for name, _ in owners[0].named_modules() if name.rpartition('.')[0] == parent]
         there = f'; {parent} has {", ".join(parts)}' if parts else ''
-        raise ValueError(f"site must be 'input', 'output' or the path of a module of {type(owners[0]).__name__}, "
-                         f'but got {place.site!r}{there}')
+        raise ValueError(
+            "site must be 'input', 'output' or the path of a module of "
+            f'{type(owners[0]).__name__}, '
+            f'but got {place.site!r}{there}'
+        )
 
     def _owners(self, host: nn.Module) -> List[nn.Module]:
-        """The models around the neck, from the innermost: a detector, and the tracker or the teacher and student that it is part of."""
+        """The models around the neck, from the innermost: a detector, and the tracker or the
+        teacher and student that it is part of.
+        """
         path = next(name for name, module in host.named_modules() if module is self)
         owners = [host]
         for name in path.split('.')[:-1]:
             owners.append(getattr(owners[-1], name))
-        return [owner for owner in reversed(owners) if not isinstance(owner, nn.Sequential)]  # a neck of several parts
+        # a neck of several parts
+        return [owner for owner in reversed(owners) if not isinstance(owner, nn.Sequential)]

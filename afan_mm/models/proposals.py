@@ -1,4 +1,7 @@
-"""Proposals, targets and samples of a two-stage detector's clean pass, for its adversarial passes."""
+"""Proposals, targets and samples of a two-stage detector's clean pass, for its adversarial
+passes.
+"""
+
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -10,10 +13,11 @@ from .tape import answered
 
 
 class Proposals:
-    """Saves the adversarial passes the RPN's anchor targets and non-maximum suppression, and the RoI head's assigning and sampling.
+    """Saves the adversarial passes the RPN's anchor targets and non-maximum suppression, and the
+    RoI head's assigning and sampling.
 
-    The adversarial losses are then taken on the RoIs and anchors of the clean loss. Otherwise each pass proposes and samples anew,
-    as the released code does.
+    The adversarial losses are then taken on the RoIs and anchors of the clean loss. Otherwise each
+    pass proposes and samples anew, as the released code does.
 
     Args:
         host: A two-stage detector of mmdet.
@@ -26,11 +30,17 @@ class Proposals:
         rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
         samplers = _each(getattr(roi_head, 'bbox_sampler', None))
         if rpn_head is None or not samplers:
-            raise ValueError('reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
-                             f'but got {type(host).__name__}')
+            raise ValueError(
+                'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
+                f'but got {type(host).__name__}'
+            )
         assigners = _each(getattr(roi_head, 'bbox_assigner', None))
-        self._methods = [(rpn_head, 'get_targets'), (rpn_head, 'predict_by_feat'), *((a, 'assign') for a in assigners),
-                         *((s, 'sample') for s in samplers)]
+        self._methods = [
+            (rpn_head, 'get_targets'),
+            (rpn_head, 'predict_by_feat'),
+            *((a, 'assign') for a in assigners),
+            *((s, 'sample') for s in samplers),
+        ]
         self._results: Dict[Tuple[int, str], List[Any]] = {}
 
     @contextmanager
@@ -48,7 +58,9 @@ class Proposals:
         with ExitStack() as stack:
             for owner, name in self._methods:
                 results = [unpack(result) for result in self._results[id(owner), name]]
-                stack.enter_context(replaced(owner, **{name: answered(results, getattr(owner, name))}))
+                stack.enter_context(
+                    replaced(owner, **{name: answered(results, getattr(owner, name))})
+                )
             yield
 
 

@@ -1,4 +1,5 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
+
 from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, Set
 
 from torch import Tensor, nn
@@ -15,16 +16,19 @@ from .tape import Tape
 
 class Point(NamedTuple):
     """A place in a network: what a method returns or, with ``reads``, its first argument."""
+
     owner: nn.Module
     method: str = 'forward'
     reads: bool = False
 
 
 class Rerun:
-    """Stands in for a method that returns losses: taps the site in the clean pass, and runs what comes after it again.
+    """Stands in for a method that returns losses: taps the site in the clean pass, and runs what
+    comes after it again.
 
-    Submodules that returned before the site was reached are answered from a tape when it runs again. A point that is reached more
-    than once is a site the first time. Losses that do not depend on the site are not given a second time.
+    Submodules that returned before the site was reached are answered from a tape when it runs
+    again. A point that is reached more than once is a site the first time. Losses that do not
+    depend on the site are not given a second time.
 
     Args:
         root: The module that owns the method.
@@ -34,8 +38,14 @@ class Rerun:
         levels: Indices of the perturbed levels, see :class:`Levels`.
     """
 
-    def __init__(self, root: nn.Module, compute: Callable[..., Any], point: Point, settings: AFANSettings,
-                 levels: Optional[Sequence[int]] = None):
+    def __init__(
+        self,
+        root: nn.Module,
+        compute: Callable[..., Any],
+        point: Point,
+        settings: AFANSettings,
+        levels: Optional[Sequence[int]] = None,
+    ):
         self.root = root
         self.settings = settings
         self._compute = compute
@@ -55,12 +65,16 @@ class Rerun:
         with self._tape.record(), self._instead(self._at_site):
             result = self._compute(*args, **kwargs)
         if self._arguments is not None:
-            raise ValueError(f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
-                             f'{self.settings.name!r}; choose another site: '
-                             + ', '.join(name for name, _ in self.root.named_children()))
+            raise ValueError(
+                f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
+                f'{self.settings.name!r}; choose another site: '
+                + ', '.join(name for name, _ in self.root.named_children())
+            )
         if self._gate is not None:
             elsewhere: Set[Any] = set()
-            self._see_losses(self._losses_of(result), lambda loss: depends_on(loss, self._gate, elsewhere))
+            self._see_losses(
+                self._losses_of(result), lambda loss: depends_on(loss, self._gate, elsewhere)
+            )
         self._gate = None
         return result
 
@@ -98,7 +112,7 @@ class Rerun:
         return self._stock(feature, *args, **kwargs)
 
     def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
-        taped, others = context[:self._num_taped], context[self._num_taped:]
+        taped, others = context[: self._num_taped], context[self._num_taped :]
         feature = self._feature.join(perturbed, others)
         answers: Iterator[Any] = iter([feature])
 

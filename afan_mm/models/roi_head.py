@@ -1,4 +1,5 @@
 """A site in the RoI head of a two-stage detector of mmdet."""
+
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
@@ -21,17 +22,21 @@ class AFANRoIHead(AFANComponent):
     """A RoI head that perturbs what its box head reads; in a cascade, a site for each stage.
 
     Args:
-        base: Stock type of the head: ``StandardRoIHead``, ``CascadeRoIHead`` or one derived from them.
+        base: Stock type of the head: ``StandardRoIHead``, ``CascadeRoIHead`` or one derived from
+            them.
         afan: Settings of the site, and
 
-            - ``site``: 'vector', the last vector before the classification and regression layers (two vectors where the box
-              head has a branch for each), or 'map', the RoI feature map the box head reads. Defaults to 'vector' where the box
-              head ends in these layers, to 'map' elsewhere.
+            - ``site``: 'vector', the last vector before the classification and regression layers
+              (two vectors where the box head has a branch for each), or 'map', the RoI feature map
+              the box head reads. Defaults to 'vector' where the box head ends in these layers, to
+              'map' elsewhere.
         kwargs: Arguments of the stock head.
 
-    The tail is the rest of the box head and its loss on the RoIs sampled in the clean pass. The sites of a cascade are named
-    after their stages, '<name>.s0' and so on, as mmdet names the losses.
+    The tail is the rest of the box head and its loss on the RoIs sampled in the clean pass. The
+    sites of a cascade are named after their stages, '<name>.s0' and so on, as mmdet names the
+    losses.
     """
+
     default_name = 'roi_head'
     allowed_base = "the type of a RoI head derived from mmdet's StandardRoIHead or CascadeRoIHead"
 
@@ -39,7 +44,10 @@ class AFANRoIHead(AFANComponent):
         settings = super()._read_settings(afan)
         if not isinstance(self.bbox_head, nn.ModuleList):
             return settings
-        return [replace(settings, name=f'{settings.name}.s{stage}') for stage in range(len(self.bbox_head))]
+        return [
+            replace(settings, name=f'{settings.name}.s{stage}')
+            for stage in range(len(self.bbox_head))
+        ]
 
     def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
         self.afan_site = afan.pop('site', _site_for(type(head) for head in self._box_heads()))
@@ -47,14 +55,20 @@ class AFANRoIHead(AFANComponent):
             raise ValueError(f'site must be one of {SITES}, but got {self.afan_site!r}')
         for head in self._box_heads():
             if self.afan_site == 'vector' and not _last_layers(head):
-                raise ValueError(f"site='vector' needs a box head that ends in fc_cls and fc_reg, but {type(head).__name__} has "
-                                 "neither; use site='map'")
+                raise ValueError(
+                    "site='vector' needs a box head that ends in fc_cls and fc_reg, but "
+                    f'{type(head).__name__} has '
+                    "neither; use site='map'"
+                )
         return afan
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
         from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-        return issubclass(stock, (StandardRoIHead, CascadeRoIHead)) and not issubclass(stock, AFANComponent)
+
+        return issubclass(stock, (StandardRoIHead, CascadeRoIHead)) and not issubclass(
+            stock, AFANComponent
+        )
 
     @classmethod
     def default_site(cls, stock: dict) -> Optional[str]:
@@ -64,7 +78,10 @@ class AFANRoIHead(AFANComponent):
             stock: The config of the RoI head.
         """
         box_heads = stock.get('bbox_head') or []
-        kinds = [find_model(each['type']) for each in (box_heads if isinstance(box_heads, (list, tuple)) else [box_heads])]
+        kinds = [
+            find_model(each['type'])
+            for each in (box_heads if isinstance(box_heads, (list, tuple)) else [box_heads])
+        ]
         return _site_for(kinds) if kinds else None
 
     def bbox_loss(self, *args, **kwargs) -> dict:
@@ -79,8 +96,11 @@ class AFANRoIHead(AFANComponent):
 
 
 def _site_for(kinds: Iterable[type]) -> str:
-    """'vector' where the forward of every box head is one of mmdet's plain ones, which end in fc_cls and fc_reg."""
+    """'vector' where the forward of every box head is one of mmdet's plain ones, which end in
+    fc_cls and fc_reg.
+    """
     from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, DoubleConvFCBBoxHead
+
     plain = {kind.forward for kind in (BBoxHead, ConvFCBBoxHead, DoubleConvFCBBoxHead)}
     return 'vector' if all(kind.forward in plain for kind in kinds) else 'map'
 
@@ -103,7 +123,10 @@ class _BoxLossRerun(Rerun):
             self._stock_forward, self._stock = self._stock, self._classify
 
     def _losses_of(self, result: dict) -> Losses:
-        return {key: value * self._weight if 'loss' in key else value for key, value in result['loss_bbox'].items()}
+        return {
+            key: value * self._weight if 'loss' in key else value
+            for key, value in result['loss_bbox'].items()
+        }
 
     def _at_site(self, *features: Tensor, **options: Any) -> Any:
         if self.root.afan_site == 'map' or self._arguments is None:
@@ -122,9 +145,11 @@ class _BoxLossRerun(Rerun):
         return vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
 
     def _classify(self, vectors: Sequence[Tensor], *features: Tensor) -> List[Optional[Tensor]]:
-        """Scores and box deltas (cls_score, bbox_pred) from what the last layers read; None where a layer is missing.
+        """Scores and box deltas (cls_score, bbox_pred) from what the last layers read; None where a
+        layer is missing.
 
-        ``features`` are further maps that the box head was given; the vectors stand for all of them.
+        ``features`` are further maps that the box head was given; the vectors stand for all of
+        them.
         """
         layers = [getattr(self._box_head, name, None) for name in LAST_LAYERS]
         each = iter(list(vectors) * len(layers) if len(vectors) == 1 else vectors)

@@ -1,4 +1,5 @@
 """Data samples as plain containers, whose tensors can be seen, exchanged and put together again."""
+
 from functools import partial
 from typing import Any, Callable, Dict, NamedTuple
 
@@ -7,6 +8,7 @@ from mmengine.structures import BaseDataElement
 
 class Packed(NamedTuple):
     """A data element, taken apart; pytrees look into it."""
+
     make: Callable[[], BaseDataElement]
     fields: Dict[str, Any]
 
@@ -14,12 +16,17 @@ class Packed(NamedTuple):
 def pack(value: Any) -> Any:
     """Take the data elements in lists, tuples and dicts apart; tensors are shared."""
     if isinstance(value, BaseDataElement):
-        return Packed(partial(type(value), metainfo=value.metainfo), {key: pack(field) for key, field in value.items()})
+        return Packed(
+            partial(type(value), metainfo=value.metainfo),
+            {key: pack(field) for key, field in value.items()},
+        )
     return _each(pack, value)
 
 
 def unpack(value: Any) -> Any:
-    """Make data elements of what :func:`pack` gave: new ones, since hosts rename and replace fields of theirs."""
+    """Make data elements of what :func:`pack` gave: new ones, since hosts rename and replace fields
+    of theirs.
+    """
     if isinstance(value, Packed):
         element = value.make()
         for key, field in value.fields.items():

@@ -1,4 +1,5 @@
 """Run a module again, but only what comes after a point that an earlier run has passed."""
+
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
@@ -25,7 +26,8 @@ class Tape:
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
         self._calls: List[Tuple[nn.Module, Any, List[int]]] = []
-        self._running: List[int] = []  # for each call that has not returned, the number of calls before it
+        # for each call that has not returned, the number of calls before it
+        self._running: List[int] = []
         self._open = True
 
     @contextmanager
@@ -50,7 +52,7 @@ class Tape:
 
     def forget_running_call(self) -> None:
         """Drop what happened inside the innermost call: the caller answers for all of it."""
-        del self._calls[self._running[-1]:]
+        del self._calls[self._running[-1] :]
 
     def close(self, arguments: Any) -> List[Tensor]:
         """The point has been reached; hand out every tensor of the tape, and keep none.
@@ -59,10 +61,14 @@ class Tape:
             arguments: Those of the recorded run, packed.
 
         Returns:
-            The tensors in ``arguments`` and on the tape. :meth:`replay` wants tensors in the same order.
+            The tensors in ``arguments`` and on the tape. :meth:`replay` wants tensors in the same
+            order.
         """
         self._open = False
-        outputs = [output if _versions(output) == versions else _AGAIN for _, output, versions in self._calls]
+        outputs = [
+            output if _versions(output) == versions else _AGAIN
+            for _, output, versions in self._calls
+        ]
         leaves, self._structure = tree_flatten((arguments, pack(outputs)))
         self._modules = [module for module, _, _ in self._calls]
         self._calls.clear()
@@ -71,7 +77,9 @@ class Tape:
 
     @contextmanager
     def replay(self, tensors: Sequence[Tensor]) -> Iterator[Any]:
-        """Inside, recorded calls are answered from the tape instead of being computed; yields the arguments."""
+        """Inside, recorded calls are answered from the tape instead of being computed; yields the
+        arguments.
+        """
         tensors = iter(tensors)
         leaves = [next(tensors) if leaf is _TENSOR else leaf for leaf in self._leaves]
         arguments, outputs = tree_unflatten(leaves, self._structure)

@@ -1,11 +1,13 @@
 """The settings of an attack on the pixels, and the paper's two protocols."""
+
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
 ATTACKS = ('pgd', 'segpgd', 'cospgd')
-# The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6 (Table 8) for segmentors.
+# The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6
+# (Table 8) for segmentors.
 PROTOCOLS = {
     'mmdet': dict(attack='pgd', num_steps=10, step_size=0.3 / 255, epsilon=2 / 255),
     'mmseg': dict(attack='pgd', num_steps=10, step_size=1 / 255, epsilon=8 / 255),
@@ -13,28 +15,34 @@ PROTOCOLS = {
 
 
 class AttackError(ValueError):
-    """The config, the test set or the model does not give what an attack needs; the message is all that there is to say."""
+    """The config, the test set or the model does not give what an attack needs; the message is all
+    that there is to say.
+    """
 
 
 @dataclass(frozen=True)
 class AttackSettings:
     """How the pixels of an image are perturbed.
 
-    Strengths are fractions of the pixel range, as the paper writes them: 8/255 is 8 of the 255 grey levels. A string such as
-    '8/255' is read as that fraction, so that it can be written on a command line.
+    Strengths are fractions of the pixel range, as the paper writes them: 8/255 is 8 of the 255 grey
+    levels. A string such as '8/255' is read as that fraction, so that it can be written on a
+    command line.
 
     Args:
         epsilon: Radius of the l-infinity ball.
         step_size: Length of one PGD step.
         num_steps: Number of steps; n in PGD-n. Defaults to 10.
         random_start: Start anywhere in the ball instead of at the clean image. Defaults to False.
-        attack: What the steps raise, see :mod:`afan_mm.robustness.objectives`. 'pgd': the model's training loss. For segmentors
-            also 'segpgd' and 'cospgd', which weight the pixels' cross-entropy. Defaults to 'pgd'.
-        seed: With the image's name, the seed of what is drawn at random: the start, anchors and RoIs. Defaults to 0.
+        attack: What the steps raise, see :mod:`afan_mm.robustness.objectives`. 'pgd': the model's
+            training loss. For segmentors also 'segpgd' and 'cospgd', which weight the pixels'
+            cross-entropy. Defaults to 'pgd'.
+        seed: With the image's name, the seed of what is drawn at random: the start, anchors and
+            RoIs. Defaults to 0.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
     """
+
     epsilon: float
     step_size: float
     num_steps: int = 10
@@ -64,10 +72,15 @@ class AttackSettings:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(changes) - set(known))
         if unknown:
-            raise AttackError(f'the robust evaluation has no setting {unknown}; its attack knows {known}')
+            raise AttackError(
+                f'the robust evaluation has no setting {unknown}; its attack knows {known}'
+            )
         settings = cls(**{**PROTOCOLS[host], **changes})
         if host != 'mmseg' and settings.attack != 'pgd':
-            raise AttackError(f"attack must be 'pgd' for a detector, which has no classes of pixels, but got {settings.attack!r}")
+            raise AttackError(
+                "attack must be 'pgd' for a detector, which has no classes of pixels, but got "
+                f'{settings.attack!r}'
+            )
         return settings
 
     def __str__(self) -> str:

@@ -1,4 +1,5 @@
 """Ground truth where the loss needs it: in the frame of the input."""
+
 import copy
 from typing import Any, List, Tuple
 
@@ -16,16 +17,20 @@ MOVING = ('Crop', 'Flip', 'Rotate', 'Affine', 'Shift')  # what scale_factor does
 def loads_in_original_frame(dataset: Any) -> bool:
     """Whether the pipeline of a data set loads annotations after it resized the image.
 
-    Test pipelines do so, since predictions are scaled back to the original image; training pipelines load first, and resize both.
-    The order of the transforms is what decides: shapes cannot tell, a box has none, and an image that was resized and padded can
-    be as large as the original one.
+    Test pipelines do so, since predictions are scaled back to the original image; training
+    pipelines load first, and resize both. The order of the transforms is what decides: shapes
+    cannot tell, a box has none, and an image that was resized and padded can be as large as the
+    original one.
 
     Raises:
-        AttackError: If there is no such pipeline, if it loads no annotations, or if the parts of a data set disagree.
+        AttackError: If there is no such pipeline, if it loads no annotations, or if the parts of a
+            data set disagree.
     """
     found = {_is_resized_first(part.pipeline.transforms) for part in _parts(dataset)}
     if len(found) > 1:
-        raise AttackError('the parts of the test set must all load annotations after resizing, or all before')
+        raise AttackError(
+            'the parts of the test set must all load annotations after resizing, or all before'
+        )
     return found.pop()
 
 
@@ -36,8 +41,11 @@ def _parts(dataset: Any) -> List[Any]:
     if not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
         return _parts(dataset.dataset)
     if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
-        raise AttackError(f'the test set must have a pipeline of transforms, but {type(dataset).__name__} has none: say '
-                               'ground_truth="input" or "original", the frame of its annotations')
+        raise AttackError(
+            f'the test set must have a pipeline of transforms, but {type(dataset).__name__} has '
+            'none: say '
+            'ground_truth="input" or "original", the frame of its annotations'
+        )
     return [dataset]
 
 
@@ -48,14 +56,22 @@ def _is_resized_first(transforms: List[Any]) -> bool:
         if 'Load' in name and 'Annotations' in name:
             return resized
         if any(word in name for word in MOVING):
-            raise AttackError(f'the test pipeline must not use {name} before it loads annotations, which then do not fit')
+            raise AttackError(
+                f'the test pipeline must not use {name} before it loads annotations, which then '
+                'do not fit'
+            )
         resized = resized or 'Resize' in name
-    raise AttackError('the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it before the '
-                           'packing step (for a detector with masks: with_mask=True)')
+    raise AttackError(
+        'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
+        'before the '
+        'packing step (for a detector with masks: with_mask=True)'
+    )
 
 
 def has_ground_truth(dataset: Any) -> bool:
-    """Whether any image of a data set has an object or a map; True where the data set does not say."""
+    """Whether any image of a data set has an object or a map; True where the data set does not
+    say.
+    """
     for part in _parts(dataset):
         for index in range(len(part)):
             info = part.get_data_info(index)
@@ -67,9 +83,14 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in MAPS) and (instances is None or 'bboxes' not in instances and 'masks' not in instances):
-        raise AttackError(f'the attack needs ground truth, but a {type(sample).__name__} of the test set has none: its pipeline '
-                               'must load annotations')
+    if not any(name in sample for name in MAPS) and (
+        instances is None or 'bboxes' not in instances and 'masks' not in instances
+    ):
+        raise AttackError(
+            f'the attack needs ground truth, but a {type(sample).__name__} of the test set has '
+            'none: its pipeline '
+            'must load annotations'
+        )
 
 
 def to_input_frame(sample: Any, shape: Tuple[int, int], original: bool) -> Any:
@@ -78,13 +99,15 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], original: bool) -> Any:
     Args:
         sample: Of mmdet or mmseg; never modified.
         shape: Height and width of the input as the pipeline packed it, its padding included.
-        original: Whether the ground truth is in the frame of the original image, see :func:`loads_in_original_frame`. It is then
-            multiplied by ``scale_factor`` (boxes), or resized without mixing labels (maps and masks) and padded at the right and
-            the bottom, as the hosts' ``Pad`` does: with 255 (maps) and 0 (masks).
+        original: Whether the ground truth is in the frame of the original image, see
+            :func:`loads_in_original_frame`. It is then multiplied by ``scale_factor`` (boxes), or
+            resized without mixing labels (maps and masks) and padded at the right and the bottom,
+            as the hosts' ``Pad`` does: with 255 (maps) and 0 (masks).
     """
     sample = copy.deepcopy(sample)
     scale = sample.metainfo.get('scale_factor', 1.0)
-    width, height = np.broadcast_to(np.ravel(scale)[:2], 2).tolist()  # a number, (w, h), or (w, h, w, h)
+    # a number, (w, h), or (w, h, w, h)
+    width, height = np.broadcast_to(np.ravel(scale)[:2], 2).tolist()
     for name in ('gt_instances', 'ignored_instances'):
         if original and name in sample:
             _scale_instances(sample.get(name), (width, height), shape)
@@ -111,8 +134,11 @@ def _fit_map(sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[in
     pixels = sample.get(name)
     size = tuple(round(length * factor) for length, factor in zip(pixels.shape, scale))
     if size[0] > shape[0] or size[1] > shape[1]:
-        raise AttackError(f'{name} must fit its image of {shape}, but it is {size}: the test pipeline must load annotations '
-                               'before or after all transforms that change the size of the image, not in between')
+        raise AttackError(
+            f'{name} must fit its image of {shape}, but it is {size}: the test pipeline must load '
+            'annotations '
+            'before or after all transforms that change the size of the image, not in between'
+        )
     fitted = {}
     for key, values in pixels.items():
         resized = F.interpolate(values[None].double(), size, mode='nearest')[0]
@@ -121,5 +147,9 @@ def _fit_map(sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[in
 
 
 def pad_map(values: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
-    """(C, h, w) at the size ``shape``, with 255, which no loss counts, at the right and the bottom."""
-    return F.pad(values, (0, shape[1] - values.shape[-1], 0, shape[0] - values.shape[-2]), value=IGNORED)
+    """(C, h, w) at the size ``shape``, with 255, which no loss counts, at the right and the
+    bottom.
+    """
+    return F.pad(
+        values, (0, shape[1] - values.shape[-1], 0, shape[0] - values.shape[-2]), value=IGNORED
+    )

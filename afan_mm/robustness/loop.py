@@ -1,4 +1,7 @@
-"""A test loop that evaluates every image twice: as it is, and perturbed to raise the model's loss."""
+"""A test loop that evaluates every image twice: as it is, and perturbed to raise the model's
+loss.
+"""
+
 import copy
 import os.path as osp
 from dataclasses import asdict
@@ -25,49 +28,62 @@ from .unfinished import UnfinishedRun, run_key
 
 @LOOPS.register_module()
 class RobustTestLoop(TestLoop):
-    """Stock metrics on clean and on perturbed images; ``test_cfg = dict(type='RobustTestLoop')`` for the paper's protocol.
+    """Stock metrics on clean and on perturbed images; ``test_cfg = dict(type='RobustTestLoop')``
+    for the paper's protocol.
 
-    Each image is predicted and attacked by itself, whatever the batch size: stock preprocessors pad a batch to its largest image,
-    which changes predictions. The clean figures are those of the stock loop with batch size 1. Predictions on perturbed images
-    go through a second evaluator; where a metric writes files, those of the perturbed images have ``_robust`` in their name.
+    Each image is predicted and attacked by itself, whatever the batch size: stock preprocessors pad
+    a batch to its largest image, which changes predictions. The clean figures are those of the
+    stock loop with batch size 1. Predictions on perturbed images go through a second evaluator;
+    where a metric writes files, those of the perturbed images have ``_robust`` in their name.
 
-    Figures go to the log as a table, to every visualizer backend and to the stock json file as ``clean/<metric>`` and
-    ``robust/<metric>``, and with the protocol to ``robust.json`` in the work folder. An interrupted run goes on where it was
-    saved last, if weights, config, protocol and data are the same.
+    Figures go to the log as a table, to every visualizer backend and to the stock json file as
+    ``clean/<metric>`` and ``robust/<metric>``, and with the protocol to ``robust.json`` in the work
+    folder. An interrupted run goes on where it was saved last, if weights, config, protocol and
+    data are the same.
 
     Args:
-        runner, dataloader, evaluator: As of the stock loop; the evaluator as a dict or a list of dicts, since two are built.
+        runner, dataloader, evaluator: As of the stock loop; the evaluator as a dict or a list of
+            dicts, since two are built.
         fp16: Predict in mixed precision. The attack always runs in float32. Defaults to False.
-        ground_truth: The frame of the data samples' ground truth, 'original' or 'input'. Defaults to None, from the order of the
-            pipeline's transforms.
-        show_dir: Folder for pictures of both images and both predictions. Defaults to None, no pictures.
+        ground_truth: The frame of the data samples' ground truth, 'original' or 'input'. Defaults
+            to None, from the order of the pipeline's transforms.
+        show_dir: Folder for pictures of both images and both predictions. Defaults to None, no
+            pictures.
         show_interval: A picture of every n-th image. Defaults to 1.
         magnify: Factor on the perturbation in these pictures. Defaults to 10.
         save_interval: Save after every n-th batch what is done. Defaults to 20.
-        log_interval: Where there is no terminal, log after every n-th image how long it will take. Defaults to 10.
-        attack: The keys of :class:`~afan_mm.robustness.AttackSettings`; those not given are the paper's for the host: PGD-10, for
-            detectors with step 0.3/255 and epsilon 2/255 (Sec. 5, Table 6), for segmentors with step 1/255 and epsilon 8/255
-            (Sec. 6, Table 8).
+        log_interval: Where there is no terminal, log after every n-th image how long it will take.
+            Defaults to 10.
+        attack: The keys of :class:`~afan_mm.robustness.AttackSettings`; those not given are the
+            paper's for the host: PGD-10, for detectors with step 0.3/255 and epsilon 2/255 (Sec. 5,
+            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8).
 
     Raises:
-        AttackError: Before anything is written, in one line: a key is wrong, or ground truth, the loss or a gradient is missing.
+        AttackError: Before anything is written, in one line: a key is wrong, or ground truth, the
+            loss or a gradient is missing.
     """
 
-    def __init__(self,
-                 runner: Runner,
-                 dataloader: Union[DataLoader, dict],
-                 evaluator: Union[dict, List[dict]],
-                 fp16: bool = False,
-                 ground_truth: Optional[str] = None,
-                 show_dir: Optional[str] = None,
-                 show_interval: int = 1,
-                 magnify: float = 10.0,
-                 save_interval: int = 20,
-                 log_interval: int = 10,
-                 **attack: Any):
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Union[DataLoader, dict],
+        evaluator: Union[dict, List[dict]],
+        fp16: bool = False,
+        ground_truth: Optional[str] = None,
+        show_dir: Optional[str] = None,
+        show_interval: int = 1,
+        magnify: float = 10.0,
+        save_interval: int = 20,
+        log_interval: int = 10,
+        **attack: Any,
+    ):
         if ground_truth not in (None, 'original', 'input'):
-            raise AttackError(f"ground_truth must be None, 'original' or 'input', but got {ground_truth!r}")
-        for key, value in dict(show_interval=show_interval, save_interval=save_interval, log_interval=log_interval).items():
+            raise AttackError(
+                f"ground_truth must be None, 'original' or 'input', but got {ground_truth!r}"
+            )
+        for key, value in dict(
+            show_interval=show_interval, save_interval=save_interval, log_interval=log_interval
+        ).items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise AttackError(f'{key} must be an integer >= 1, but got {value!r}')
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -77,7 +93,9 @@ class RobustTestLoop(TestLoop):
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
         self.robust_evaluator.dataset_meta = self.evaluator.dataset_meta
         dataset = self.dataloader.dataset
-        original = loads_in_original_frame(dataset) if ground_truth is None else ground_truth == 'original'
+        original = (
+            loads_in_original_frame(dataset) if ground_truth is None else ground_truth == 'original'
+        )
         self.attack = PixelAttack(self.model, self.settings, original)
         self.show_dir, self.show_interval, self.magnify = show_dir, show_interval, magnify
         self.save_interval, self.log_interval = save_interval, log_interval
@@ -117,48 +135,82 @@ class RobustTestLoop(TestLoop):
             attacked = self.attack(dict(inputs=image, data_samples=sample), [name])
             robust = self._predict(self.robust_evaluator, attacked.images[0], sample)
             if self.show_dir is not None and self.done['images'] % self.show_interval == 0:
-                self._draw(image, attacked.images[0], clean, robust, sample.metainfo.get('img_path', name))
+                self._draw(
+                    image, attacked.images[0], clean, robust, sample.metainfo.get('img_path', name)
+                )
             outputs.append(clean)
             self.done['images'] += 1
             self.done['nonfinite'] += not attacked.finite[0]
         self.done['batches'] = idx + 1
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self.runner.call_hook(
+            'after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
 
     def _predict(self, evaluator: Evaluator, image: Tensor, sample: Any) -> Any:
         """The host's prediction on one image, which the evaluator gets."""
         batch = dict(inputs=[image], data_samples=[copy.deepcopy(sample)])
         with autocast(enabled=self.fp16):
-            output, = self.model.test_step(batch)
+            (output,) = self.model.test_step(batch)
         evaluator.process(data_samples=[output], data_batch=batch)
         return output
 
-    def _draw(self, clean: Tensor, perturbed: Tensor, clean_sample: Any, robust_sample: Any, name: str) -> None:
+    def _draw(
+        self, clean: Tensor, perturbed: Tensor, clean_sample: Any, robust_sample: Any, name: str
+    ) -> None:
         from .pictures import draw_comparison
+
         path = osp.join(self.show_dir, osp.splitext(osp.basename(name))[0] + '.png')
-        draw_comparison(self.evaluator.dataset_meta, clean.float(), perturbed, clean_sample, robust_sample, self.magnify, path)
+        draw_comparison(
+            self.evaluator.dataset_meta,
+            clean.float(),
+            perturbed,
+            clean_sample,
+            robust_sample,
+            self.magnify,
+            path,
+        )
 
     def _log_start(self) -> None:
         frame = 'the original image' if self.attack.original_frame else 'the input'
-        self.runner.logger.info(f'robust evaluation: {self.settings}; ground truth is in the frame of {frame}')
+        self.runner.logger.info(
+            f'robust evaluation: {self.settings}; ground truth is in the frame of {frame}'
+        )
         if self.attack.flow_modules:
             names = sorted({type(module).__name__ for module in self.attack.flow_modules})
-            self.runner.logger.info(f'the code of {names} asks whether it trains: it is told so while the loss is computed; '
-                                    'norms and dropout stay in evaluation mode')
+            self.runner.logger.info(
+                f'the code of {names} asks whether it trains: it is told so while the loss is '
+                'computed; '
+                'norms and dropout stay in evaluation mode'
+            )
 
     def _resume(self) -> UnfinishedRun:
         cfg, log = self.runner.cfg, self.runner.logger.info
         about = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
-        key = run_key(self.model, settings=asdict(self.settings), fp16=self.fp16, frame=self.attack.original_frame, cfg=about,
-                      images=len(self.dataloader.dataset), batches=len(self.dataloader), world_size=get_world_size())
+        key = run_key(
+            self.model,
+            settings=asdict(self.settings),
+            fp16=self.fp16,
+            frame=self.attack.original_frame,
+            cfg=about,
+            images=len(self.dataloader.dataset),
+            batches=len(self.dataloader),
+            world_size=get_world_size(),
+        )
         path = osp.join(self.runner.work_dir, f'unfinished_robust_{get_rank()}.pkl')
         unfinished = UnfinishedRun(path, key, [self.evaluator, self.robust_evaluator])
         state = unfinished.load()
         self.done = state or dict(batches=0, images=0, nonfinite=0)
         if state is not None:
-            log(f'robust evaluation: goes on after {self.done["images"]} images of an interrupted run ({path})')
+            log(
+                f'robust evaluation: goes on after {self.done["images"]} images of an interrupted '
+                f'run ({path})'
+            )
         elif not unfinished.possible:
-            log('robust evaluation: cannot go on after an interruption, since a metric keeps its results in a temporary folder; '
-                'give it an outfile_prefix to change that')
+            log(
+                'robust evaluation: cannot go on after an interruption, since a metric keeps its '
+                'results in a temporary folder; '
+                'give it an outfile_prefix to change that'
+            )
         elif osp.exists(path):
             log(f'robust evaluation: {path} is of another run, and is replaced')
         return unfinished
@@ -174,12 +226,23 @@ class RobustTestLoop(TestLoop):
         all_reduce(nonfinite)
         nonfinite = int(nonfinite)
         if nonfinite:
-            runner.logger.warning(f'robust evaluation: the gradient of {nonfinite} of {size} images was not finite; they were '
-                                  'evaluated unperturbed')
+            runner.logger.warning(
+                f'robust evaluation: the gradient of {nonfinite} of {size} images was not finite; '
+                'they were '
+                'evaluated unperturbed'
+            )
         runner.logger.info(f'\n{render(clean, robust, str(self.settings))}')
         runner.visualizer.add_scalars(scalars(merge(clean, robust)), step=0)
         if is_main_process():
-            write_json(osp.join(runner.work_dir, 'robust.json'), dict(
-                protocol=asdict(self.settings), checkpoint=runner.cfg.get('load_from'), num_images=size, num_nonfinite=nonfinite,
-                clean=scalars(clean), robust=scalars(robust)))
+            write_json(
+                osp.join(runner.work_dir, 'robust.json'),
+                dict(
+                    protocol=asdict(self.settings),
+                    checkpoint=runner.cfg.get('load_from'),
+                    num_images=size,
+                    num_nonfinite=nonfinite,
+                    clean=scalars(clean),
+                    robust=scalars(robust),
+                ),
+            )
         return merge(clean, robust)

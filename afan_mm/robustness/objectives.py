@@ -1,4 +1,7 @@
-"""What an attack on the pixels raises: the model's training loss, or a segmentor's cross-entropy with weighted pixels."""
+"""What an attack on the pixels raises: the model's training loss, or a segmentor's cross-entropy
+with weighted pixels.
+"""
+
 import copy
 from typing import Any, Dict, List, Tuple
 
@@ -13,8 +16,8 @@ from .ground_truth import MAPS, pad_map
 def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
     """The host's training loss for one image, a 0-dim tensor; 'pgd'.
 
-    All of it: auxiliary heads, RPN and masks included. A segmentor's is that of the whole image, also where its test cuts it
-    into windows.
+    All of it: auxiliary heads, RPN and masks included. A segmentor's is that of the whole image,
+    also where its test cuts it into windows.
 
     Args:
         model: The host.
@@ -25,11 +28,14 @@ def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
     return model.parse_losses(losses)[0]
 
 
-def weighted_cross_entropy(model: nn.Module, image: Tensor, sample: Any, attack: str, step: int, num_steps: int) -> Tensor:
-    """The pixels' mean cross-entropy in a segmentor's prediction with the weights of an attack, a 0-dim tensor.
+def weighted_cross_entropy(
+    model: nn.Module, image: Tensor, sample: Any, attack: str, step: int, num_steps: int
+) -> Tensor:
+    """The pixels' mean cross-entropy in a segmentor's prediction with the weights of an attack, a
+    0-dim tensor.
 
-    The prediction is that of the whole image, also where the model's own test cuts it into windows. One output channel stands for
-    two classes, of which the first has the logit 0.
+    The prediction is that of the whole image, also where the model's own test cuts it into windows.
+    One output channel stands for two classes, of which the first has the logit 0.
 
     Args:
         attack: 'segpgd' or 'cospgd'.
@@ -38,7 +44,9 @@ def weighted_cross_entropy(model: nn.Module, image: Tensor, sample: Any, attack:
     data = preprocess(model, image, sample)
     inputs, sample = data['inputs'], data['data_samples'][0]
     if 'gt_sem_seg' not in sample:
-        raise AttackError(f'{attack} needs a class for each pixel, but the test set has no gt_sem_seg')
+        raise AttackError(
+            f'{attack} needs a class for each pixel, but the test set has no gt_sem_seg'
+        )
     shape = tuple(inputs.shape[-2:])
     logits = model.encode_decode(inputs, [dict(sample.metainfo, img_shape=shape, pad_shape=shape)])
     logits = F.interpolate(logits, shape, mode='bilinear', align_corners=model.align_corners)
@@ -47,7 +55,11 @@ def weighted_cross_entropy(model: nn.Module, image: Tensor, sample: Any, attack:
     labels = sample.gt_sem_seg.data.long()
     counted = (labels < logits.shape[1]) & (labels != _ignore_index(model))
     labels = labels.where(counted, torch.zeros_like(labels))
-    weights = segpgd_weights(logits, labels, step, num_steps) if attack == 'segpgd' else cospgd_weights(logits, labels)
+    weights = (
+        segpgd_weights(logits, labels, step, num_steps)
+        if attack == 'segpgd'
+        else cospgd_weights(logits, labels)
+    )
     entropy = F.cross_entropy(logits, labels, reduction='none')
     return (weights.detach() * entropy * counted).sum() / counted.sum().clamp(min=1)
 
@@ -55,9 +67,9 @@ def weighted_cross_entropy(model: nn.Module, image: Tensor, sample: Any, attack:
 def segpgd_weights(logits: Tensor, labels: Tensor, step: int, num_steps: int) -> Tensor:
     """1 - lambda_t for pixels that are right, lambda_t = (t - 1) / (2 T) for those that are wrong.
 
-    Pixels that are already wrong cannot get worse, and would otherwise take most of the gradient. Gu et al., *SegPGD: An
-    Effective and Efficient Adversarial Attack for Evaluating and Boosting Segmentation Robustness*, ECCV 2022, Eq. 4 and
-    Algorithm 1.
+    Pixels that are already wrong cannot get worse, and would otherwise take most of the gradient.
+    Gu et al., *SegPGD: An Effective and Efficient Adversarial Attack for Evaluating and Boosting
+    Segmentation Robustness*, ECCV 2022, Eq. 4 and Algorithm 1.
 
     Args:
         logits: (N, C, H, W).
@@ -73,8 +85,8 @@ def segpgd_weights(logits: Tensor, labels: Tensor, step: int, num_steps: int) ->
 def cospgd_weights(logits: Tensor, labels: Tensor) -> Tensor:
     """The cosine between a pixel's predicted distribution (softmax) and its label (one-hot).
 
-    Agnihotri et al., *CosPGD: an efficient white-box adversarial attack for pixel-wise prediction tasks*, ICML 2024. As in its
-    released code (``cospgd_scale``), the weight is not differentiated.
+    Agnihotri et al., *CosPGD: an efficient white-box adversarial attack for pixel-wise prediction
+    tasks*, ICML 2024. As in its released code (``cospgd_scale``), the weight is not differentiated.
 
     Args:
         logits: (N, C, H, W).
@@ -88,9 +100,11 @@ def cospgd_weights(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def preprocess(model: nn.Module, image: Tensor, sample: Any) -> Dict[str, Any]:
-    """What the host's own data preprocessor makes of one image, with ground truth padded as the input.
+    """What the host's own data preprocessor makes of one image, with ground truth padded as the
+    input.
 
-    Called as for testing: what is attacked is what is deployed, without the batch augmentations of training.
+    Called as for testing: what is attacked is what is deployed, without the batch augmentations of
+        training.
     """
     preprocessor = model.data_preprocessor
     data = preprocessor(dict(inputs=[image], data_samples=[copy.deepcopy(sample)]), False)

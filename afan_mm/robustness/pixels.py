@@ -1,4 +1,5 @@
 """PGD on the raw pixels of images."""
+
 import os.path as osp
 import random
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ class Attacked(NamedTuple):
     """Perturbed images.
 
     Attributes:
-        images: For each image its perturbed raw pixels, float32 on the model's device, (C, H, W) as it came. Not rounded to whole
-            grey levels, of which most steps are a fraction.
-        finite: For each image whether the gradient was finite at every step. Where it is False the image is the clean one.
+        images: For each image its perturbed raw pixels, float32 on the model's device, (C, H, W) as
+            it came. Not rounded to whole grey levels, of which most steps are a fraction.
+        finite: For each image whether the gradient was finite at every step. Where it is False the
+            image is the clean one.
     """
+
     images: List[Tensor]
     finite: List[bool]
 
@@ -33,17 +36,18 @@ class Attacked(NamedTuple):
 class PixelAttack:
     """Perturbs images within [0, 255] to raise a model's loss on them.
 
-    Raw pixels are perturbed, and the model's own data preprocessor makes the input of them; what it pads is never perturbed. Each
-    image is attacked by itself, since a detector's loss is a mean over its batch and padding depends on the largest image in it.
-    Norms and dropout are in evaluation mode, and what the host draws at random (anchors, RoIs) is drawn alike in every step.
-    Everything is computed in float32. The model keeps no trace: flags, buffers, ``.grad`` and the global random streams are as
-    before, also after an exception.
+    Raw pixels are perturbed, and the model's own data preprocessor makes the input of them; what it
+    pads is never perturbed. Each image is attacked by itself, since a detector's loss is a mean
+    over its batch and padding depends on the largest image in it. Norms and dropout are in
+    evaluation mode, and what the host draws at random (anchors, RoIs) is drawn alike in every step.
+    Everything is computed in float32. The model keeps no trace: flags, buffers, ``.grad`` and the
+    global random streams are as before, also after an exception.
 
     Args:
         model: A detector or a segmentor, not in a wrapper such as DDP's.
         settings: The attack.
-        original_frame: Whether ground truth is in the frame of the original image, as test pipelines load it, rather than of the
-            input. Defaults to False.
+        original_frame: Whether ground truth is in the frame of the original image, as test
+            pipelines load it, rather than of the input. Defaults to False.
     """
 
     def __init__(self, model: nn.Module, settings: AttackSettings, original_frame: bool = False):
@@ -53,12 +57,15 @@ class PixelAttack:
         self.flow_modules = flow_modules(model)
 
     def __call__(self, batch: Dict[str, Any], names: Optional[Sequence[str]] = None) -> Attacked:
-        """Perturb the images of a batch, or of one sample, as a data loader or a data set yields it.
+        """Perturb the images of a batch, or of one sample, as a data loader or a data set yields
+        it.
 
         Args:
-            batch: ``inputs``: a tensor (C, H, W), a list of them, of any shapes, or a tensor (N, C, H, W), with values in
-                [0, 255]. ``data_samples``: the data sample, or a list of them, with ground truth.
-            names: What tells the images apart in the seed. Defaults to ``img_id``, the file's name, or its place in the batch.
+            batch: ``inputs``: a tensor (C, H, W), a list of them, of any shapes, or a tensor (N, C,
+                H, W), with values in [0, 255]. ``data_samples``: the data sample, or a list of
+                them, with ground truth.
+            names: What tells the images apart in the seed. Defaults to ``img_id``, the file's name,
+                or its place in the batch.
         """
         images, samples = split(batch)
         names = names or [name_of(sample, str(index)) for index, sample in enumerate(samples)]
@@ -66,7 +73,9 @@ class PixelAttack:
         return Attacked([image for image, _ in found], [finite for _, finite in found])
 
     def losses(self, batch: Dict[str, Any], names: Optional[Sequence[str]] = None) -> Tensor:
-        """The training loss of each image by itself, (N, ), in evaluation mode; differentiable at float ``inputs``."""
+        """The training loss of each image by itself, (N, ), in evaluation mode; differentiable at
+        float ``inputs``.
+        """
         images, samples = split(batch)
         names = names or [name_of(sample, str(index)) for index, sample in enumerate(samples)]
         losses = []
@@ -80,20 +89,32 @@ class PixelAttack:
         settings, clean = self.settings, self._pixels(image)
         low, high = PIXEL_RANGE
         if clean.min() < low or clean.max() > high:
-            raise ValueError(f'inputs must be raw pixels in [{low:g}, {high:g}], but got [{float(clean.min()):g}, '
-                             f'{float(clean.max()):g}]: normalise in the data preprocessor, not in the pipeline')
+            raise ValueError(
+                f'inputs must be raw pixels in [{low:g}, {high:g}], but got '
+                f'[{float(clean.min()):g}, '
+                f'{float(clean.max()):g}]: normalise in the data preprocessor, not in the pipeline'
+            )
         check_sample(sample)
         sample = to_input_frame(sample, tuple(image.shape[-2:]), self.original_frame)
         steps = count(1)
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(
-            [clean], lambda levels: [self._gradient(levels[0], sample, next(steps), name)], [settings.epsilon * high],
-            [settings.step_size * high], settings.num_steps, settings.random_start, generator=generator, bounds=PIXEL_RANGE)
+            [clean],
+            lambda levels: [self._gradient(levels[0], sample, next(steps), name)],
+            [settings.epsilon * high],
+            [settings.step_size * high],
+            settings.num_steps,
+            settings.random_start,
+            generator=generator,
+            bounds=PIXEL_RANGE,
+        )
         # The clamp is for what adding up rounds; the deltas are within the range.
         return [(clean + found.deltas[0]).clamp(low, high), bool(found.finite)]
 
     def _gradient(self, image: Tensor, sample: Any, step: int, name: str) -> Optional[Tensor]:
-        """The objective's gradient at an image, None where nothing depends on it; no parameter's ``.grad`` is written."""
+        """The objective's gradient at an image, None where nothing depends on it; no parameter's
+        ``.grad`` is written.
+        """
         image = image.detach().requires_grad_()
         with torch.enable_grad(), self._isolated(name):
             loss = self._objective(image, sample, step)
@@ -104,20 +125,27 @@ class PixelAttack:
             except RuntimeError as error:
                 if 'checkpoint' not in str(error).lower():
                     raise
-                raise AttackError('the attack needs torch.autograd.grad, which re-entrant activation checkpointing '
-                                  '(with_cp=True) does not support: set with_cp=False') from error
+                raise AttackError(
+                    'the attack needs torch.autograd.grad, which re-entrant activation '
+                    'checkpointing '
+                    '(with_cp=True) does not support: set with_cp=False'
+                ) from error
 
     def _objective(self, image: Tensor, sample: Any, step: int) -> Tensor:
         settings = self.settings
         if settings.attack == 'pgd':
             return training_loss(self.model, image, sample)
-        return weighted_cross_entropy(self.model, image, sample, settings.attack, step, settings.num_steps)
+        return weighted_cross_entropy(
+            self.model, image, sample, settings.attack, step, settings.num_steps
+        )
 
     @contextmanager
     def _isolated(self, name: str) -> Iterator[None]:
         """The model as it is attacked, with the random numbers of an image."""
         device = torch.device(self.model.data_preprocessor.device)
-        with isolated_random(self._seed(name, 'host'), device), evaluation_mode(self.model, self.flow_modules):
+        with isolated_random(self._seed(name, 'host'), device), evaluation_mode(
+            self.model, self.flow_modules
+        ):
             yield
 
     def _pixels(self, image: Tensor) -> Tensor:
@@ -128,13 +156,18 @@ class PixelAttack:
 
 
 def split(batch: Dict[str, Any]) -> List[list]:
-    """The images and the data samples of a batch, or of one sample that no data loader has collated."""
+    """The images and the data samples of a batch, or of one sample that no data loader has
+    collated.
+    """
     images, samples = batch['inputs'], batch['data_samples']
     if torch.is_tensor(images) and images.dim() == 3:
         images, samples = [images], [samples]
     if not all(torch.is_tensor(image) and image.dim() == 3 for image in images):
-        raise TypeError('inputs must be images (C, H, W), but got several versions of each: the attack does not work with '
-                        'test-time augmentation')
+        raise TypeError(
+            'inputs must be images (C, H, W), but got several versions of each: the attack does '
+            'not work with '
+            'test-time augmentation'
+        )
     return [list(images), list(samples)]
 
 

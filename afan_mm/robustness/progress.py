@@ -1,4 +1,5 @@
 """How far an evaluation is, and how long it will take."""
+
 import sys
 import time
 from contextlib import contextmanager
@@ -8,12 +9,22 @@ from typing import Callable, Iterator
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 @contextmanager
-def progress(logger: MMLogger, total: int, done: int, interval: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, elsewhere a line in the log every ``interval`` images; nothing in the other processes.
+def progress(
+    logger: MMLogger, total: int, done: int, interval: int
+) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, elsewhere a line in the log every ``interval`` images; nothing in the
+    other processes.
 
     Args:
         total: Images of this process.
@@ -25,8 +36,16 @@ def progress(logger: MMLogger, total: int, done: int, interval: int) -> Iterator
     if not is_main_process():
         yield lambda count: None
     elif sys.stderr.isatty():
-        columns = (TextColumn('robust evaluation'), BarColumn(), MofNCompleteColumn(), TextColumn('images,'), TimeElapsedColumn(),
-                   TextColumn('passed,'), TimeRemainingColumn(), TextColumn('left'))
+        columns = (
+            TextColumn('robust evaluation'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('images,'),
+            TimeElapsedColumn(),
+            TextColumn('passed,'),
+            TimeRemainingColumn(),
+            TextColumn('left'),
+        )
         with Progress(*columns, console=Console(file=sys.stderr)) as bar:
             task = bar.add_task('', total=total, completed=done)
             yield lambda count: bar.update(task, completed=count)
@@ -42,6 +61,8 @@ def _log_lines(logger: MMLogger, total: int, done: int, interval: int) -> Callab
             return
         last[0] = count
         left = (time.time() - begin) / (count - done) * (total - count)
-        logger.info(f'robust evaluation: {count}/{total} images, {timedelta(seconds=round(left))} left')
+        logger.info(
+            f'robust evaluation: {count}/{total} images, {timedelta(seconds=round(left))} left'
+        )
 
     return update

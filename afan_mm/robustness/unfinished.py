@@ -1,4 +1,5 @@
 """What an interrupted evaluation has done so far, in a file of the work folder."""
+
 import hashlib
 import json
 import os
@@ -12,7 +13,8 @@ from torch import nn
 
 
 class UnfinishedRun:
-    """Saves the processed results of evaluators, and gives them back to a later run that evaluates the same.
+    """Saves the processed results of evaluators, and gives them back to a later run that evaluates
+    the same.
 
     Args:
         path: The file; each process has its own.
@@ -31,12 +33,15 @@ class UnfinishedRun:
         return all(getattr(metric, 'tmp_dir', None) is None for metric in self.metrics)
 
     def load(self) -> Optional[Dict[str, Any]]:
-        """Fill the evaluators; what :meth:`save` was given, or None where there is nothing of this key."""
+        """Fill the evaluators; what :meth:`save` was given, or None where there is nothing of this
+        key.
+        """
         if not self.possible or not osp.isfile(self.path):
             return None
         try:
             with open(self.path, 'rb') as file:
-                saved = pickle.load(file)  # results may be of any type; the file is the user's own, as a config is
+                # results may be of any type; the file is the user's own, as a config is
+                saved = pickle.load(file)
         except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
             return None
         if not isinstance(saved, dict) or saved.get('key') != self.key:
@@ -49,7 +54,9 @@ class UnfinishedRun:
         """Keep the evaluators' results with a state, all of it or nothing."""
         if not self.possible:
             return
-        content = dict(key=self.key, state=state, results=[metric.results for metric in self.metrics])
+        content = dict(
+            key=self.key, state=state, results=[metric.results for metric in self.metrics]
+        )
         with open(self.path + '.part', 'wb') as file:
             pickle.dump(content, file)
         os.replace(self.path + '.part', self.path)
@@ -65,9 +72,13 @@ def run_key(model: nn.Module, **about: Any) -> str:
     Args:
         about: Numbers, strings, and dicts and lists of them; of anything else its type counts.
     """
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=lambda value: type(value).__name__).encode())
+    digest = hashlib.sha256(
+        json.dumps(about, sort_keys=True, default=lambda value: type(value).__name__).encode()
+    )
     for name, tensor in sorted(model.state_dict().items()):
         if torch.is_tensor(tensor):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()

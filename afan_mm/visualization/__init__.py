@@ -3,4 +3,13 @@ from .capture import SiteFeatures, capture, first_sample
 from .feature_maps import draw_site
 from .views import CHANNELS, choose_view
 
-__all__ = ['CHANNELS', 'SiteFeatures', 'capture', 'choose_view', 'draw_site', 'first_sample', 'save_png', 'to_rgb']
+__all__ = [
+    'CHANNELS',
+    'SiteFeatures',
+    'capture',
+    'choose_view',
+    'draw_site',
+    'first_sample',
+    'save_png',
+    'to_rgb',
+]

@@ -1,4 +1,7 @@
-"""From tensors to a picture, and from a picture to a file; what every picture of the package shares."""
+"""From tensors to a picture, and from a picture to a file; what every picture of the package
+shares.
+"""
+
 import os
 
 import numpy as np
@@ -9,13 +12,17 @@ from torch import Tensor
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
-    """An image as the pipelines of mmdet and mmseg give it, (3, H, W) BGR in [0, 255], as (H, W, 3) RGB in uint8."""
+    """An image as the pipelines of mmdet and mmseg give it, (3, H, W) BGR in [0, 255], as (H, W, 3)
+    RGB in uint8.
+    """
     image = image.detach().cpu().float().round().clamp(0, 255)
     return np.ascontiguousarray(image.numpy().astype(np.uint8).transpose(1, 2, 0)[..., ::-1])
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` x ``height`` pixels that is drawn in memory, whatever matplotlib's backend is."""
+    """An empty figure of ``width`` x ``height`` pixels that is drawn in memory, whatever
+    matplotlib's backend is.
+    """
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,5 @@
 """What A-FAN does to the features of one batch, kept instead of trained on."""
+
 import copy
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,6 +31,7 @@ class SiteFeatures(NamedTuple):
         finite: Whether the direction was finite; where not, nothing was perturbed.
         extent: Share of height and width that shows the first image; the rest is padding.
     """
+
     name: str
     settings: AFANSettings
     strengths: List[float]
@@ -42,9 +44,13 @@ class SiteFeatures(NamedTuple):
 
 
 class _Capture(SitePasses):
-    """Finds the direction of a site as training does, and keeps the perturbed features instead of training on them."""
+    """Finds the direction of a site as training does, and keeps the perturbed features instead of
+    training on them.
+    """
 
-    def __init__(self, model: nn.Module, key: str, scale: float, num_strengths: Optional[int], magnify: float):
+    def __init__(
+        self, model: nn.Module, key: str, scale: float, num_strengths: Optional[int], magnify: float
+    ):
         super().__init__(model, key=key, scale=scale)
         self.num_strengths = num_strengths
         self.magnify = magnify
@@ -54,15 +60,26 @@ class _Capture(SitePasses):
         site.check()
         with self._isolated(site):
             found = self._perturb(site)
-        settings = replace(site.settings, num_strengths=self.num_strengths or site.settings.num_strengths, normalized=None)
+        settings = replace(
+            site.settings,
+            num_strengths=self.num_strengths or site.settings.num_strengths,
+            normalized=None,
+        )
         values = draw_strengths(settings.num_strengths, 'linspace').tolist()
         for level, (feature, delta) in enumerate(zip(site.features, found.deltas)):
             clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
-            mixed = [mix(settings, clean, delta, Strength(v)) for v in values] if settings.moments else []
+            mixed = (
+                [mix(settings, clean, delta, Strength(v)) for v in values]
+                if settings.moments
+                else []
+            )
             name = site.name if len(site.features) == 1 else f'{site.name}[{level}]'
             augmented = [clean + v * delta for v in values]
             self.captured.append(
-                SiteFeatures(name, settings, values, self.scale, clean, augmented, mixed, bool(found.finite)))
+                SiteFeatures(
+                    name, settings, values, self.scale, clean, augmented, mixed, bool(found.finite)
+                )
+            )
         site.release()
 
 
@@ -81,26 +98,34 @@ class _DirectionsOnly(Session):
 
 def first_sample(batch: Any) -> Any:
     """The batch of the first sample alone."""
-    return {key: first_sample(value) for key, value in batch.items()} if isinstance(batch, dict) else batch[:1]
+    return (
+        {key: first_sample(value) for key, value in batch.items()}
+        if isinstance(batch, dict)
+        else batch[:1]
+    )
 
 
-def capture(model: nn.Module,
-            batch: dict,
-            num_strengths: Optional[int] = None,
-            magnify: float = 20.0,
-            sites: Optional[Sequence[str]] = None,
-            scale: float = 1.0,
-            key: str = '') -> List[SiteFeatures]:
+def capture(
+    model: nn.Module,
+    batch: dict,
+    num_strengths: Optional[int] = None,
+    magnify: float = 20.0,
+    sites: Optional[Sequence[str]] = None,
+    scale: float = 1.0,
+    key: str = '',
+) -> List[SiteFeatures]:
     """Clean, augmented and normalised features at every site of a model, for one batch.
 
-    One clean pass in evaluation mode (batch norm uses its running statistics) and full precision, the direction of each site, and
-    no adversarial pass. Parameters, gradients, buffers, modes and random streams are afterwards as before.
+    One clean pass in evaluation mode (batch norm uses its running statistics) and full precision,
+    the direction of each site, and no adversarial pass. Parameters, gradients, buffers, modes and
+    random streams are afterwards as before.
 
     Args:
         model: The host, with A-FAN components; not a data-parallel wrapper.
         batch: As from a data loader, with ground truth; its moments are those of this batch.
         num_strengths: How many, evenly spaced up to epsilon. Defaults to None, that of each site.
-        magnify: Factor on the perturbation, before the normalisation. Defaults to 20 (Figures 7 to 9).
+        magnify: Factor on the perturbation, before the normalisation. Defaults to 20 (Figures 7 to
+            9).
         sites: Names of the sites. Defaults to None, all.
         scale: Factor on every epsilon. Defaults to 1.
         key: Determines noise and random starts. Defaults to ''.
@@ -109,6 +134,7 @@ def capture(model: nn.Module,
         ValueError: If the model has no such site in this pass.
     """
     from ..robustness.modes import evaluation_mode, flow_modules  # robustness imports this package
+
     passes = _Capture(model, key, scale, num_strengths, magnify)
     session = _DirectionsOnly(passes)
     device = next(model.parameters()).device
@@ -122,11 +148,17 @@ def capture(model: nn.Module,
             losses = model._run_forward(data, mode='loss')
         missing = set(sites or ()) - set(session.sites)
         if missing or not session.sites:
-            raise ValueError(f'sites must be among {sorted(session.sites)}, those that this model has switched on, '
-                             f'but got {sorted(missing)}')
+            raise ValueError(
+                f'sites must be among {sorted(session.sites)}, those that this model has switched '
+                'on, '
+                f'but got {sorted(missing)}'
+            )
         session.finish(model.parse_losses(losses)[0])
-    return [each._replace(extent=_extent(data)) for each in passes.captured
-            if sites is None or each.name.partition('[')[0] in sites]
+    return [
+        each._replace(extent=_extent(data))
+        for each in passes.captured
+        if sites is None or each.name.partition('[')[0] in sites
+    ]
 
 
 def _extent(data: Any) -> Tuple[float, float]:

@@ -1,4 +1,7 @@
-"""The picture of a site: clean, augmented and normalised features, as in the paper's Figures 7 to 9."""
+"""The picture of a site: clean, augmented and normalised features, as in the paper's Figures 7 to
+9.
+"""
+
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -14,13 +17,20 @@ from .views import View
 LONG_SIDE = 230  # of a cell, in pixels
 
 
-def draw_site(features: SiteFeatures, image: np.ndarray, view: View, magnify: float, target: str,
-              alpha: float = 1.0) -> np.ndarray:
+def draw_site(
+    features: SiteFeatures,
+    image: np.ndarray,
+    view: View,
+    magnify: float,
+    target: str,
+    alpha: float = 1.0,
+) -> np.ndarray:
     """One site as a picture.
 
-    At the left the image and the clean feature; then a column for each strength, with the augmented and the normalised feature,
-    all on one scale, and below what each differs from the clean one by, on another scale, symmetric about zero. A perturbation is
-    a few thousandths of a feature, so without the differences nobody would see it.
+    At the left the image and the clean feature; then a column for each strength, with the augmented
+    and the normalised feature, all on one scale, and below what each differs from the clean one by,
+    on another scale, symmetric about zero. A perturbation is a few thousandths of a feature, so
+    without the differences nobody would see it.
 
     Args:
         features: From :func:`~afan_mm.visualization.capture`.
@@ -38,7 +48,11 @@ def draw_site(features: SiteFeatures, image: np.ndarray, view: View, magnify: fl
     clean = view.map(features.clean)
     maps = {name: [view.map(f) for f in row] for name, row in rows.items()}
     values = torch.stack([clean, *(m for row in maps.values() for m in row)])
-    aligned = features.clean.dim() == 4 and len(features.clean) == 1 and (view.channels is None or len(view.channels) == 1)
+    aligned = (
+        features.clean.dim() == 4
+        and len(features.clean) == 1
+        and (view.channels is None or len(view.channels) == 1)
+    )
     shape = image.shape[:2] if aligned else _cell_shape(clean)
     cells = iter(_heat_maps(values, _fit(shape), image if aligned and alpha < 1 else None, alpha))
     differences = {name: [m - clean for m in row] for name, row in maps.items()}
@@ -47,10 +61,22 @@ def draw_site(features: SiteFeatures, image: np.ndarray, view: View, magnify: fl
     k, n = len(features.strengths), len(rows)
     height, width = _fit(shape)
     figure = new_figure((k + 1) * (width + 14) + 110, 2 * n * (height + 34) + 90)
-    figure.suptitle(_title(features, view, magnify, target), fontsize=9, x=0.01, y=0.995, ha='left', va='top')
-    grid = figure.subplots(2 * n, k + 1, squeeze=False, gridspec_kw=dict(
-        left=0.01, right=1 - 100 / figure.bbox.width, bottom=0.01, top=1 - 88 / figure.bbox.height, wspace=0.06,
-        hspace=24 / height))
+    figure.suptitle(
+        _title(features, view, magnify, target), fontsize=9, x=0.01, y=0.995, ha='left', va='top'
+    )
+    grid = figure.subplots(
+        2 * n,
+        k + 1,
+        squeeze=False,
+        gridspec_kw=dict(
+            left=0.01,
+            right=1 - 100 / figure.bbox.width,
+            bottom=0.01,
+            top=1 - 88 / figure.bbox.height,
+            wspace=0.06,
+            hspace=24 / height,
+        ),
+    )
     for axes in grid.flat:
         axes.axis('off')
     std = float(features.clean.std())
@@ -63,8 +89,15 @@ def draw_site(features: SiteFeatures, image: np.ndarray, view: View, magnify: fl
         for column, difference in enumerate(line, 1):
             rms = float((rows[name][column - 1] - features.clean).square().mean().sqrt())
             caption = f'{name} - clean' + (f', rms {rms / std:.2g} std' if std else '')
-            _show(grid[row, column], difference.numpy(), caption, cmap='RdBu_r', vmin=-largest, vmax=largest,
-                  aspect=height / width * difference.shape[1] / difference.shape[0])
+            _show(
+                grid[row, column],
+                difference.numpy(),
+                caption,
+                cmap='RdBu_r',
+                vmin=-largest,
+                vmax=largest,
+                aspect=height / width * difference.shape[1] / difference.shape[0],
+            )
     _bar(figure, grid[:n], 'jet', float(values.min()), float(values.max()), 'feature')
     _bar(figure, grid[n:], 'RdBu_r', -largest, largest, 'difference to clean')
     if n > 1:
@@ -72,22 +105,32 @@ def draw_site(features: SiteFeatures, image: np.ndarray, view: View, magnify: fl
     return render(figure)
 
 
-def _heat_maps(values: Tensor, size: Tuple[int, int], image: Optional[np.ndarray], alpha: float) -> List[np.ndarray]:
-    """The maps (K, H, W) in the colours of ``draw_featmap``; it scales each call by itself, so one call gives all one scale."""
+def _heat_maps(
+    values: Tensor, size: Tuple[int, int], image: Optional[np.ndarray], alpha: float
+) -> List[np.ndarray]:
+    """The maps (K, H, W) in the colours of ``draw_featmap``; it scales each call by itself, so one
+    call gives all one scale.
+    """
     grown = F.interpolate(values[None], size, mode='nearest')[0]
     if image is not None:
         small = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
         small = F.interpolate(small, size, mode='bilinear', align_corners=False)[0].permute(1, 2, 0)
         image = np.tile(small.round().byte().numpy(), (len(grown), 1, 1))
-    drawn = Visualizer.draw_featmap(grown.reshape(1, -1, size[1]), image, channel_reduction='squeeze_mean', alpha=alpha)
+    drawn = Visualizer.draw_featmap(
+        grown.reshape(1, -1, size[1]), image, channel_reduction='squeeze_mean', alpha=alpha
+    )
     return np.split(drawn, len(grown))
 
 
 def _title(features: SiteFeatures, view: View, magnify: float, target: str) -> str:
     shape, s = tuple(features.clean.shape), features.settings
     moments = f'{s.moments} moments' if s.moments else 'no moments (augmentation alone)'
-    lines = [f'site {features.name}, feature {" x ".join(map(str, shape))}; loss against {target}', f'shown: {view.text}',
-             f'{s.perturbation}, PGD-{s.num_steps}, {moments}; drawn x {magnify:g} (rms with the factor, strengths without)']
+    lines = [
+        f'site {features.name}, feature {" x ".join(map(str, shape))}; loss against {target}',
+        f'shown: {view.text}',
+        f'{s.perturbation}, PGD-{s.num_steps}, {moments}; drawn x {magnify:g} (rms with the '
+        'factor, strengths without)',
+    ]
     if not features.finite:
         lines.append('THE DIRECTION WAS NOT FINITE: nothing was perturbed')
     return '\n'.join(lines)
@@ -102,7 +145,10 @@ def _units(features: SiteFeatures, strength: float, std: float) -> str:
 
 def _explain(axes, features: SiteFeatures) -> None:
     """What the normalisation left, at full strength."""
-    added, left = (float((f - features.clean).norm()) for f in (features.augmented[-1], features.normalized[-1]))
+    added, left = (
+        float((f - features.clean).norm())
+        for f in (features.augmented[-1], features.normalized[-1])
+    )
     share = f'{left / added:.0%}' if added else 'nothing to keep'
     text = f'At full strength\nthe normalised feature\ndiffers from clean by\n{share} of what the\naugmentation added (rms).'
     axes.text(0.02, 0.95, text, fontsize=9, va='top', transform=axes.transAxes)
@@ -116,9 +162,14 @@ def _show(axes, picture: np.ndarray, caption: str, **options) -> None:
 def _bar(figure, cells: np.ndarray, cmap: str, low: float, high: float, label: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+
     top, bottom = cells[0, -1].get_position(), cells[-1, -1].get_position()
-    axes = figure.add_axes([top.x1 + 12 / figure.bbox.width, bottom.y0, 12 / figure.bbox.width, top.y1 - bottom.y0])
-    figure.colorbar(ScalarMappable(Normalize(low, high), cmap), cax=axes).set_label(label, fontsize=8)
+    axes = figure.add_axes(
+        [top.x1 + 12 / figure.bbox.width, bottom.y0, 12 / figure.bbox.width, top.y1 - bottom.y0]
+    )
+    figure.colorbar(ScalarMappable(Normalize(low, high), cmap), cax=axes).set_label(
+        label, fontsize=8
+    )
     axes.tick_params(labelsize=7)
 
 

@@ -12,22 +12,30 @@ train_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(96, 96), ratio_range=(1.0, 1.3), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(96, 96)),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 dataset = dict(
     _delete_=True,
     type='BaseSegDataset',
     metainfo=dict(
         classes=('background', '0', '1', '2', '3', '4'),
-        palette=[[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]),
+        palette=[[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]],
+    ),
     data_root=data_root,
-    data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'))
+    data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
+)
 train_dataloader = dict(
     batch_size=8,
-    dataset=dict(ann_file='ImageSets/Segmentation/train.txt', pipeline=train_pipeline, **dataset))
+    dataset=dict(ann_file='ImageSets/Segmentation/train.txt', pipeline=train_pipeline, **dataset),
+)
 val_dataloader = dict(
-    dataset=dict(ann_file='ImageSets/Segmentation/val.txt', pipeline=test_pipeline, **dataset))
+    dataset=dict(ann_file='ImageSets/Segmentation/val.txt', pipeline=test_pipeline, **dataset)
+)
 test_dataloader = val_dataloader
 
 param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=450, by_epoch=False)]

@@ -1,7 +1,12 @@
 # A-FAN on VOC2007+2012 with R101 FPN: Table 7, with the strengths of VOC2007.
-_base_ = ['./faster-rcnn_r101_fpn_1xb8-37500_voc0712.py', '../_base_/afan.py', '../_base_/presets/paper.py']
+_base_ = [
+    './faster-rcnn_r101_fpn_1xb8-37500_voc0712.py',
+    '../_base_/afan.py',
+    '../_base_/presets/paper.py',
+]
 
 optim_wrapper = _base_.det_voc07.optim_wrapper
 model = dict(
     neck=dict(type='AFANNeckWrapper', base='FPN', afan=_base_.det_voc07.neck),
-    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=_base_.det_voc07.head))
+    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=_base_.det_voc07.head),
+)

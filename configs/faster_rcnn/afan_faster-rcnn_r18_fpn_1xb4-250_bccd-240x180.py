@@ -5,4 +5,5 @@ optim_wrapper = dict(type='AFANOptimWrapper')
 afan = dict(epsilon=0.3 / 255, num_strengths=5)
 model = dict(
     neck=dict(type='AFANNeckWrapper', base='FPN', afan=afan),
-    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=afan))
+    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=afan),
+)

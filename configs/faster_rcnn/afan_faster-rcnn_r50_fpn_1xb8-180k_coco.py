@@ -1,7 +1,12 @@
 # A-FAN on COCO2017 with R50 FPN: Table 6.
-_base_ = ['./faster-rcnn_r50_fpn_1xb8-180k_coco.py', '../_base_/afan.py', '../_base_/presets/paper.py']
+_base_ = [
+    './faster-rcnn_r50_fpn_1xb8-180k_coco.py',
+    '../_base_/afan.py',
+    '../_base_/presets/paper.py',
+]
 
 optim_wrapper = _base_.det_coco.optim_wrapper
 model = dict(
     neck=dict(type='AFANNeckWrapper', base='FPN', afan=_base_.det_coco.neck),
-    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=_base_.det_coco.head))
+    roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=_base_.det_coco.head),
+)

@@ -1,4 +1,6 @@
 # Stock Faster R-CNN R101 FPN on Pascal VOC2007: the baseline of Table 6.
 _base_ = './faster-rcnn_r50_fpn_1xb8-11250_voc07.py'
 
-model = dict(backbone=dict(depth=101, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101')))
+model = dict(
+    backbone=dict(depth=101, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'))
+)

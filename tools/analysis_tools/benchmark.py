@@ -1,14 +1,16 @@
 """What A-FAN costs: python tools/analysis_tools/benchmark.py CONFIG [CONFIG ...] [options]
 
-Builds the model of each A-FAN config, without pretrained weights, and its stock twin, and compares the time and the peak
-memory of one training step on a random batch between them, cheaper ways to run A-FAN, and other schedules for the same work.
-Times are ratios to the stock step of the same round, beside the floor: 1 + sum over the sites of the passes through a tail x
-that tail's share of the stock step.
+Builds the model of each A-FAN config, without pretrained weights, and its stock twin, and compares
+the time and the peak memory of one training step on a random batch between them, cheaper ways to
+run A-FAN, and other schedules for the same work. Times are ratios to the stock step of the same
+round, beside the floor: 1 + sum over the sites of the passes through a tail x that tail's share of
+the stock step.
 
     --variants afan,one_pass             only these, beside stock
-    --grow num_strengths=1,2,3,5         afan alone, as a setting grows; also num_steps, shape (square) and batch_size
-    --json FILE, --plot FILE, --markdown other forms of the same figures
+    --grow num_strengths=1,2,3,5         afan alone, as a setting grows; also num_steps, shape
+    (square) and batch_size --json FILE, --plot FILE, --markdown other forms of the same figures
 """
+
 import argparse
 import json
 import os
@@ -34,25 +36,65 @@ GROWTH = ('num_strengths', 'num_steps', 'shape', 'batch_size')
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='A-FAN config file')
-    parser.add_argument('--variants', type=lambda text: text.split(','), metavar='A,B', help='default: all')
-    parser.add_argument('--grow', type=growth, action='append', metavar='KEY=V,V',
-                        help=f"one of {', '.join(GROWTH)} and its values; may be given several times")
-    parser.add_argument('--rounds', type=positive, default=5, help='every variant runs once in each; default: %(default)s')
-    parser.add_argument('--warmup', type=positive, default=1, help='unmeasured runs of each variant; default: %(default)s')
-    parser.add_argument('--shape', type=positive, nargs=2, metavar=('H', 'W'),
-                        help="pixels; default: the config's own on a GPU; on a CPU 160 160 (mmseg) or 256 256 (mmdet)")
-    parser.add_argument('--batch-size', type=positive, help="default: the config's own on a GPU, 2 on a CPU")
+    parser.add_argument(
+        '--variants', type=lambda text: text.split(','), metavar='A,B', help='default: all'
+    )
+    parser.add_argument(
+        '--grow',
+        type=growth,
+        action='append',
+        metavar='KEY=V,V',
+        help=f'one of {", ".join(GROWTH)} and its values; may be given several times',
+    )
+    parser.add_argument(
+        '--rounds',
+        type=positive,
+        default=5,
+        help='every variant runs once in each; default: %(default)s',
+    )
+    parser.add_argument(
+        '--warmup',
+        type=positive,
+        default=1,
+        help='unmeasured runs of each variant; default: %(default)s',
+    )
+    parser.add_argument(
+        '--shape',
+        type=positive,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="pixels; default: the config's own on a GPU; on a CPU 160 160 (mmseg) or 256 256 "
+        '(mmdet)',
+    )
+    parser.add_argument(
+        '--batch-size', type=positive, help="default: the config's own on a GPU, 2 on a CPU"
+    )
     parser.add_argument('--device', help='default: the GPU if there is one')
-    parser.add_argument('--amp', choices=['none', 'bf16', 'fp16'], default='none',
-                        help='automatic mixed precision; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='of the order in each round; default: %(default)s')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures, and how they were taken')
+    parser.add_argument(
+        '--amp',
+        choices=['none', 'bf16', 'fp16'],
+        default='none',
+        help='automatic mixed precision; default: %(default)s',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the order in each round; default: %(default)s'
+    )
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write all figures, and how they were taken'
+    )
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw them')
     parser.add_argument('--markdown', action='store_true', help='print the tables in Markdown')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the configs')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the configs',
+    )
     return parser.parse_args(argv)
 
 
@@ -65,7 +107,9 @@ def positive(text):
 def growth(text):
     quantity, _, values = text.partition('=')
     if quantity not in GROWTH:
-        raise argparse.ArgumentTypeError(f"must be KEY=V,V with KEY one of {', '.join(GROWTH)}, but got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f'must be KEY=V,V with KEY one of {", ".join(GROWTH)}, but got {text!r}'
+        )
     return quantity, [positive(value) for value in values.split(',')]
 
 
@@ -77,7 +121,7 @@ def choose_device(args):
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f'--device {args.device} cannot be used: {describe(error)}') from error
     if device.type not in MEMORY_FROM:
-        raise UsageError(f"--device must be one of {', '.join(MEMORY_FROM)}, but got {device.type}")
+        raise UsageError(f'--device must be one of {", ".join(MEMORY_FROM)}, but got {device.type}')
     if args.amp != 'none' and device.type == 'cpu':
         raise UsageError('--amp needs a GPU, but got a CPU')
     return device
@@ -89,21 +133,29 @@ def check_outputs(args):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise UsageError(f'{option} must be a file in a folder that exists, but got {path}')
     if args.plot is not None and args.plot.suffix[1:] not in FORMATS:
-        raise UsageError(f"--plot must end in one of .{', .'.join(FORMATS)}, but got {args.plot}")
+        raise UsageError(f'--plot must end in one of .{", .".join(FORMATS)}, but got {args.plot}')
 
 
 def choose_variants(case, wanted, known):
     """The variants to measure, stock first."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:
-        raise UsageError(f"--variants must be some of {', '.join(known)}, but got {', '.join(unknown)}")
+        raise UsageError(
+            f'--variants must be some of {", ".join(known)}, but got {", ".join(unknown)}'
+        )
     return [name for name in case.variants if wanted is None or name in wanted or name == 'stock']
 
 
 def versions():
     import mmcv
     import mmengine
-    found = dict(python=platform.python_version(), torch=torch.__version__, mmengine=mmengine.__version__, mmcv=mmcv.__version__)
+
+    found = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        mmcv=mmcv.__version__,
+    )
     for host in ('mmdet', 'mmseg'):
         if host in sys.modules:
             found[host] = sys.modules[host].__version__
@@ -123,7 +175,16 @@ def main():
         results.append(case.grow(args.grow) if args.grow else case.measure(names))
         print(report(results[-1], args.markdown))
     command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]])
-    text = json.dumps(dict(command=command, versions=versions(), seed=args.seed, warmup=args.warmup, results=results), indent=2)
+    text = json.dumps(
+        dict(
+            command=command,
+            versions=versions(),
+            seed=args.seed,
+            warmup=args.warmup,
+            results=results,
+        ),
+        indent=2,
+    )
     picture = plot(results, args.plot.suffix[1:]) if args.plot else b''
     if args.json:
         args.json.write_text(text + '\n')

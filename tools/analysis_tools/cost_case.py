@@ -1,4 +1,5 @@
 """One config with a shape and a batch size: what it costs, and how that grows."""
+
 import argparse
 import copy
 import statistics
@@ -8,11 +9,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 import torch
 from command_line import UsageError, describe, read_config
-from random_batches import default_batch_size, default_shape, random_batch
 from cost_measure import measure_rounds
 from cost_runs import PartsRun, Run, TailRun
 from cost_variants import variants_of, with_settings
 from mmengine.utils import ProgressBar
+from random_batches import default_batch_size, default_shape, random_batch
 
 SMALLEST = 32  # pixels; the coarsest stride of these networks
 MEMORY_FROM = dict(cuda="CUDA's allocator", cpu="the profiler's record of tensors")
@@ -31,7 +32,10 @@ class Case:
         self.path, self.args, self.device = path, args, device
         self.cfg = read_config(argparse.Namespace(config=path, cfg_options=args.cfg_options))
         if self.cfg.get('default_scope') not in ('mmseg', 'mmdet'):
-            raise UsageError(f"{path}: default_scope must be 'mmseg' or 'mmdet', but got {self.cfg.get('default_scope')!r}")
+            raise UsageError(
+                f"{path}: default_scope must be 'mmseg' or 'mmdet', but got "
+                f'{self.cfg.get("default_scope")!r}'
+            )
         try:
             self.variants = variants_of(self.cfg)
             self.shape = tuple(args.shape or default_shape(self.cfg, device))
@@ -41,7 +45,9 @@ class Case:
         self._check_shape()
 
     def grown(self, quantity: str, value: int) -> 'Case':
-        """The same case with another value of 'shape' (both sides), 'batch_size', or a setting of every site."""
+        """The same case with another value of 'shape' (both sides), 'batch_size', or a setting of
+        every site.
+        """
         case = copy.copy(self)
         if quantity == 'shape':
             case.shape = (value, value)
@@ -58,16 +64,21 @@ class Case:
         """Time and memory of the named variants, 'stock' the first of them.
 
         Args:
-            with_details: Whether to measure the tails, for the floors, and the parts of the A-FAN step as well.
+            with_details: Whether to measure the tails, for the floors, and the parts of the A-FAN
+                step as well.
         """
         plan = [(name, Run, name) for name in names]
         if with_details:
             tailed = sorted({self.variants[name].tails for name in names} - {None})
             plan += [(f'tails of {name}', TailRun, name) for name in tailed]
             plan += [('parts', PartsRun, 'afan')] if 'afan' in names else []
-        bar = ProgressBar(len(plan) * (1 + self.args.rounds) + 2 * self.args.rounds + len(names), file=sys.stderr)
+        bar = ProgressBar(
+            len(plan) * (1 + self.args.rounds) + 2 * self.args.rounds + len(names), file=sys.stderr
+        )
         runs = self._build(plan, bar)
-        ratios, seconds = measure_rounds(runs, 'stock', self.args.rounds, self.args.seed, bar.update)
+        ratios, seconds = measure_rounds(
+            runs, 'stock', self.args.rounds, self.args.seed, bar.update
+        )
         peaks = {}
         for name in names:
             peaks[name] = runs[name].peak()
@@ -78,16 +89,32 @@ class Case:
         for name in names:
             variant = self.variants[name]
             variants[name] = dict(
-                title=variant.title, time=_spread(ratios[name]), memory=peaks[name] / peaks['stock'], ratios=ratios[name],
-                floor=_floor(tails[variant.tails], variant, ratios) if variant.tails in tails else None)
+                title=variant.title,
+                time=_spread(ratios[name]),
+                memory=peaks[name] / peaks['stock'],
+                ratios=ratios[name],
+                floor=_floor(tails[variant.tails], variant, ratios)
+                if variant.tails in tails
+                else None,
+            )
         return dict(
-            self._header(), stock_seconds=statistics.median(seconds), stock_bytes=peaks['stock'], variants=variants,
-            tails={name: _tails(made, ratios) for name, made in tails.items()}, parts=_parts(ratios))
+            self._header(),
+            stock_seconds=statistics.median(seconds),
+            stock_bytes=peaks['stock'],
+            variants=variants,
+            tails={name: _tails(made, ratios) for name, made in tails.items()},
+            parts=_parts(ratios),
+        )
 
     def grow(self, quantities: Sequence[Tuple[str, Sequence[int]]]) -> Dict[str, Any]:
-        """The A-FAN step beside the stock step, for each value of each quantity; a value that cannot be trained says why."""
+        """The A-FAN step beside the stock step, for each value of each quantity; a value that
+        cannot be trained says why.
+        """
         # All of them first: a value that cannot be is no news after the others were measured.
-        cases = {quantity: [(value, self.grown(quantity, value)) for value in values] for quantity, values in quantities}
+        cases = {
+            quantity: [(value, self.grown(quantity, value)) for value in values]
+            for quantity, values in quantities
+        }
         growth: Dict[str, List[Dict[str, Any]]] = {quantity: [] for quantity in cases}
         for quantity, grown in cases.items():
             for value, case in grown:
@@ -97,20 +124,40 @@ class Case:
                     growth[quantity].append(dict(value=value, error=str(error)))
                     continue
                 row = {key: found['variants']['afan'][key] for key in ('time', 'memory', 'ratios')}
-                growth[quantity].append(dict(
-                    row, value=value, stock_seconds=found['stock_seconds'], stock_bytes=found['stock_bytes']))
+                growth[quantity].append(
+                    dict(
+                        row,
+                        value=value,
+                        stock_seconds=found['stock_seconds'],
+                        stock_bytes=found['stock_bytes'],
+                    )
+                )
         return dict(self._header(), growth=growth)
 
     def _check_shape(self) -> None:
         if min(self.shape) < SMALLEST:
-            raise UsageError(f'shape must be at least {SMALLEST} x {SMALLEST} pixels, but got {self.shape[0]} x {self.shape[1]}')
+            raise UsageError(
+                f'shape must be at least {SMALLEST} x {SMALLEST} pixels, but got {self.shape[0]} '
+                f'x {self.shape[1]}'
+            )
 
     def _header(self) -> Dict[str, Any]:
         """How the figures are taken."""
         is_gpu = self.device.type == 'cuda'
-        name = torch.cuda.get_device_name(self.device) if is_gpu else f'CPU with {torch.get_num_threads()} threads'
-        return dict(config=self.path, shape=self.shape, batch_size=self.batch_size, device=name, rounds=self.args.rounds,
-                    precision='float32' if self.args.amp == 'none' else self.args.amp, memory_from=MEMORY_FROM[self.device.type])
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if is_gpu
+            else f'CPU with {torch.get_num_threads()} threads'
+        )
+        return dict(
+            config=self.path,
+            shape=self.shape,
+            batch_size=self.batch_size,
+            device=name,
+            rounds=self.args.rounds,
+            precision='float32' if self.args.amp == 'none' else self.args.amp,
+            memory_from=MEMORY_FROM[self.device.type],
+        )
 
     def _build(self, plan: Sequence[Tuple[str, type, str]], bar: ProgressBar) -> Dict[str, Run]:
         """Make each run and warm it up: its first step tells whether it can be taken at all."""
@@ -122,14 +169,26 @@ class Case:
         runs: Dict[str, Run] = {}
         for key, kind, name in plan:
             try:
-                run = kind(name, self.variants[name], self.cfg, batch, self.device, self.args.amp, runs.get('stock'))
+                run = kind(
+                    name,
+                    self.variants[name],
+                    self.cfg,
+                    batch,
+                    self.device,
+                    self.args.amp,
+                    runs.get('stock'),
+                )
                 runs[key] = run
                 for _ in range(self.args.warmup):
                     run()
-            except Exception as error:  # hosts refuse shapes, and devices run out of memory, in many ways
+            except Exception as error:
+                # hosts refuse shapes, and devices run out of memory, in many ways
                 print(file=sys.stderr)  # ends the progress bar
-                raise UsageError(f'{self.path}: cannot train {name!r} on images of {self.shape[0]} x {self.shape[1]} in '
-                                 f'batches of {self.batch_size}: {describe(error)}') from error
+                raise UsageError(
+                    f'{self.path}: cannot train {name!r} on images of {self.shape[0]} x '
+                    f'{self.shape[1]} in '
+                    f'batches of {self.batch_size}: {describe(error)}'
+                ) from error
             bar.update()
         return runs
 
@@ -141,15 +200,26 @@ def _spread(values: Sequence[float]) -> Dict[str, float]:
 
 def _tails(run: TailRun, ratios: Dict[Any, List[float]]) -> Dict[str, Any]:
     passes = run.passes(run.variant)
-    return {site: dict(time=_spread(ratios['tail', run.name, site]), passes=passes[site]) for site in run.settings}
+    return {
+        site: dict(time=_spread(ratios['tail', run.name, site]), passes=passes[site])
+        for site in run.settings
+    }
 
 
 def _floor(run: TailRun, variant: Any, ratios: Dict[Any, List[float]]) -> float:
     """What a variant must take at least: the stock step, and each tail as often as it runs it."""
-    return 1 + sum(n * statistics.median(ratios['tail', run.name, site]) for site, n in run.passes(variant).items())
+    return 1 + sum(
+        n * statistics.median(ratios['tail', run.name, site])
+        for site, n in run.passes(variant).items()
+    )
 
 
 def _parts(ratios: Dict[Any, List[float]]) -> Dict[str, float]:
     """Per cent of the A-FAN step that each part takes, the largest first."""
-    medians = {key[1]: statistics.median(values) for key, values in ratios.items() if key[0] == 'part'}
-    return {name: 100 * value / sum(medians.values()) for name, value in sorted(medians.items(), key=lambda item: -item[1])}
+    medians = {
+        key[1]: statistics.median(values) for key, values in ratios.items() if key[0] == 'part'
+    }
+    return {
+        name: 100 * value / sum(medians.values())
+        for name, value in sorted(medians.items(), key=lambda item: -item[1])
+    }

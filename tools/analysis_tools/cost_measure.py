@@ -1,4 +1,5 @@
 """Time, peak memory and parts of a training step."""
+
 import random
 import statistics
 import time
@@ -14,20 +15,28 @@ from torch.profiler import ProfilerActivity, profile, record_function
 Seconds = Dict[Any, float]
 
 
-def measure_rounds(runs: Dict[str, Callable[[], Seconds]], baseline: str, rounds: int, seed: int,
-                   tick: Callable[[], None]) -> Tuple[Dict[Any, List[float]], List[float]]:
-    """Run everything once in each round, in random order, and compare it with the baseline of the same round.
+def measure_rounds(
+    runs: Dict[str, Callable[[], Seconds]],
+    baseline: str,
+    rounds: int,
+    seed: int,
+    tick: Callable[[], None],
+) -> Tuple[Dict[Any, List[float]], List[float]]:
+    """Run everything once in each round, in random order, and compare it with the baseline of the
+    same round.
 
     Args:
-        runs: By name; each call does its work once and returns seconds, by name. The baseline returns its own name only.
+        runs: By name; each call does its work once and returns seconds, by name. The baseline
+            returns its own name only.
         baseline: The run that opens, halves and closes every round.
         rounds: How many.
         seed: Of the order.
         tick: Called after every run.
 
     Returns:
-        For every name that a run returned, the ratios of its seconds to the median of the baseline's in that round (the
-        baseline's own show how steady the machine was), and these medians.
+        For every name that a run returned, the ratios of its seconds to the median of the
+        baseline's in that round (the baseline's own show how steady the machine was), and these
+        medians.
     """
     shuffler, ratios, units = random.Random(seed), defaultdict(list), []
     for _ in range(rounds):
@@ -72,10 +81,15 @@ def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    # The profiler's tables sum allocations over each operator; only the events beneath say what was held at a time.
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    # The profiler's tables sum allocations over each operator; only the events beneath say what was
+    # held at a time.
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]'
+    ]
     # Old torch has no start_ns.
-    events.sort(key=lambda event: event.start_ns() if hasattr(event, 'start_ns') else event.start_us())
+    events.sort(
+        key=lambda event: event.start_ns() if hasattr(event, 'start_ns') else event.start_us()
+    )
     held = peak = 0
     for event in events:
         held += event.nbytes()
@@ -85,14 +99,23 @@ def peak_memory(step: Callable[[], Any], device: torch.device) -> int:
 
 def held_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes of parameters, buffers and the optimizer's state."""
-    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers(), *state))
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in (*model.parameters(), *model.buffers(), *state)
+    )
 
 
 class LabelClock:
     """Seconds inside each ``record_function`` label, less those inside the labels within it.
 
-    The labels are read here and not from a trace: an autograd thread runs what a backward calls, and a GPU runs it later.
+    The labels are read here and not from a trace: an autograd thread runs what a backward calls,
+        and a GPU runs it later.
     """
 
     def __init__(self, device: torch.device):

@@ -1,4 +1,7 @@
-"""Variants made runnable: all train the same weights, with one optimizer at learning rate 0, on the same batch."""
+"""Variants made runnable: all train the same weights, with one optimizer at learning rate 0, on the
+same batch.
+"""
+
 import copy
 import dataclasses
 import logging
@@ -6,7 +9,6 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
-from random_batches import dicts
 from cost_measure import LabelClock, held_memory, peak_memory, timed
 from cost_schedules import TAILS
 from cost_variants import Variant, wrapper_config
@@ -14,6 +16,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
+from random_batches import dicts
 from torch import nn
 from torch.profiler import record_function
 
@@ -36,8 +39,16 @@ class Run:
         twin: A run whose weights and optimizer this one shares. Defaults to none: fresh weights.
     """
 
-    def __init__(self, name: str, variant: Variant, cfg: Config, batch: dict, device: torch.device, amp: str,
-                 twin: Optional['Run'] = None):
+    def __init__(
+        self,
+        name: str,
+        variant: Variant,
+        cfg: Config,
+        batch: dict,
+        device: torch.device,
+        amp: str,
+        twin: Optional['Run'] = None,
+    ):
         self.name = name
         self.variant = variant
         self.batch = batch
@@ -56,8 +67,12 @@ class Run:
         return {self.name: timed(self._steps(), self.device) / self.variant.num_steps}
 
     def peak(self) -> int:
-        """Bytes held at most during a step: parameters, buffers, gradients, optimizer state and activations."""
-        return held_memory(self.model, self.wrapper.optimizer) + peak_memory(self._steps(), self.device)
+        """Bytes held at most during a step: parameters, buffers, gradients, optimizer state and
+        activations.
+        """
+        return held_memory(self.model, self.wrapper.optimizer) + peak_memory(
+            self._steps(), self.device
+        )
 
     def _steps(self) -> Callable[[], None]:
         """The steps to measure, with random streams that start alike in every run."""
@@ -82,11 +97,17 @@ class TailRun(Run):
     def __call__(self) -> Dict[Any, float]:
         """Seconds of the tail of each site, as ``('tail', variant, site)``."""
         self._steps()()
-        return {('tail', self.name, site): seconds for site, seconds in self.wrapper.session.seconds.items()}
+        return {
+            ('tail', self.name, site): seconds
+            for site, seconds in self.wrapper.session.seconds.items()
+        }
 
     def passes(self, variant: Variant) -> Dict[str, float]:
         """How often a variant runs the tail of each site in a step, on average."""
-        changed = {name: dataclasses.replace(settings, **variant.settings) for name, settings in self.settings.items()}
+        changed = {
+            name: dataclasses.replace(settings, **variant.settings)
+            for name, settings in self.settings.items()
+        }
         return {name: settings.num_passes / settings.interval for name, settings in changed.items()}
 
 
@@ -98,8 +119,17 @@ class PartsRun(Run):
         clock, steps = LabelClock(self.device), self._steps()
         with ExitStack() as stack:
             stack.enter_context(clock.running())
-            stack.enter_context(replaced(self.model, _run_forward=record_function('clean forward')(self.model._run_forward)))
-            stack.enter_context(replaced(self.wrapper, backward=record_function('clean backward')(self.wrapper.backward)))
+            stack.enter_context(
+                replaced(
+                    self.model,
+                    _run_forward=record_function('clean forward')(self.model._run_forward),
+                )
+            )
+            stack.enter_context(
+                replaced(
+                    self.wrapper, backward=record_function('clean backward')(self.wrapper.backward)
+                )
+            )
             stack.enter_context(record_function('the rest'))
             steps()
         seconds: Dict[Any, float] = {}
@@ -109,10 +139,13 @@ class PartsRun(Run):
         return seconds
 
 
-def _build(config: dict, shape: Tuple[int, int], device: torch.device, twin: Optional[nn.Module]) -> nn.Module:
+def _build(
+    config: dict, shape: Tuple[int, int], device: torch.device, twin: Optional[nn.Module]
+) -> nn.Module:
     config = copy.deepcopy(config)
     _drop_pretrained(config)
-    if (config.get('data_preprocessor') or {}).get('size') is not None:  # it would pad every image to the config's crop
+    # it would pad every image to the config's crop
+    if (config.get('data_preprocessor') or {}).get('size') is not None:
         config['data_preprocessor']['size'] = shape
     torch.manual_seed(SEED)
     model = revert_sync_batchnorm(MODELS.build(config))
@@ -123,8 +156,12 @@ def _build(config: dict, shape: Tuple[int, int], device: torch.device, twin: Opt
     else:
         sources = dict(twin.named_modules())
         for name, module in model.named_modules():
-            if name in sources:  # an AFANNeckWrapper of a host without a neck has no twin, and no weights
-                module._parameters, module._buffers = sources[name]._parameters, sources[name]._buffers
+            # an AFANNeckWrapper of a host without a neck has no twin, and no weights
+            if name in sources:
+                module._parameters, module._buffers = (
+                    sources[name]._parameters,
+                    sources[name]._buffers,
+                )
     return model.to(device).train()
 
 
@@ -132,7 +169,12 @@ def _drop_pretrained(model: dict) -> None:
     for node in dicts(model):
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
-            if key == 'pretrained' and value is not None or isinstance(value, dict) and value.get('type') == 'Pretrained':
+            if (
+                key == 'pretrained'
+                and value is not None
+                or isinstance(value, dict)
+                and value.get('type') == 'Pretrained'
+            ):
                 node[key] = None
 
 

@@ -1,4 +1,7 @@
-"""Other schedules for the same objective, on the taps of ``afan_mm.session``: to compare with, not to train with."""
+"""Other schedules for the same objective, on the taps of ``afan_mm.session``: to compare with, not
+to train with.
+"""
+
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -43,12 +46,15 @@ class GraphPasses(SitePasses):
 
 
 class GraphSession(Session):
-    """A session that leaves the clean graph as the host builds it, and keeps where each site is in it.
+    """A session that leaves the clean graph as the host builds it, and keeps where each site is in
+    it.
 
     Args:
         passes: Runs the passes of one site.
-        stop_at: Name of a site where the forward pass ends with :class:`SiteReached`. Defaults to none.
+        stop_at: Name of a site where the forward pass ends with :class:`SiteReached`. Defaults to
+            none.
     """
+
     passes: GraphPasses
 
     def __init__(self, passes: GraphPasses, stop_at: Optional[str] = None):
@@ -56,13 +62,23 @@ class GraphSession(Session):
         self.stop_at = stop_at
         self.places: Dict[str, Tuple[List[Tensor], Sequence[Tensor]]] = {}
 
-    def tap(self, name: str, features: Features, tail: Tail, settings: AFANSettings, context: Sequence[Tensor]) -> Features:
+    def tap(
+        self,
+        name: str,
+        features: Features,
+        tail: Tail,
+        settings: AFANSettings,
+        context: Sequence[Tensor],
+    ) -> Features:
         """See :func:`afan_mm.tap`."""
         if name == self.stop_at:
             raise SiteReached
         site = self.sites[name] = Site(name, features, tail, settings, context)
-        levels = [f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)]
-        levels = [f.view_as(f) for f in levels]  # a node of its own, so that the site is told from what made the feature
+        levels = [
+            f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
+        ]
+        # a node of its own, so that the site is told from what made the feature
+        levels = [f.view_as(f) for f in levels]
         self.places[name] = (levels, context)
         return site.pack(levels)
 
@@ -71,30 +87,45 @@ class GraphSession(Session):
         places, self.places = self.places, {}
         sites, parts = list(self.sites.values()), [loss]
         self.passes.backward = parts.append
-        for site, gradients in zip(sites, self._directions(loss, [places[site.name][0] for site in sites])):
+        for site, gradients in zip(
+            sites, self._directions(loss, [places[site.name][0] for site in sites])
+        ):
             site.gradients = gradients
         for site in sites:
             levels, context = places[site.name]
-            self.passes.run(site, site.features if site.settings.detach else levels,
-                            site.context if site.settings.context_detached else context)
+            self.passes.run(
+                site,
+                site.features if site.settings.detach else levels,
+                site.context if site.settings.context_detached else context,
+            )
         backward(sum(parts))
 
-    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
+    def _directions(
+        self, loss: Tensor, places: List[List[Tensor]]
+    ) -> List[Sequence[Optional[Tensor]]]:
         raise NotImplementedError
 
 
 class JointSession(GraphSession):
     """Directions from the clean graph."""
 
-    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
-        gradients = iter(self.passes.gradient_of(loss, [level for levels in places for level in levels], retain_graph=True))
+    def _directions(
+        self, loss: Tensor, places: List[List[Tensor]]
+    ) -> List[Sequence[Optional[Tensor]]]:
+        gradients = iter(
+            self.passes.gradient_of(
+                loss, [level for levels in places for level in levels], retain_graph=True
+            )
+        )
         return [[next(gradients) for _ in levels] for levels in places]
 
 
 class ReleasedSession(GraphSession):
     """Directions from an attack pass for each site."""
 
-    def _directions(self, loss: Tensor, places: List[List[Tensor]]) -> List[Sequence[Optional[Tensor]]]:
+    def _directions(
+        self, loss: Tensor, places: List[List[Tensor]]
+    ) -> List[Sequence[Optional[Tensor]]]:
         return [self.passes.attack(site) for site in self.sites.values()]
 
 
@@ -113,6 +144,7 @@ class TailSession(GraphSession):
 
 class Schedule:
     """A schedule in front of a stock optim wrapper."""
+
     session_type = GraphSession
 
     @contextmanager
@@ -120,8 +152,13 @@ class Schedule:
         """Record the clean forward pass, up to a site if one is named."""
         stock = super().optim_context
         scaler = getattr(self, 'loss_scaler', None)
-        passes = GraphPasses(model, key=f'0/0/{self._inner_count}', forward_context=lambda: stock(model), weigh=self.scale_loss,
-                             scale_loss=scaler.scale if scaler else lambda loss: loss)
+        passes = GraphPasses(
+            model,
+            key=f'0/0/{self._inner_count}',
+            forward_context=lambda: stock(model),
+            weigh=self.scale_loss,
+            scale_loss=scaler.scale if scaler else lambda loss: loss,
+        )
         self.session = self.session_type(passes, stop_at)
         with stock(model), self.session.record():
             yield
@@ -134,8 +171,14 @@ class Schedule:
 
 def _wrappers(session_type: type) -> Tuple[type, type]:
     """The optim wrappers of a schedule, in full and in mixed precision."""
-    return tuple(type(f'{session_type.__name__}{stock.__name__}', (Schedule, stock), dict(session_type=session_type))
-                 for stock in (OptimWrapper, AmpOptimWrapper))
+    return tuple(
+        type(
+            f'{session_type.__name__}{stock.__name__}',
+            (Schedule, stock),
+            dict(session_type=session_type),
+        )
+        for stock in (OptimWrapper, AmpOptimWrapper)
+    )
 
 
 JOINT, RELEASED, TAILS = _wrappers(JointSession), _wrappers(ReleasedSession), _wrappers(TailSession)

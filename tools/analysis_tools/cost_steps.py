@@ -1,4 +1,5 @@
 """One training step of each kind, given the model, a batch and the optim wrapper."""
+
 from typing import Any, List, Sequence
 
 import torch
@@ -18,13 +19,16 @@ def train_step(model: nn.Module, data: dict, wrapper: OptimWrapper) -> Any:
 
 
 def released_step(model: nn.Module, data: dict, wrapper: Schedule) -> None:
-    """The released code's work: for every site a forward pass up to it and an attack pass, then one graph of all losses.
+    """The released code's work: for every site a forward pass up to it and an attack pass, then one
+    graph of all losses.
 
-    The features of those forward passes are freed at once, and those of the clean pass attacked, which are the same: it holds
-    less than the released code, and does as much.
+    The features of those forward passes are freed at once, and those of the clean pass attacked,
+    which are the same: it holds less than the released code, and does as much.
     """
     data = model.data_preprocessor(data, True)
-    for settings in [each for module in model.modules() for each in declared_by(module) if each.num_strengths]:
+    for settings in [
+        each for module in model.modules() for each in declared_by(module) if each.num_strengths
+    ]:
         try:
             with wrapper.optim_context(model, stop_at=settings.name):
                 model._run_forward(data, mode='loss')
@@ -35,8 +39,8 @@ def released_step(model: nn.Module, data: dict, wrapper: Schedule) -> None:
 
 
 def pixel_step(model: nn.Module, data: dict, wrapper: OptimWrapper, num_steps: int = 1) -> None:
-    """Adversarial training on the image, beside the clean one (as in AdvProp): attack passes through the whole model, then the
-    clean and one adversarial pass.
+    """Adversarial training on the image, beside the clean one (as in AdvProp): attack passes
+    through the whole model, then the clean and one adversarial pass.
 
     Args:
         num_steps: Attack passes. Defaults to 1.

@@ -1,4 +1,5 @@
 """The figures of a robustness curve as a table and as a picture."""
+
 from collections import defaultdict
 from io import BytesIO
 
@@ -7,19 +8,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 FORMATS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # told apart by the colour-blind, too
+# told apart by the colour-blind, too
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 MARKERS = 'osD^vP'
 
 
 def figures(entries, metric=None):
-    """The values of one metric: its name, and for each label the clean values and the robust ones by epsilon.
+    """The values of one metric: its name, and for each label the clean values and the robust ones
+    by epsilon.
 
     Raises:
         KeyError: With the metrics there are, if the one asked for is not among them.
     """
     names = sorted(set.intersection(*(set(entry['robust']) for entry in entries)))
     if metric is None:
-        metric = next((name for name in names if name.endswith(('mIoU', 'mAP'))), names[0] if names else None)
+        metric = next(
+            (name for name in names if name.endswith(('mIoU', 'mAP'))), names[0] if names else None
+        )
     if metric not in names:
         raise KeyError(names)
     curves = defaultdict(lambda: dict(clean=[], robust=defaultdict(list)))
@@ -32,12 +37,14 @@ def figures(entries, metric=None):
 
 
 def caption(metric, entries):
-    """What the figures are and how the images were attacked. All entries but those of epsilon 0 have the same number of steps."""
+    """What the figures are and how the images were attacked. All entries but those of epsilon 0
+    have the same number of steps.
+    """
     protocol = entries[-1]['protocol']
-    attack = f"{protocol['attack'].upper()}-{protocol['num_steps']} on the pixels"
+    attack = f'{protocol["attack"].upper()}-{protocol["num_steps"]} on the pixels'
     if protocol['epsilon']:
         attack += f", step {protocol['step_size'] / protocol['epsilon']:.4g} x epsilon (the ratio of the paper's protocol)"
-    return f"{metric} on {entries[0]['num_images']} images; {attack}"
+    return f'{metric} on {entries[0]["num_images"]} images; {attack}'
 
 
 def spread(values):
@@ -52,9 +59,19 @@ def table(about, curves):
     epsilons = sorted({epsilon for curve in curves.values() for epsilon in curve['robust']})
     rows = [['', 'seeds', 'clean', *(f'{epsilon:g}/255' for epsilon in epsilons)]]
     for label, curve in curves.items():
-        rows.append([label, str(len(curve['clean'])), spread(curve['clean']), *(spread(curve['robust'][e]) for e in epsilons)])
+        rows.append(
+            [
+                label,
+                str(len(curve['clean'])),
+                spread(curve['clean']),
+                *(spread(curve['robust'][e]) for e in epsilons),
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
+    lines = [
+        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |'
+        for row in rows
+    ]
     lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
     if any(len(curve['clean']) > 1 for curve in curves.values()):
         about += '; mean ± standard deviation of the seeds'
@@ -62,7 +79,9 @@ def table(about, curves):
 
 
 def plot(metric, about, curves, file_format):
-    """A line for each label, with a band of one standard deviation where there are several seeds; the file as bytes."""
+    """A line for each label, with a band of one standard deviation where there are several seeds;
+    the file as bytes.
+    """
     # The names stand beside the axes: the longer they are, the wider the picture.
     figure = Figure(figsize=(7 + 0.085 * max(map(len, curves)), 4.5), layout='constrained')
     FigureCanvasAgg(figure)
@@ -76,7 +95,9 @@ def plot(metric, about, curves, file_format):
         axes.plot(epsilons, mean, color=colour, marker=MARKERS[index % len(MARKERS)])
         if len(curve['clean']) > 1:
             std = np.array([np.std(robust[e], ddof=1) for e in epsilons])
-            axes.fill_between(epsilons, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(
+                epsilons, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0
+            )
         labels.append((mean[-1], label, colour))
     axes.set(xlabel='epsilon of the attack, in 1/255', ylabel=metric, ylim=(0, None))
     axes.set_title(about, fontsize=9, loc='left')
@@ -95,4 +116,11 @@ def _label_ends(axes, labels):
     for height, label, colour in sorted(labels):
         height = max(height, lowest)
         lowest = height + 0.06 * top
-        axes.annotate(label, (1.01, height), xycoords=('axes fraction', 'data'), color=colour, va='center', annotation_clip=False)
+        axes.annotate(
+            label,
+            (1.01, height),
+            xycoords=('axes fraction', 'data'),
+            color=colour,
+            va='center',
+            annotation_clip=False,
+        )

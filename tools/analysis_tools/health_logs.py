@@ -1,4 +1,5 @@
 """What a run logged of A-FAN, joined from its logs."""
+
 import json
 import math
 
@@ -11,15 +12,25 @@ def find_logs(path):
         return [path]
     if not path.is_dir():
         raise UsageError(f'WORK_DIR must be a work folder or a scalars.json, but got {path}')
-    # The folder of each run is named by its time. Such a folder, or the vis_data in it, may be given too.
-    found = [*sorted(path.glob('*/vis_data/scalars.json')), *path.glob('vis_data/scalars.json'), *path.glob('scalars.json')]
+    # The folder of each run is named by its time. Such a folder, or the vis_data in it, may be
+    # given too.
+    found = [
+        *sorted(path.glob('*/vis_data/scalars.json')),
+        *path.glob('vis_data/scalars.json'),
+        *path.glob('scalars.json'),
+    ]
     if not found:
-        raise UsageError(f'no scalars.json in {path}: the run must have a LocalVisBackend, and have logged a line')
+        raise UsageError(
+            f'no scalars.json in {path}: the run must have a LocalVisBackend, and have logged a '
+            'line'
+        )
     return found
 
 
 def read_lines(path):
-    """The training lines of one log, by iteration. A last line that a killed run left unfinished is left out."""
+    """The training lines of one log, by iteration. A last line that a killed run left unfinished is
+    left out.
+    """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -28,7 +39,8 @@ def read_lines(path):
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if 'loss' in record or any(key.startswith('afan/') for key in record):  # not a line of an evaluation
+            # not a line of an evaluation
+            if 'loss' in record or any(key.startswith('afan/') for key in record):
                 records[record['step']] = record
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
@@ -39,12 +51,14 @@ def read_lines(path):
 def read_run(path):
     """One run: its loss, and the reports of each site.
 
-    Where a run was resumed, what an earlier log holds from the first iteration of a later one on is dropped.
+    Where a run was resumed, what an earlier log holds from the first iteration of a later one on is
+    dropped.
 
     Returns:
-        dict: ``loss``, a dict from iteration to the run's own loss, and ``sites``, a dict from site to a list of reports. A
-        report is a dict of the figures of :class:`~afan_mm.health.Health` with three more: ``iter``; ``clean``, the loss of the
-        site's tail on the clean feature; and ``relative_gain``, the gain divided by it.
+        dict: ``loss``, a dict from iteration to the run's own loss, and ``sites``, a dict from site
+        to a list of reports. A report is a dict of the figures of :class:`~afan_mm.health.Health`
+        with three more: ``iter``; ``clean``, the loss of the site's tail on the clean feature; and
+        ``relative_gain``, the gain divided by it.
     """
     joined = {}
     for log in find_logs(path):
@@ -59,17 +73,24 @@ def read_run(path):
             if not reports or any(reports[-1].get(key) != value for key, value in figures.items()):
                 reports.append(dict(figures, iter=step, **_relative(figures)))
     if not sites:
-        raise UsageError(f'no A-FAN figures in {path}: a stock run, a run without AFANHook, or one shorter than its interval')
-    return dict(loss={step: line['loss'] for step, line in sorted(joined.items()) if 'loss' in line}, sites=sites)
+        raise UsageError(
+            f'no A-FAN figures in {path}: a stock run, a run without AFANHook, or one shorter '
+            'than its interval'
+        )
+    return dict(
+        loss={step: line['loss'] for step, line in sorted(joined.items()) if 'loss' in line},
+        sites=sites,
+    )
 
 
 def _figures(line):
     sites = {}
     for key, value in line.items():
         if key.startswith('afan/'):
-            site, figure = key[len('afan/'):].rsplit('/', 1)
+            site, figure = key[len('afan/') :].rsplit('/', 1)
             sites.setdefault(site, {})[figure] = float(value)
-    return {site: figures for site, figures in sites.items() if 'gain' in figures}  # otherwise no pass was measured yet
+    # otherwise no pass was measured yet
+    return {site: figures for site, figures in sites.items() if 'gain' in figures}
 
 
 def _relative(figures):

@@ -1,12 +1,24 @@
 """The picture of plot_health.py: a column for each run, a row for each quantity."""
+
 import math
 
-from health_report import FINE, HIGH_ZERO, LOW_MIX, STRONG, STRONG_GAIN, UNCLEAR, WEAK, WEAK_GAIN, percent
+from health_report import (
+    FINE,
+    HIGH_ZERO,
+    LOW_MIX,
+    STRONG,
+    STRONG_GAIN,
+    UNCLEAR,
+    WEAK,
+    WEAK_GAIN,
+    percent,
+)
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from afan_mm.visualization.canvas import new_figure, render
 
-# Okabe and Ito's palette: told apart by colour-blind readers too. Its yellow is too light for a line.
+# Okabe and Ito's palette: told apart by colour-blind readers too. Its yellow is too light for a
+# line.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 MARKERS = 'osD^vP'
 ZONES = {WEAK: '#dddddd', STRONG: '#f8d9c8'}
@@ -21,17 +33,33 @@ def draw(runs):
     """The picture, (H, W, 3) RGB in uint8.
 
     Args:
-        runs: What :func:`~health_logs.read_run` returns, with ``verdicts`` added, by the name of the run.
+        runs: What :func:`~health_logs.read_run` returns, with ``verdicts`` added, by the name of
+            the run.
     """
     names = list(dict.fromkeys(site for run in runs.values() for site in run['sites']))
-    styles = {name: dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    styles = {
+        name: dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(names)
+    }
     above = LINE * (3 + max(len(run['sites']) for run in runs.values()))
     width, height = max(900, 640 * len(runs)), above + PANELS
     figure = new_figure(width, height)
-    axes = figure.subplots(len(HEIGHTS), len(runs), sharex='col', sharey='row', squeeze=False,
-                           gridspec_kw=dict(height_ratios=HEIGHTS))
-    figure.subplots_adjust(left=80 / width, right=1 - 150 / width, top=1 - above / height, bottom=50 / height, hspace=0.25,
-                           wspace=0.45)
+    axes = figure.subplots(
+        len(HEIGHTS),
+        len(runs),
+        sharex='col',
+        sharey='row',
+        squeeze=False,
+        gridspec_kw=dict(height_ratios=HEIGHTS),
+    )
+    figure.subplots_adjust(
+        left=80 / width,
+        right=1 - 150 / width,
+        top=1 - above / height,
+        bottom=50 / height,
+        hspace=0.25,
+        wspace=0.45,
+    )
     for (name, run), column in zip(runs.items(), axes.T):
         for panel, axis in zip((_gain, _losses, _mix_ratio, _delta_norm, _zero_share), column):
             panel(axis, run, styles)
@@ -40,11 +68,11 @@ def draw(runs):
         column[-1].set_xlabel('iteration')
         column[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _write_verdicts(column[0], name, run, styles)
-    gains = _values(runs, ('relative_gain', ))
+    gains = _values(runs, ('relative_gain',))
     low, high = min([*gains, -LINEAR_GAIN]), max([*gains, 2 * STRONG_GAIN])
     axes[0, 0].set_ylim(2 * low, 2 * high)
     _scale(axes[1, 0], _values(runs, ('objective', 'clean')))
-    _scale(axes[3, 0], _values(runs, ('delta_norm', )))
+    _scale(axes[3, 0], _values(runs, ('delta_norm',)))
     for axis in axes.flat:
         _spread_labels(axis)
     return render(figure)
@@ -56,11 +84,23 @@ def _write_verdicts(axis, name, run, styles):
     for site, found in run['verdicts'].items():
         gain = found['medians']['relative_gain']
         side = 'above' if gain >= 0 else 'below'
-        lines.append((f"{site}: {SHORT[found['verdict']]}, adversarial loss {percent(abs(gain))} {side} the clean one",
-                      dict(color=styles[site]['color'], size=11)))
+        lines.append(
+            (
+                f'{site}: {SHORT[found["verdict"]]}, adversarial loss {percent(abs(gain))} {side} '
+                'the clean one',
+                dict(color=styles[site]['color'], size=11),
+            )
+        )
     for number, (text, style) in enumerate(reversed(lines)):
         place = (0, 0.72 * LINE * (number + 1.4))
-        axis.annotate(text, (0, 1), xycoords='axes fraction', xytext=place, textcoords='offset points', **style)
+        axis.annotate(
+            text,
+            (0, 1),
+            xycoords='axes fraction',
+            xytext=place,
+            textcoords='offset points',
+            **style,
+        )
 
 
 def _gain(axis, run, styles):
@@ -73,11 +113,18 @@ def _gain(axis, run, styles):
     axis.minorticks_off()
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:g}%'))
     for text, height in (('too weak', WEAK_GAIN / 2), ('may hurt', 2 * STRONG_GAIN)):
-        axis.annotate(text, (0.01, height), xycoords=('axes fraction', 'data'), color='#555555', style='italic', va='center')
+        axis.annotate(
+            text,
+            (0.01, height),
+            xycoords=('axes fraction', 'data'),
+            color='#555555',
+            style='italic',
+            va='center',
+        )
 
 
 def _losses(axis, run, styles):
-    _title(axis, "losses: adversarial (solid), clean of the same tail (dashed)")
+    _title(axis, 'losses: adversarial (solid), clean of the same tail (dashed)')
     axis.plot(list(run['loss']), list(run['loss'].values()), color='black', linewidth=2)
     if run['loss']:
         _label(axis, list(run['loss'].values())[-1], "the run's loss", 'black')
@@ -107,8 +154,12 @@ def _zero_share(axis, run, styles):
 
 def _values(runs, figures):
     """All finite values of some figures. The panels of a row share their axis."""
-    reports = [report for run in runs.values() for reports in run['sites'].values() for report in reports]
-    return [report[figure] for report in reports for figure in figures if math.isfinite(report[figure])]
+    reports = [
+        report for run in runs.values() for reports in run['sites'].values() for report in reports
+    ]
+    return [
+        report[figure] for report in reports for figure in figures if math.isfinite(report[figure])
+    ]
 
 
 def _scale(axis, values):
@@ -126,7 +177,9 @@ def _title(axis, text):
 def _lines(axis, run, styles, figure, label=True, **changes):
     """A line for each site, its name at the right end."""
     for site, reports in run['sites'].items():
-        points = [(report['iter'], report[figure]) for report in reports if math.isfinite(report[figure])]
+        points = [
+            (report['iter'], report[figure]) for report in reports if math.isfinite(report[figure])
+        ]
         if points:
             axis.plot(*zip(*points), **dict(styles[site], markersize=4, **changes))
             if label:
@@ -134,8 +187,18 @@ def _lines(axis, run, styles, figure, label=True, **changes):
 
 
 def _label(axis, height, text, colour):
-    axis.annotate(text, (1.01, height), xycoords=('axes fraction', 'data'), xytext=(0, 0), textcoords='offset points',
-                  color=colour, va='center', fontsize=9, gid='label', annotation_clip=False)
+    axis.annotate(
+        text,
+        (1.01, height),
+        xycoords=('axes fraction', 'data'),
+        xytext=(0, 0),
+        textcoords='offset points',
+        color=colour,
+        va='center',
+        fontsize=9,
+        gid='label',
+        annotation_clip=False,
+    )
 
 
 def _spread_labels(axis, gap=14):

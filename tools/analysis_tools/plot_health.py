@@ -1,13 +1,16 @@
-"""Is the perturbation too weak, or too strong? python tools/analysis_tools/plot_health.py WORK_DIR [WORK_DIR ...] [options]
+"""Is the perturbation too weak, or too strong? python tools/analysis_tools/plot_health.py WORK_DIR
+[WORK_DIR ...] [options]
 
-Reads what AFANHook logged in each WORK_DIR (or scalars.json), draws the figures of every site over the iterations with the
-losses, and says in words for each site whether its perturbation is too weak to matter, strong enough to hurt, or neither, from
-which numbers, and what to change. Several runs are drawn side by side. The logs of a resumed run are joined.
+Reads what AFANHook logged in each WORK_DIR (or scalars.json), draws the figures of every site over
+the iterations with the losses, and says in words for each site whether its perturbation is too weak
+to matter, strong enough to hurt, or neither, from which numbers, and what to change. Several runs
+are drawn side by side. The logs of a resumed run are joined.
 
-A perturbation is weak where the adversarial loss is less than 1 % above the clean loss of the same tail, and strong from 100 %;
-all limits, and the reasons for them, are in health_report.py. Only a run with AFANHook has these figures; the hook sends them
-every `interval` (50) iterations.
+A perturbation is weak where the adversarial loss is less than 1 % above the clean loss of the same
+tail, and strong from 100 %; all limits, and the reasons for them, are in health_report.py. Only a
+run with AFANHook has these figures; the hook sends them every `interval` (50) iterations.
 """
+
 import argparse
 import json
 import os
@@ -25,10 +28,22 @@ from afan_mm.visualization.canvas import save_png  # noqa: E402
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='+', type=Path, metavar='WORK_DIR', help='work folder of a run, or its scalars.json')
-    parser.add_argument('--out', type=Path, metavar='FILE.png', help='default: health.png in the first WORK_DIR')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the verdicts, and the figures they rest on')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        type=Path,
+        metavar='WORK_DIR',
+        help='work folder of a run, or its scalars.json',
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='FILE.png', help='default: health.png in the first WORK_DIR'
+    )
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write the verdicts, and the figures they rest on'
+    )
     parser.add_argument('--sites', nargs='+', metavar='NAME', help='only these; default: all')
     return parser.parse_args(argv)
 
@@ -40,8 +55,15 @@ def read_runs(args):
         found = read_run(path)
         unknown = [site for site in args.sites or () if site not in found['sites']]
         if unknown:
-            raise UsageError(f"--sites must be some of {', '.join(found['sites'])} in {path}, but got {', '.join(unknown)}")
-        found['sites'] = {site: reports for site, reports in found['sites'].items() if not args.sites or site in args.sites}
+            raise UsageError(
+                f'--sites must be some of {", ".join(found["sites"])} in {path}, but got '
+                f'{", ".join(unknown)}'
+            )
+        found['sites'] = {
+            site: reports
+            for site, reports in found['sites'].items()
+            if not args.sites or site in args.sites
+        }
         found['verdicts'] = {site: judge(reports) for site, reports in found['sites'].items()}
         runs[str(path)] = found
     return runs
@@ -52,13 +74,18 @@ def describe(name, found):
     lines = [name]
     for site, verdict in found['verdicts'].items():
         medians = verdict['medians']
-        lines += [f"  {site}: {verdict['verdict'].upper()}",
-                  f"    medians of {verdict['reports']} reports, iterations {verdict['iters'][0]} to {verdict['iters'][1]}:",
-                  f"      gain {medians['gain']:.2g} = {percent(medians['relative_gain'])} of the clean loss "
-                  f"{medians['clean']:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})",
-                  f"      mix ratio {medians['mix_ratio']:.2f} (low below {LOW_MIX}), zero share {medians['zero_share']:.0%} "
-                  f"(high above {HIGH_ZERO:.0%}), delta norm {medians['delta_norm']:.3g}, "
-                  f"not finite {medians['nonfinite_share']:.0%}"]
+        lines += [
+            f'  {site}: {verdict["verdict"].upper()}',
+            f'    medians of {verdict["reports"]} reports, iterations {verdict["iters"][0]} to '
+            f'{verdict["iters"][1]}:',
+            f'      gain {medians["gain"]:.2g} = {percent(medians["relative_gain"])} of the clean '
+            'loss '
+            f'{medians["clean"]:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})',
+            f'      mix ratio {medians["mix_ratio"]:.2f} (low below {LOW_MIX}), zero share '
+            f'{medians["zero_share"]:.0%} '
+            f'(high above {HIGH_ZERO:.0%}), delta norm {medians["delta_norm"]:.3g}, '
+            f'not finite {medians["nonfinite_share"]:.0%}',
+        ]
         lines += [f'    because: {reason}' for reason in verdict['reasons']]
         lines += [f'    change: {advice}' for advice in verdict['advice']]
     return '\n'.join(lines)
@@ -72,7 +99,9 @@ def check_outputs(args):
         raise UsageError(f'--out must end in .png, but got {out}')
     for option, path in (('--out', out), ('--json', args.json)):
         if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-            raise UsageError(f'{option} must be a file in a folder that can be written, but got {path}')
+            raise UsageError(
+                f'{option} must be a file in a folder that can be written, but got {path}'
+            )
     return out
 
 
@@ -95,7 +124,9 @@ def main():
             write_json(runs, args.json)
     except OSError as error:
         raise UsageError(str(error)) from error
-    print('\n\n'.join(describe(name, found) for name, found in runs.items()) + f'\n\ndrawn in {out}')
+    print(
+        '\n\n'.join(describe(name, found) for name, found in runs.items()) + f'\n\ndrawn in {out}'
+    )
 
 
 if __name__ == '__main__':

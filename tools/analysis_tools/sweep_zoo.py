@@ -1,12 +1,15 @@
-"""Does A-FAN train what mmdet and mmseg install? python tools/analysis_tools/sweep_zoo.py [--out-dir DIR] [options]
+"""Does A-FAN train what mmdet and mmseg install? python tools/analysis_tools/sweep_zoo.py
+[--out-dir DIR] [options]
 
-Takes one config of every family (folder of configs) of mmdet and mmseg, and in a process of its own for each: a stock training step
-on a small random batch, without pretrained weights; the config converted as tools/convert_config.py does it, nothing written by hand;
-and an A-FAN training step. A family counts where the stock step gives a finite loss and finite gradients, and passes where A-FAN's
-step does so too and changes the gradients that reach the parameters.
+Takes one config of every family (folder of configs) of mmdet and mmseg, and in a process of its own
+for each: a stock training step on a small random batch, without pretrained weights; the config
+converted as tools/convert_config.py does it, nothing written by hand; and an A-FAN training step. A
+family counts where the stock step gives a finite loss and finite gradients, and passes where
+A-FAN's step does so too and changes the gradients that reach the parameters.
 
 A sweep that was interrupted goes on where it stopped: each family leaves a JSON file in DIR.
 """
+
 import argparse
 import importlib.util
 import json
@@ -28,13 +31,34 @@ TRIAL = Path(__file__).resolve().with_name('zoo_trial.py')
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--hosts', nargs='+', choices=HOSTS, default=HOSTS, help='default: both')
-    parser.add_argument('--families', nargs='+', metavar='NAME', help='only these, e.g. mmdet/retinanet; default: all')
-    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/zoo'), help='default: %(default)s')
-    parser.add_argument('--redo', choices=['failed', 'all'], help='families to try again; default: those not tried yet')
-    parser.add_argument('--jobs', type=int, default=1, help='families at a time; default: %(default)s')
-    parser.add_argument('--time-limit', type=int, default=600, metavar='SECONDS', help='for one family; default: %(default)s')
+    parser.add_argument(
+        '--families',
+        nargs='+',
+        metavar='NAME',
+        help='only these, e.g. mmdet/retinanet; default: all',
+    )
+    parser.add_argument(
+        '--out-dir', type=Path, default=Path('work_dirs/zoo'), help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--redo',
+        choices=['failed', 'all'],
+        help='families to try again; default: those not tried yet',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='families at a time; default: %(default)s'
+    )
+    parser.add_argument(
+        '--time-limit',
+        type=int,
+        default=600,
+        metavar='SECONDS',
+        help='for one family; default: %(default)s',
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole table')
     return parser.parse_args(argv)
 
@@ -45,7 +69,11 @@ def families(host):
     if found is None:
         raise UsageError(f'{host} is not installed')
     root = Path(found.origin).parent / '.mim' / 'configs'
-    return {f'{host}/{folder.name}': folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name != '_base_'}
+    return {
+        f'{host}/{folder.name}': folder
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and folder.name != '_base_'
+    }
 
 
 def try_family(name, folder, out, time_limit):
@@ -55,14 +83,26 @@ def try_family(name, folder, out, time_limit):
     error = None
     with open(out.with_suffix('.log'), 'w') as log:
         try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=time_limit,
-                                  cwd=folder.parent.parent).returncode  # some configs name others by 'configs/...'
+            code = subprocess.run(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=time_limit,
+                # some configs name others by 'configs/...'
+                cwd=folder.parent.parent,
+            ).returncode
             if code:
-                error = f'the process ended with {code} (a negative number is the signal that ended it)'
+                error = (
+                    f'the process ended with {code} (a negative number is the signal that ended it)'
+                )
         except subprocess.TimeoutExpired:
             error = f'not done in {time_limit} s'
     record = json.loads(out.read_text()) if out.exists() else dict(stage='start')
-    out.write_text(json.dumps(dict(record, family=name, **({} if error is None else dict(error=error))), indent=1))
+    out.write_text(
+        json.dumps(
+            dict(record, family=name, **({} if error is None else dict(error=error))), indent=1
+        )
+    )
 
 
 def wanted(path, redo):
@@ -74,23 +114,38 @@ def wanted(path, redo):
 
 def report(records, console):
     """The table, the failures grouped by cause, and the count."""
-    table = Table('family', 'stock loss', 'components', 'change of the gradients', 'seconds', 'result')
+    table = Table(
+        'family', 'stock loss', 'components', 'change of the gradients', 'seconds', 'result'
+    )
     causes = defaultdict(list)
     for record in sorted(records, key=lambda r: r['family']):
-        result = 'passed' if passed(record) else f"{record['stage']}: {record['error'].splitlines()[0][:90]}"
+        result = (
+            'passed'
+            if passed(record)
+            else f'{record["stage"]}: {record["error"].splitlines()[0][:90]}'
+        )
         if not passed(record):
             causes[record['stage'], record['error'].splitlines()[0][:140]].append(record['family'])
-        table.add_row(record['family'], number(record.get('stock_loss')), ', '.join(record.get('components', ())),
-                      number(record.get('change')), number(record.get('seconds')), result)
+        table.add_row(
+            record['family'],
+            number(record.get('stock_loss')),
+            ', '.join(record.get('components', ())),
+            number(record.get('change')),
+            number(record.get('seconds')),
+            result,
+        )
     console.print(table)
     for (stage, cause), names in sorted(causes.items()):
-        console.print(f"{stage}: {cause}\n    {', '.join(names)}", markup=False, highlight=False)
+        console.print(f'{stage}: {cause}\n    {", ".join(names)}', markup=False, highlight=False)
     for host in (*HOSTS, 'mm'):
         mine = [r for r in records if r['family'].startswith(host)]
         counted = [r for r in mine if 'stock_loss' in r]
         good = sum(map(passed, counted))
         share = f' = {good / len(counted):.1%}' if counted else ''
-        console.print(f"{'both' if host == 'mm' else host}: {len(mine)} families, {len(counted)} train stock, {good} of these with A-FAN{share}")
+        console.print(
+            f'{"both" if host == "mm" else host}: {len(mine)} families, {len(counted)} train '
+            f'stock, {good} of these with A-FAN{share}'
+        )
 
 
 def passed(record):
@@ -107,16 +162,29 @@ def main():
     if args.families:
         unknown = sorted(set(args.families) - set(todo))
         if unknown:
-            raise UsageError(f'--families must be folders of installed configs, such as {next(iter(todo))}, but got {unknown}')
+            raise UsageError(
+                f'--families must be folders of installed configs, such as {next(iter(todo))}, '
+                f'but got {unknown}'
+            )
         todo = {name: todo[name] for name in args.families}
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    paths = {name: args.out_dir / f"{name.replace('/', '_')}.json" for name in todo}
+    paths = {name: args.out_dir / f'{name.replace("/", "_")}.json' for name in todo}
     console = Console(width=None if sys.stdout.isatty() else 200)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ThreadPoolExecutor(args.jobs) as pool, Progress(*columns, console=Console(stderr=True)) as progress:
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with ThreadPoolExecutor(args.jobs) as pool, Progress(
+        *columns, console=Console(stderr=True)
+    ) as progress:
         task = progress.add_task('families', total=len(todo))
-        running = {pool.submit(try_family, name, folder, paths[name], args.time_limit): name
-                   for name, folder in todo.items() if wanted(paths[name], args.redo)}
+        running = {
+            pool.submit(try_family, name, folder, paths[name], args.time_limit): name
+            for name, folder in todo.items()
+            if wanted(paths[name], args.redo)
+        }
         progress.advance(task, len(todo) - len(running))
         for done in as_completed(running):
             done.result()

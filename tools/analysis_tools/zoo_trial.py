@@ -1,9 +1,11 @@
 """One family of the sweep, in a process of its own: python zoo_trial.py FOLDER OUT.json
 
-Two training steps from the same weights, on the same batch and with the same random streams: stock, which must be finite; and
-converted, with A-FAN, which must be finite and move the gradients. The config is the one with the shortest name, which is the plainest,
-or the next one where its stock step does not run.
+Two training steps from the same weights, on the same batch and with the same random streams: stock,
+which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
+config is the one with the shortest name, which is the plainest, or the next one where its stock
+step does not run.
 """
+
 import argparse
 import copy
 import json
@@ -53,7 +55,8 @@ def load(path):
                 node[key] = None
         if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
             node['init_cfg'] = None
-    cfg.optim_wrapper.pop('clip_grad', None)  # what reached the parameters, not what clipping left of it
+    # what reached the parameters, not what clipping left of it
+    cfg.optim_wrapper.pop('clip_grad', None)
     if 'Amp' in cfg.optim_wrapper.get('type', ''):  # refuses to be built without a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
@@ -67,7 +70,9 @@ def resize(model, shape):
         if 'size' in node.get('data_preprocessor', {}):
             node['data_preprocessor'].update(size=shape)
         if 'batch_augments' in node:
-            node['batch_augments'] = [each for each in node['batch_augments'] or () if each['type'] != 'BatchFixedSizePad']
+            node['batch_augments'] = [
+                each for each in node['batch_augments'] or () if each['type'] != 'BatchFixedSizePad'
+            ]
 
 
 def seed():
@@ -77,16 +82,21 @@ def seed():
 
 def build(cfg):
     seed()
-    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).train()  # some models take their config apart
+    # some models take their config apart
+    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).train()
 
 
 def step(model, cfg, shape):
-    """One ``train_step``: the sum of the losses, the gradients of the update by parameter name, and the optim wrapper."""
+    """One ``train_step``: the sum of the losses, the gradients of the update by parameter name, and
+    the optim wrapper.
+    """
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     gradients = {}
 
     def keep(optimizer, args, kwargs):
-        gradients.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.update(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
 
     wrapper.optimizer.register_step_pre_hook(keep)
     # What a runner would say at the start of the first iteration.
@@ -105,12 +115,16 @@ def step(model, cfg, shape):
         raise StepError(f'the loss is {loss}')
     broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     if broken:
-        raise StepError(f'the gradients of {len(broken)} parameters are not finite, {broken[0]} among them')
+        raise StepError(
+            f'the gradients of {len(broken)} parameters are not finite, {broken[0]} among them'
+        )
     return loss, gradients, wrapper
 
 
 def stock_step(cfg, record):
-    """The stock step, at the smallest of several image sizes that the family can take, its own last: weights, gradients, size."""
+    """The stock step, at the smallest of several image sizes that the family can take, its own
+    last: weights, gradients, size.
+    """
     error, own = None, cfg.model.get('data_preprocessor', {}).get('size')
     for shape in (*SHAPES, *([tuple(own)] if own else ())):
         resize(cfg.model, shape)
@@ -148,21 +162,30 @@ def distance(gradients, expected):
     """The norm of the difference of two sets of gradients, relative to the second."""
     zero = torch.zeros(())
     names = {*gradients, *expected}
-    apart = sum(float((gradients.get(n, zero) - expected.get(n, zero)).double().pow(2).sum()) for n in names)
+    apart = sum(
+        float((gradients.get(n, zero) - expected.get(n, zero)).double().pow(2).sum()) for n in names
+    )
     length = sum(float(g.double().pow(2).sum()) for g in expected.values())
-    return (apart / max(length, 1e-300))**0.5
+    return (apart / max(length, 1e-300)) ** 0.5
 
 
 def afan_step(cfg, weights, expected, shape, record):
     """The step of the converted config."""
     record.enter('convert')
     new = converted(cfg, epsilon=EPSILON, num_strengths=NUM_STRENGTHS)
-    record.enter('afan', components=sorted(node['type'] for node in dicts(new.model) if str(node.get('type')).startswith('AFAN')))
+    record.enter(
+        'afan',
+        components=sorted(
+            node['type'] for node in dicts(new.model) if str(node.get('type')).startswith('AFAN')
+        ),
+    )
     model = build(new)
     model.load_state_dict(weights)
     _, gradients, wrapper = step(model, new, shape)
     moved = distance(gradients, expected)
-    record.update(sites=sorted({key.rpartition('/')[0] for key in wrapper.health.report()}), change=moved)
+    record.update(
+        sites=sorted({key.rpartition('/')[0] for key in wrapper.health.report()}), change=moved
+    )
     if not record['sites']:
         raise StepError('no site was passed')
     if moved < INERT:
@@ -177,7 +200,9 @@ def trial(folder, record):
 
 
 class Record(dict):
-    """What is known of a config, in a file at every stage: the process may be killed for its time or memory."""
+    """What is known of a config, in a file at every stage: the process may be killed for its time
+    or memory.
+    """
 
     def __init__(self, path, **entries):
         super().__init__(entries)
@@ -192,7 +217,9 @@ class Record(dict):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
     args = parser.parse_args()
@@ -203,7 +230,9 @@ def main():
     try:
         trial(args.folder, record)
     except Exception as error:
-        record.update(error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc())
+        record.update(
+            error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc()
+        )
     record['seconds'] = time.time() - began
     record.save()
 

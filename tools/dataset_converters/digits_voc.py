@@ -1,13 +1,15 @@
 """Write a small Pascal VOC devkit: handwritten digits on photographed textures.
 
-Both sources ship inside the scikit-learn and scikit-image wheels, so nothing is downloaded. Training and validation
-share no digit and no texture pixel. The same arguments always give the same bytes::
+Both sources ship inside the scikit-learn and scikit-image wheels, so nothing is downloaded.
+Training and validation share no digit and no texture pixel. The same arguments always give the same
+bytes::
 
     OUT_DIR/JPEGImages/*.jpg            size x size RGB
             Annotations/*.xml           boxes, for mmdet's XMLDataset and VOCDataset
             SegmentationClass/*.png     palette PNG for mmseg: 0 = background, 1..5 = digits 0..4
             ImageSets/{Main,Segmentation}/{train,val,trainval}.txt
 """
+
 import argparse
 import tempfile
 import xml.etree.ElementTree as ET
@@ -21,17 +23,40 @@ from sklearn.datasets import load_digits
 
 CLASSES = tuple('01234')  # ten would take a CPU longer to learn than the demo has
 SPLITS = ('train', 'val')
-TEXTURES = ('brick', 'grass', 'gravel', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field', 'immunohistochemistry',
-            'moon', 'coins')
+TEXTURES = (
+    'brick',
+    'grass',
+    'gravel',
+    'coffee',
+    'chelsea',
+    'rocket',
+    'hubble_deep_field',
+    'immunohistochemistry',
+    'moon',
+    'coins',
+)
 TOP_LEVEL = ('JPEGImages', 'Annotations', 'SegmentationClass', 'ImageSets')
-PALETTE = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128],
-           [128, 128, 128], [64, 0, 0], [192, 0, 0], [64, 128, 0]]
+PALETTE = [
+    [0, 0, 0],
+    [128, 0, 0],
+    [0, 128, 0],
+    [128, 128, 0],
+    [0, 0, 128],
+    [128, 0, 128],
+    [0, 128, 128],
+    [128, 128, 128],
+    [64, 0, 0],
+    [192, 0, 0],
+    [64, 128, 0],
+]
 MIN_VISIBLE = 0.35  # digits that show less of their stroke are marked `difficult`
 MIN_SIDE = 4  # pixels; scraps with a thinner box get no box at all, so no box has zero area
 
 
 def split_digits(num_digits, seed):
-    """Split digit indices at random: two thirds for training. Returns {'train': int array, 'val': int array}."""
+    """Split digit indices at random: two thirds for training. Returns {'train': int array, 'val':
+    int array}.
+    """
     order = np.random.default_rng(seed).permutation(num_digits)
     cut = num_digits * 2 // 3
     return dict(train=order[:cut], val=order[cut:])
@@ -55,41 +80,60 @@ def load_sources(seed):
     """Load the raw material of each split.
 
     Returns:
-        dict: split -> (images (N, 8, 8) in [0, 16], labels (N,) in 0..4, list of textures (h, w, 3) uint8).
+        dict: split -> (images (N, 8, 8) in [0, 16], labels (N,) in 0..4, list of textures (h, w, 3)
+            uint8).
     """
     digits = load_digits(n_class=len(CLASSES))
     indices = split_digits(len(digits.target), seed)
     textures = [getattr(skimage_data, name)() for name in TEXTURES]
     textures = [t if t.ndim == 3 else np.stack([t] * 3, axis=-1) for t in textures]
     return {
-        s: (digits.images[indices[s]], digits.target[indices[s]], [t[split_texture(t.shape)[s]] for t in textures])
+        s: (
+            digits.images[indices[s]],
+            digits.target[indices[s]],
+            [t[split_texture(t.shape)[s]] for t in textures],
+        )
         for s in SPLITS
     }
 
 
 def draw_background(rng, textures, size):
-    """Crop, mirror, resize, fade and tint one texture. Returns (size, size, 3) float in [0, 255]."""
+    """Crop, mirror, resize, fade and tint one texture. Returns (size, size, 3) float in [0,
+    255].
+    """
     texture = textures[rng.integers(len(textures))]
     side = int(min(texture.shape[:2]) * rng.uniform(0.5, 1))
     top, left = (rng.integers(length - side + 1) for length in texture.shape[:2])
-    crop = texture[top:top + side, left:left + side][:, ::rng.choice([-1, 1])]
+    crop = texture[top : top + side, left : left + side][:, :: rng.choice([-1, 1])]
     crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.BICUBIC), dtype=float)
-    crop = crop.mean(axis=(0, 1)) + rng.uniform(0.2, 0.7) * (crop - crop.mean(axis=(0, 1)))  # strokes must stand out from it
-    return np.clip(crop * rng.uniform(0.4, 0.9, size=3) + rng.uniform(-40, 20), 0, 180)  # leaves room for brighter strokes
+    # strokes must stand out from it
+    crop = crop.mean(axis=(0, 1)) + rng.uniform(0.2, 0.7) * (crop - crop.mean(axis=(0, 1)))
+    # leaves room for brighter strokes
+    return np.clip(crop * rng.uniform(0.4, 0.9, size=3) + rng.uniform(-40, 20), 0, 180)
 
 
 def draw_stroke(rng, digit, size):
-    """Enlarge an 8x8 digit smoothly, stretch and turn it. Returns coverage (h, w) in [0, 1], h and w < `size`."""
-    digit = Image.fromarray(np.pad(digit * 255 / 16, 1).astype(np.uint8))  # the margin keeps strokes off the edge
+    """Enlarge an 8x8 digit smoothly, stretch and turn it. Returns coverage (h, w) in [0, 1], h and
+    w < `size`.
+    """
+    # the margin keeps strokes off the edge
+    digit = Image.fromarray(np.pad(digit * 255 / 16, 1).astype(np.uint8))
     height = size * np.exp(rng.uniform(np.log(0.3), np.log(0.55)))
     shape = int(height * rng.uniform(0.75, 1.1)), int(height)
-    grey = digit.resize(shape, Image.BICUBIC).rotate(rng.uniform(-12, 12), Image.BICUBIC, expand=True)
-    return np.clip((np.asarray(grey) / 255 - 0.3) / 0.2, 0, 1)  # a steep ramp: crisp edges in spite of the upscaling
+    grey = digit.resize(shape, Image.BICUBIC).rotate(
+        rng.uniform(-12, 12), Image.BICUBIC, expand=True
+    )
+    # a steep ramp: crisp edges in spite of the upscaling
+    return np.clip((np.asarray(grey) / 255 - 0.3) / 0.2, 0, 1)
 
 
 def draw_window(rng, shape, size):
-    """Place a (h, w) rectangle in a square of side `size`. Returns (rows, cols), a pair of slices."""
-    return tuple(slice(start, start + n) for n, start in zip(shape, rng.integers(size - np.array(shape) + 1)))
+    """Place a (h, w) rectangle in a square of side `size`. Returns (rows, cols), a pair of
+    slices.
+    """
+    return tuple(
+        slice(start, start + n) for n, start in zip(shape, rng.integers(size - np.array(shape) + 1))
+    )
 
 
 def paint(rng, window, coverage):
@@ -104,8 +148,9 @@ def draw_scene(rng, images, labels, textures, size):
     """Draw three to five digits, later ones on top.
 
     Returns:
-        tuple: image (size, size, 3) uint8; mask (size, size) uint8, 0 = background, label + 1 elsewhere; objects, a
-        list of (label, (x1, y1, x2, y2) around the visible pixels, ends included, counted from 0, difficult 0 or 1).
+        tuple: image (size, size, 3) uint8; mask (size, size) uint8, 0 = background, label + 1
+        elsewhere; objects, a list of (label, (x1, y1, x2, y2) around the visible pixels, ends
+        included, counted from 0, difficult 0 or 1).
     """
     image = draw_background(rng, textures, size)
     chosen = rng.integers(len(labels), size=rng.integers(3, 6))
@@ -114,7 +159,10 @@ def draw_scene(rng, images, labels, textures, size):
     for i, index in enumerate(chosen):
         coverage = draw_stroke(rng, images[index], size)
         # Digits overlap, but not all on one heap: the least covered of a few places.
-        window = min((draw_window(rng, coverage.shape, size) for _ in range(4)), key=lambda w: (owner[w] >= 0).mean())
+        window = min(
+            (draw_window(rng, coverage.shape, size) for _ in range(4)),
+            key=lambda w: (owner[w] >= 0).mean(),
+        )
         paint(rng, image[window], coverage)
         owner[window][coverage >= 0.5] = i
         areas.append((coverage >= 0.5).sum())
@@ -155,7 +203,8 @@ def write_devkit(root, seed, counts, size):
     sources = load_sources(seed)
     names = {s: [f'{s}_{i:05d}' for i in range(counts[s])] for s in SPLITS}
     for split, index in track_iter_progress([(s, i) for s in SPLITS for i in range(counts[s])]):
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])  # so no image depends on how many there are
+        # so no image depends on how many there are
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
         image, mask, objects = draw_scene(rng, *sources[split], size)
         name = names[split][index]
         Image.fromarray(image).save(root / 'JPEGImages' / f'{name}.jpg', quality=92)
@@ -177,10 +226,14 @@ def check_out_dir(out_dir, overwrite):
         raise FileExistsError(f'out_dir must be a folder, but {out_dir} is a file')
     found = sorted(p.name for p in out_dir.iterdir())
     if found and not overwrite:
-        raise FileExistsError(f'out_dir must be new or empty unless overwrite is set, but {out_dir} holds {found[:5]}')
+        raise FileExistsError(
+            f'out_dir must be new or empty unless overwrite is set, but {out_dir} holds {found[:5]}'
+        )
     foreign = [name for name in found if name not in TOP_LEVEL]
     if foreign:
-        raise FileExistsError(f'overwrite replaces only {list(TOP_LEVEL)}, but {out_dir} also holds {foreign[:5]}')
+        raise FileExistsError(
+            f'overwrite replaces only {list(TOP_LEVEL)}, but {out_dir} also holds {foreign[:5]}'
+        )
 
 
 def make_digits_voc(out_dir, seed=0, train=480, val=120, size=96, overwrite=False):
@@ -194,8 +247,12 @@ def make_digits_voc(out_dir, seed=0, train=480, val=120, size=96, overwrite=Fals
         size (int): Height and width in pixels, 64 to 512. Defaults to 96.
         overwrite (bool): Replace an older devkit. Defaults to False.
     """
-    for name, value, low, high in (('seed', seed, 0, 2**32 - 1), ('train', train, 1, 99999), ('val', val, 1, 99999),
-                                   ('size', size, 64, 512)):
+    for name, value, low, high in (
+        ('seed', seed, 0, 2**32 - 1),
+        ('train', train, 1, 99999),
+        ('val', val, 1, 99999),
+        ('size', size, 64, 512),
+    ):
         if not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f'{name} must be an integer from {low} to {high}, but got {value!r}')
     out_dir = Path(out_dir).resolve()
@@ -213,9 +270,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out_dir', help='folder to create')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
-    parser.add_argument('--train', type=int, default=480, help='training images, default: %(default)s')
-    parser.add_argument('--val', type=int, default=120, help='validation images, default: %(default)s')
-    parser.add_argument('--size', type=int, default=96, help='side of an image in pixels, default: %(default)s')
+    parser.add_argument(
+        '--train', type=int, default=480, help='training images, default: %(default)s'
+    )
+    parser.add_argument(
+        '--val', type=int, default=120, help='validation images, default: %(default)s'
+    )
+    parser.add_argument(
+        '--size', type=int, default=96, help='side of an image in pixels, default: %(default)s'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an older devkit')
     args = parser.parse_args()
     try:

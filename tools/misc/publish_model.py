@@ -1,9 +1,11 @@
-"""Strip a checkpoint of what only training needs: python tools/misc/publish_model.py IN_FILE OUT_FILE
+"""Strip a checkpoint of what only training needs: python tools/misc/publish_model.py IN_FILE
+OUT_FILE
 
-The published file is OUT_FILE with the first eight digits of its own sha256 added to its name. Weights averaged by
-``EMAHook`` need no option: in its checkpoints they are the ``state_dict``, and the others, ``ema_state_dict``, are dropped.
-The file of an A-FAN model is one of the stock model.
+The published file is OUT_FILE with the first eight digits of its own sha256 added to its name.
+Weights averaged by ``EMAHook`` need no option: in its checkpoints they are the ``state_dict``, and
+the others, ``ema_state_dict``, are dropped. The file of an A-FAN model is one of the stock model.
 """
+
 import argparse
 import hashlib
 import os
@@ -12,16 +14,26 @@ import sys
 
 import torch
 
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))  # where the tools' shared module is
+# where the tools' shared module is
+sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
 from command_line import UsageError, describe, read_checkpoint, run  # noqa: E402
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('in_file', help='checkpoint of a training run')
-    parser.add_argument('out_file', help='where to write, in a folder that exists; .pth may be left out')
-    parser.add_argument('--save-keys', nargs='+', default=['meta', 'state_dict'], metavar='KEY',
-                        help='what to keep of the checkpoint; default: meta state_dict')
+    parser.add_argument(
+        'out_file', help='where to write, in a folder that exists; .pth may be left out'
+    )
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=['meta', 'state_dict'],
+        metavar='KEY',
+        help='what to keep of the checkpoint; default: meta state_dict',
+    )
     return parser.parse_args(argv)
 
 
@@ -33,8 +45,10 @@ def publish(in_file, out_file, save_keys):
     missing = [key for key in save_keys if key not in checkpoint]
     if missing:
         there = ', '.join(map(str, checkpoint))
-        raise UsageError(f"--save-keys must be among {there} for {in_file}, but got {', '.join(missing)}")
-    stem = out_file[:-len('.pth')] if out_file.endswith('.pth') else out_file
+        raise UsageError(
+            f'--save-keys must be among {there} for {in_file}, but got {", ".join(missing)}'
+        )
+    stem = out_file[: -len('.pth')] if out_file.endswith('.pth') else out_file
     temporary = f'{stem}.{os.getpid()}.tmp'
     try:
         with open(temporary, 'wb') as file:
@@ -42,8 +56,11 @@ def publish(in_file, out_file, save_keys):
         with open(temporary, 'rb') as file:
             published = f'{stem}-{hashlib.sha256(file.read()).hexdigest()[:8]}.pth'
         os.replace(temporary, published)
-    except (OSError, RuntimeError) as error:  # torch hides that a disk is full behind an error of its own
-        raise UsageError(f'cannot write {out_file}: {describe(error.__context__ or error)}') from error
+    except (OSError, RuntimeError) as error:
+        # torch hides that a disk is full behind an error of its own
+        raise UsageError(
+            f'cannot write {out_file}: {describe(error.__context__ or error)}'
+        ) from error
     finally:
         if osp.exists(temporary):
             os.remove(temporary)

@@ -1,4 +1,7 @@
-"""Images with what their loss compares with: the annotation in the data of a config, or the model's own prediction."""
+"""Images with what their loss compares with: the annotation in the data of a config, or the model's
+own prediction.
+"""
+
 import os
 import os.path as osp
 from typing import Any, List, NamedTuple, Optional
@@ -22,21 +25,33 @@ class Source(NamedTuple):
         path: Of the image.
         dataset, index: Its place in the data; None for an image that is not there.
     """
+
     path: str
     dataset: Any = None
     index: Optional[int] = None
 
 
 def find_parts(cfg, split):
-    """The config of every data set of a split, with a pipeline without chance that loads annotations before it resizes."""
+    """The config of every data set of a split, with a pipeline without chance that loads
+    annotations before it resizes.
+    """
     parts = find_datasets(cfg.get(f'{split}_dataloader'))
     if not parts:
         raise UsageError(f'--split must name data of the config, but it has no {split}_dataloader')
-    pipelines = [part.pipeline for name in (split, 'val', 'test') if name != 'train'
-                 for part in find_datasets(cfg.get(f'{name}_dataloader')) if 'pipeline' in part]
+    pipelines = [
+        part.pipeline
+        for name in (split, 'val', 'test')
+        if name != 'train'
+        for part in find_datasets(cfg.get(f'{name}_dataloader'))
+        if 'pipeline' in part
+    ]
     if not pipelines:
-        raise UsageError('the config has no val_dataloader or test_dataloader whose pipeline could prepare images')
-    # The loss needs the annotation in the frame of the input: test pipelines load it after the image was resized.
+        raise UsageError(
+            'the config has no val_dataloader or test_dataloader whose pipeline could prepare '
+            'images'
+        )
+    # The loss needs the annotation in the frame of the input: test pipelines load it after the
+    # image was resized.
     pipeline = sorted(pipelines[0], key=lambda step: not _type_of(step).startswith('Load'))
     return [dict(part, pipeline=pipeline) for part in parts]
 
@@ -45,8 +60,11 @@ def find_sources(images, indices, parts, data_there):
     """The images that were asked for, all readable; those of the data know their place in it."""
     paths = [path for image in images for path in _expand(image)]
     datasets = [DATASETS.build(part) for part in parts] if data_there else []
-    places = [Source(osp.realpath(dataset.get_data_info(i)['img_path']), dataset, i)
-              for dataset in datasets for i in range(len(dataset))]
+    places = [
+        Source(osp.realpath(dataset.get_data_info(i)['img_path']), dataset, i)
+        for dataset in datasets
+        for i in range(len(dataset))
+    ]
     known = {place.path: place for place in places}
     sources = []
     for index in indices:
@@ -60,8 +78,15 @@ def find_sources(images, indices, parts, data_there):
         elif len(named) == 1:
             sources.append(named[0])
         else:
-            found = f'{len(named)} images of the data have that name' if named else 'there is no such file, nor in the data'
-            raise UsageError(f'an image must be a file, a folder or the name of one image of the data, but got {path}: {found}')
+            found = (
+                f'{len(named)} images of the data have that name'
+                if named
+                else 'there is no such file, nor in the data'
+            )
+            raise UsageError(
+                'an image must be a file, a folder or the name of one image of the data, but got '
+                f'{path}: {found}'
+            )
     for source in sources:
         if cv2.imread(source.path) is None:
             raise UsageError(f'cannot read image {source.path}')
@@ -81,9 +106,12 @@ def load(source, pipeline, model, score_thr):
     try:
         packed = Compose(steps)(dict(img_path=source.path, img_id=0))
     except Exception as error:  # a pipeline may need what only its data set gives
-        raise UsageError(f'the pipeline of the config cannot prepare {source.path}: {describe(error)}') from error
+        raise UsageError(
+            f'the pipeline of the config cannot prepare {source.path}: {describe(error)}'
+        ) from error
     sample = packed['data_samples']
-    # A prediction is scaled back to the original frame: without a difference it stays in that of the input.
+    # A prediction is scaled back to the original frame: without a difference it stays in that of
+    # the input.
     sample.set_metainfo(dict(ori_shape=sample.img_shape, scale_factor=(1.0, 1.0)))
     batch = dict(inputs=[packed['inputs']], data_samples=[sample])
     with torch.no_grad():
@@ -97,24 +125,33 @@ def _set_target(sample, predicted, score_thr):
         sample.gt_sem_seg = PixelData(data=predicted.pred_sem_seg.data)
         return 'its own prediction (no annotation)'
     if 'pred_instances' not in predicted:
-        raise UsageError('an image without annotation needs a model that predicts boxes or a map of labels')
+        raise UsageError(
+            'an image without annotation needs a model that predicts boxes or a map of labels'
+        )
     kept = predicted.pred_instances[predicted.pred_instances.scores > score_thr]
     sample.gt_instances = InstanceData(bboxes=kept.bboxes, labels=kept.labels)
     sample.ignored_instances = InstanceData(bboxes=kept.bboxes[:0], labels=kept.labels[:0])
     if 'masks' in kept:
         from mmdet.structures.mask import BitmapMasks
-        sample.gt_instances.masks = BitmapMasks(kept.masks.numpy().astype('uint8'), *sample.img_shape[:2])
+
+        sample.gt_instances.masks = BitmapMasks(
+            kept.masks.numpy().astype('uint8'), *sample.img_shape[:2]
+        )
     return f'its own {len(kept)} predictions above {score_thr:g} (no annotation)'
 
 
 def _expand(image) -> List[str]:
     if not osp.isdir(image):
         return [image]
-    found = sorted(osp.join(image, name) for name in os.listdir(image) if name.lower().endswith(SUFFIXES))
+    found = sorted(
+        osp.join(image, name) for name in os.listdir(image) if name.lower().endswith(SUFFIXES)
+    )
     if not found:
         raise UsageError(f'a folder must hold images ({", ".join(SUFFIXES)}), but {image} has none')
     return found
 
 
 def _type_of(step):
-    return step['type'].rpartition('.')[2] if isinstance(step['type'], str) else step['type'].__name__
+    return (
+        step['type'].rpartition('.')[2] if isinstance(step['type'], str) else step['type'].__name__
+    )
