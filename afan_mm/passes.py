@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
+from .functional import full_precision
 from .health import Health
 from .isolation import frozen_statistics, isolated_random, restored_state
 from .site import Site
@@ -84,7 +85,7 @@ class SitePasses:
         return perturb(
             site.settings,
             site.features,
-            lambda levels: self._gradient(site, levels),
+            lambda deltas: self._gradient(site, deltas),
             site.gradients,
             self.scale,
             generator,
@@ -130,9 +131,12 @@ class SitePasses:
                 'num_steps=1, random_start=False, and detach=True where there are several sites'
             ) from error
 
-    def _gradient(self, site: Site, levels: List[Tensor]) -> Sequence[Optional[Tensor]]:
+    def _gradient(self, site: Site, deltas: List[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient at perturbed levels: one attack pass."""
-        levels = [level.to(f.dtype).requires_grad_() for level, f in zip(levels, site.features)]
+        levels = [
+            (full_precision(f) + d).to(f.dtype).requires_grad_()
+            for f, d in zip(site.features, deltas)
+        ]
         return self.gradient_of(self._loss(site, levels), levels)
 
     def _loss(self, site: Site, levels: Sequence[Tensor]) -> Tensor:
