@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
+from .functional import full_precision
 from .health import Health
 from .isolation import frozen_statistics, isolated_random, restored_state
 from .settings import AFANSettings
@@ -214,7 +215,7 @@ class Session:
         return perturb(
             site.settings,
             site.features,
-            lambda levels: self.gradient(site, levels),
+            lambda deltas: self.gradient(site, deltas),
             site.gradients,
             self.scale,
             generator,
@@ -247,9 +248,12 @@ class Session:
         with record_function(f'afan/{site.name}/backward'):
             self.back_propagate(self.weigh(weight * counted))
 
-    def gradient(self, site: Site, levels: List[Tensor]) -> Sequence[Optional[Tensor]]:
+    def gradient(self, site: Site, deltas: List[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient at perturbed levels: one attack pass."""
-        levels = [level.to(f.dtype).requires_grad_() for level, f in zip(levels, site.features)]
+        levels = [
+            (full_precision(f) + d).to(f.dtype).requires_grad_()
+            for f, d in zip(site.features, deltas)
+        ]
         return self.gradient_of(self.loss(site, levels), levels)
 
     def gradient_of(
