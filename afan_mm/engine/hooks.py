@@ -149,7 +149,9 @@ def site_table(sites: Sites) -> str:
         'extra cost of a step',
     )
     for path, s in sites:
-        unit = ' std' if s.epsilon_unit == 'std' else ''
+        unit = dict(absolute='', std=' std', norm=' of the norm')[s.epsilon_unit] + (
+            '' if s.norm == 'linf' else f' (l2 per {s.norm_over})'
+        )
         strengths = f'{s.num_strengths} {s.strengths}' + (
             '' if s.estimator == 'sum' else f', {s.estimator}'
         )

@@ -99,7 +99,7 @@ class PixelAttack:
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(
             [clean],
-            lambda levels: [self._gradient(levels[0], sample, next(steps), name)],
+            lambda deltas: [self._gradient(clean + deltas[0], sample, next(steps), name)],
             [settings.epsilon * high],
             [settings.step_size * high],
             settings.num_steps,
