@@ -71,6 +71,9 @@ class AFANSettings:
         detach_context: The same for the layers that reach the tail past the site, such as the
             low-level feature of DeepLabV3+, which the released code does not detach. Defaults to
             None, as ``detach``.
+        joint: Whether the site is perturbed in one adversarial pass together with all others of
+            the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
+            passes of its own.
         bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host
             counts or averages, to the clean pass; 'all' lets every pass update them (the released
             code). Defaults to 'clean'.
@@ -101,6 +104,7 @@ class AFANSettings:
     adv_weight: float = 1.0
     detach: bool = False
     detach_context: Optional[bool] = None
+    joint: bool = False
     bn_stats: str = 'clean'
 
     def __post_init__(self) -> None:
@@ -136,6 +140,7 @@ class AFANSettings:
             ('random_start', bool),
             ('unbiased', bool),
             ('detach', bool),
+            ('joint', bool),
         ):
             if not isinstance(getattr(self, key), kind):
                 raise TypeError(f'{key} must be a {kind.__name__}, but got {getattr(self, key)!r}')
