@@ -193,6 +193,12 @@ class AFANSettings:
         return self.num_strengths if self.estimator == 'sum' else min(self.num_strengths, 1)
 
     @property
+    def unit_text(self) -> str:
+        """What follows a number in the unit of epsilon, in tables and captions."""
+        unit = dict(absolute='', std=' std', norm=' of the norm')[self.epsilon_unit]
+        return unit if self.norm == 'linf' else f'{unit} (l2 per {self.norm_over})'
+
+    @property
     def follows_gradient(self) -> bool:
         """Whether the perturbation, or a part of it, comes from PGD."""
         return self.perturbation in ('gradient', 'gradient+gaussian')
