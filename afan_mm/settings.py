@@ -3,10 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
-
-from mmengine.model import BaseModel
-from torch import nn
+from typing import Optional, Sequence
 
 from .functional import MOMENTS, NORM_OVER, STRENGTHS
 
@@ -231,34 +228,6 @@ class AFANSettings:
     def active(self, iteration: int) -> bool:
         """Whether the site has adversarial passes in an iteration, counted from 0."""
         return self.num_strengths > 0 and iteration % self.interval == 0
-
-
-def declared_by(module: Any) -> List[AFANSettings]:
-    """The settings of the sites that a module declares in its attribute ``afan``, which holds one
-    or a list of them.
-    """
-    declared = getattr(module, 'afan', None)
-    return [
-        s
-        for s in (declared if isinstance(declared, (list, tuple)) else [declared])
-        if isinstance(s, AFANSettings)
-    ]
-
-
-def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The modules of a model by path, but for those inside another model that is frozen: a teacher
-    has no sites.
-    """
-    frozen = tuple(
-        f'{path}.'
-        for path, module in model.named_modules()
-        if path
-        and isinstance(module, BaseModel)
-        and not any(p.requires_grad for p in module.parameters())
-    )
-    for path, module in model.named_modules():
-        if not path.startswith(frozen):
-            yield path, module
 
 
 def _check_number(key: str, value) -> None:

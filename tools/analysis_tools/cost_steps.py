@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from afan_mm.attack import pgd
-from afan_mm.settings import declared_by
+from afan_mm.site import declared_by
 
 PIXEL_EPSILON = 4 / 255  # its size does not change the work
 
