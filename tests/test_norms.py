@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from afan_mm import AFANSettings, augment
-from afan_mm.attack import L2, Linf, pgd
+from afan_mm.attack import pgd
 from afan_mm.engine.hooks import site_table
-from afan_mm.functional import l2_norm, norm_axes, unit_vector
+from afan_mm.norms import L2, Linf, l2_norm, norm_axes, unit_vector
 
 OVER = ('sample', 'position')
 SHAPES = ((3, 5), (2, 3, 4, 2), (2, 3, 5), (1, 4, 1, 1))
