@@ -1,8 +1,10 @@
 """A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
 
 from .checkpoint import allow_mmengine_checkpoints
+from .datasets import seeded_subset  # noqa: F401  registers it
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from .pretrained import partly_frozen  # noqa: F401  registers it
 from .robustness import RobustTestLoop  # noqa: F401  registers it
 from .settings import AFANSettings
 from .site import is_recording, tap

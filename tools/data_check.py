@@ -160,6 +160,8 @@ def list_paths(dataset):
     if (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
         return []
     kind, prefixes = type_name(dataset), dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # short for the images' folder, as mmpretrain's data sets take it
+        prefixes = dict(img_path=prefixes)
     names = [prefix for prefix in prefixes.values() if isinstance(prefix, str)]
     if kind in XML_TYPES:
         names = [
