@@ -36,7 +36,7 @@ class AFANStep:
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:
-        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
