@@ -54,6 +54,15 @@ def escape_shapes(app, what, name, obj, options, lines) -> None:
     lines[:] = [re.sub(r'(?<![\\*`])\*S\b', r'\\*S', line) for line in lines]
 
 
+def include_from_elsewhere(app, path, docname, content) -> None:
+    """Links of a page that is included from its place in the repository point from here."""
+    folder = '../' * (docname.count('/') + 1) + f'{Path(path).parent.as_posix()}/'
+    if 'configs' in Path(path).parts:
+        folder = '../../configs/' + folder.split('configs/', 1)[1]
+        content[0] = re.sub(r'\]\((?!https?:)([^)]+\.py)\)', rf']({folder}\1)', content[0])
+
+
 def setup(app) -> None:
     """Register what is above."""
+    app.connect('include-read', include_from_elsewhere)
     app.connect('autodoc-process-docstring', escape_shapes)
