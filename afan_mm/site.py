@@ -1,4 +1,4 @@
-"""Where a feature is perturbed: any module becomes a site with one call of :func:`tap`.
+"""Where a feature is perturbed: any module becomes a site with one call of :func:`~afan_mm.tap`.
 
 A head that perturbs what its classifier reads::
 

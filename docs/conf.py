@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / '_ext'))
+# This tree's package, whatever is installed; and the extension of these pages.
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / '_ext')]
 
 import afan_mm
 
