@@ -1,6 +1,7 @@
 # GNU make, git, a C++ compiler and Python are all that is assumed; the rest is installed into .venv.
 #
-#   make setup              create or repair .venv (about fifteen minutes once, then seconds)
+#   make setup              create or repair .venv (SETUP_TIME once, seconds from then on)
+#   make lint               check style and layout with ruff, as the hooks of .pre-commit-config.yaml do
 #   make test               the test suite; PYTEST_ARGS="-k tools" for a part of it
 #   make demo               train and evaluate both A-FAN demos on generated digits
 #   make clean              remove build products and caches; data, work_dirs and .venv stay
@@ -11,10 +12,14 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: setup test demo clean
+.PHONY: setup lint test demo clean
 
 setup:
 	$(PYTHON) tools/setup_env.py
+
+lint: setup
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
 
 test: setup
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
@@ -23,5 +28,5 @@ demo: setup
 	$(VENV_PYTHON) tools/demo.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
