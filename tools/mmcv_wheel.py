@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from build_mmcv import FLAGS, Build, BuildError, SourceError, find_wheel
@@ -70,7 +69,10 @@ class WheelSource:
     def start(self):
         """Have the compiler begin where it will be needed."""
         if not (self.is_plain or self.build or find_wheel(self.cache)):
-            self.build = Build(self.python, self.variables, self.pin)
+            try:
+                self.build = Build(self.python, self.variables, self.pin)
+            except OSError as error:  # no room, or the sources are not as they were
+                self._give_up(error)
 
     def get(self):
         """The wheel, None if mmcv has to be built its own way."""
@@ -82,8 +84,7 @@ class WheelSource:
         try:
             return self._keep(self.build.wait())
         except BuildError as error:
-            print(f'{error}\nmmcv: the quick build failed, see above', flush=True)
-            self.is_plain = True
+            self._give_up(error)
             return None
 
     def discard(self):
@@ -91,14 +92,17 @@ class WheelSource:
         shutil.rmtree(str(self.cache), ignore_errors=True)
         self.is_plain = self.build is not None
 
+    def _give_up(self, error):
+        print(f'{error}\nmmcv: the quick build failed, see above', flush=True)
+        self.is_plain = True
+
     def _keep(self, wheel):
         """Put it into the cache at one stroke; where that cannot be written, use it from here."""
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=str(self.cache))) / wheel.name
+            partial = self.cache / f'{wheel.name}.{os.getpid()}'
             shutil.copy(str(wheel), str(partial))
             os.replace(str(partial), str(self.cache / wheel.name))
-            partial.parent.rmdir()
         except OSError as error:
             print(f'mmcv: the wheel could not be kept ({error})', flush=True)
             return wheel

@@ -44,6 +44,8 @@ class FakeBuild:
 
     def __call__(self, python, variables, pin):
         self.started += 1
+        if isinstance(self.outcome, OSError):
+            raise self.outcome
         return self
 
     def wait(self):
@@ -196,6 +198,12 @@ def test_failed_build_says_why_and_leaves_it_to_mmcvs_own(package, capfd):
     said = capfd.readouterr().out
     assert 'no such header' in said and 'quick build failed' in said
     assert source.get() is None  # and is not tried again
+
+
+def test_sources_that_changed_leave_it_to_mmcvs_own(source, monkeypatch, capsys):
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(FileNotFoundError('no pybind.cpp')))
+    assert source.get() is None
+    assert 'no pybind.cpp\nmmcv: the quick build failed' in capsys.readouterr().out
 
 
 # the cache
