@@ -65,11 +65,11 @@ class Evaluation:
             if 'Coco' not in str(metric.get('type')) or not whole:
                 continue
             ids = set(self.datasets.image_ids(cfg, dataset))
-            content = json.loads(Path(whole).read_text())
-            for key, name in (('images', 'id'), ('annotations', 'image_id')):
-                content[key] = [each for each in content[key] if each[name] in ids]
             path = self.folder / f'{digest([whole, sorted(ids, key=str)])}.json'
             if not path.exists():
+                content = json.loads(Path(whole).read_text())
+                for key, name in (('images', 'id'), ('annotations', 'image_id')):
+                    content[key] = [each for each in content[key] if each[name] in ids]
                 write_json(path, content)
             metric['ann_file'] = str(path)
 

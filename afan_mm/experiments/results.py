@@ -5,11 +5,12 @@ from dataclasses import asdict
 from statistics import geometric_mean
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from .config import ArmSpec, Experiment, ExperimentError
+from .arm_specs import ArmSpec, ExperimentError
+from .config import Experiment
 from .measures import LOWER_IS_BETTER
+from .notes import working_seconds
 from .plan import Plan
 from .statistics import Comparison, compare, correct, summary
-from .training import working_seconds
 
 Figures = Dict[str, Dict[int, float]]  # by arm and seed
 

@@ -5,7 +5,8 @@ import json
 import cv2
 import pytest
 
-from afan_mm.experiments.config import ArmSpec, Experiment
+from afan_mm.experiments.arm_specs import ArmSpec
+from afan_mm.experiments.config import Experiment
 from afan_mm.experiments.report import markdown, write_report
 from afan_mm.experiments.results import collect, full_name
 from afan_mm.experiments.run import RunSpec
