@@ -1,0 +1,1 @@
+"""What a trained model is like: its curvature, loss landscape, features, cost and health."""
