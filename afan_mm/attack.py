@@ -2,10 +2,13 @@
 perturbation out.
 """
 
+import math
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+
+from .functional import l2_norm, norm_axes, unit_vector
 
 Radius = Union[float, Tensor]
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
@@ -24,6 +27,64 @@ class Perturbation(NamedTuple):
     finite: Tensor
 
 
+class Linf:
+    """The ball of the l-infinity norm (Eq. 2): no element is longer than the radius."""
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The vector of length one along which a loss of this gradient rises most: its sign."""
+        return gradient.sign()
+
+    def project(self, delta: Tensor, radius: Radius) -> Tensor:
+        """The nearest point of the ball."""
+        radius = _radius(radius, delta)
+        return torch.maximum(torch.minimum(delta, radius), -radius)
+
+    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+        """Anywhere in the ball of radius one."""
+        noise = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        return 2 * noise - 1
+
+
+class L2:
+    """The ball of the l2 norm of each sample, or of each position (not the paper's).
+
+    Args:
+        over: See :func:`~afan_mm.functional.norm_axes`. Defaults to 'sample'.
+    """
+
+    def __init__(self, over: str = 'sample'):
+        self.over = over
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The vector of length one along which a loss of this gradient rises most: the gradient's
+        own, and zero where the gradient is.
+        """
+        return unit_vector(gradient, self.over)
+
+    def project(self, delta: Tensor, radius: Radius) -> Tensor:
+        """The nearest point of the ball."""
+        length = l2_norm(delta, self.over)
+        shrink = torch.where(length > radius, radius / length, torch.ones_like(length))
+        return (delta * shrink).to(delta.dtype)
+
+    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+        """Anywhere in the ball of radius one: in d dimensions, any direction and a radius whose
+        d-th power is uniform.
+        """
+        axes = norm_axes(like, self.over)
+        direction = self.direction(torch.zeros_like(like).normal_(generator=generator))
+        power = torch.rand(
+            [1 if axis in axes else size for axis, size in enumerate(like.shape)],
+            generator=generator,
+            device=like.device,
+            dtype=direction.dtype,
+        )
+        return (direction * power ** (1 / math.prod(like.shape[a] for a in axes))).to(like.dtype)
+
+
+Norm = Union[Linf, L2]
+
+
 def pgd(
     features: Sequence[Tensor],
     gradient: Gradient,
@@ -34,8 +95,9 @@ def pgd(
     first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
     generator: Optional[torch.Generator] = None,
     bounds: Optional[Tuple[float, float]] = None,
+    norms: Optional[Sequence[Norm]] = None,
 ) -> Perturbation:
-    """Find the perturbation in an l-infinity ball that raises the loss (Eq. 2).
+    """Find the perturbation in a ball that raises the loss (Eq. 2).
 
     A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that
     is not finite anywhere ends in a zero perturbation of every level, decided on the device: no
@@ -43,7 +105,10 @@ def pgd(
 
     Args:
         features: The clean features, one tensor per level, any shape; never modified.
-        gradient: Maps perturbed features to the loss's gradient at each of them.
+        gradient: Maps deltas, one for each level and shaped like it, to the loss's gradient with
+            respect to each of them. It adds the features itself, since it may not be the clean ones
+            that they are added to: with several sites, a later feature depends on the earlier
+            deltas.
         epsilon: Radius of the ball for each level: a number, or a tensor that broadcasts against
             it.
         step_size: Length of one step for each level, likewise.
@@ -55,6 +120,8 @@ def pgd(
         bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image:
             after each step the deltas are clipped to what they leave. The clean features must lie
             within. Defaults to None, no bounds.
+        norms: The norm of each level's ball and step, :class:`Linf` or :class:`L2`. Defaults to
+            None, :class:`Linf` for all.
 
     Returns:
         Perturbation: The deltas and whether they can be trusted.
@@ -64,37 +131,37 @@ def pgd(
             'first_gradient must be None with random_start: the attack does not start at the '
             'clean feature'
         )
+    norms = [Linf()] * len(features) if norms is None else norms
     if random_start:
         deltas = [
-            _within(_uniform_like(f, generator) * eps, f, bounds)
-            for f, eps in zip(features, epsilon)
+            _within(norm.uniform(f, generator) * eps, f, bounds)
+            for norm, f, eps in zip(norms, features, epsilon)
         ]
     else:
         deltas = [torch.zeros_like(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     for step in range(num_steps):
-        if step == 0 and first_gradient is not None:
-            grads = first_gradient
-        else:
-            grads = gradient([f + d for f, d in zip(features, deltas)])
+        given = step == 0 and first_gradient is not None
+        grads = first_gradient if given else gradient(deltas)
         for grad in grads:
             if grad is not None:
                 finite = finite & grad.isfinite().all()
         # Zeroed within the loop, so that the next step's forward pass never meets what this
         # gradient broke.
         deltas = [
-            torch.where(finite, _within(_ascend(d, g, eps, size), f, bounds), torch.zeros_like(d))
-            for f, d, g, eps, size in zip(features, deltas, grads, epsilon, step_size)
+            torch.where(finite, _within(_ascend(d, g, *ball), f, bounds), torch.zeros_like(d))
+            for f, d, g, *ball in zip(features, deltas, grads, norms, epsilon, step_size)
         ]
     return Perturbation(deltas, finite)
 
 
-def _ascend(delta: Tensor, grad: Optional[Tensor], epsilon: Radius, step_size: Radius) -> Tensor:
-    """One step along the sign of the gradient, projected back onto the ball."""
+def _ascend(
+    delta: Tensor, grad: Optional[Tensor], norm: Norm, epsilon: Radius, step_size: Radius
+) -> Tensor:
+    """One step along the gradient, projected back onto the ball."""
     if grad is None:
         return delta
-    moved = delta + step_size * grad.sign().to(delta.dtype)
-    return torch.maximum(torch.minimum(moved, _radius(epsilon, moved)), -_radius(epsilon, moved))
+    return norm.project(delta + step_size * norm.direction(grad).to(delta.dtype), epsilon)
 
 
 def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]]) -> Tensor:
@@ -109,10 +176,3 @@ def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]
 
 def _radius(epsilon: Radius, like: Tensor) -> Tensor:
     return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)
-
-
-def _uniform_like(feature: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-    noise = torch.rand(
-        feature.shape, generator=generator, device=feature.device, dtype=feature.dtype
-    )
-    return 2 * noise - 1

@@ -1,14 +1,125 @@
-"""One site in one training step."""
+"""Where a feature is perturbed: any module becomes a site with one call of :func:`tap`.
 
-from typing import Callable, Dict, List, Optional, Sequence, Union
+A head that perturbs what its classifier reads::
 
-from torch import Tensor
+    class MyHead(BaseModule):
+
+        def __init__(self, afan=None):
+            self.afan = AFANSettings.from_config(afan or {}, name='my_head')  # `afan` is how
+            AFANHook finds the site
+
+        def loss(self, feature, targets):
+            def tail(feature):
+                return dict(loss_cls=F.cross_entropy(self.classifier(feature), targets))
+
+            return tail(tap('my_head', feature, tail, self.afan))
+
+With any optim wrapper but an A-FAN one, in evaluation, and inside an adversarial pass, ``tap``
+returns its input.
+"""
+
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
 
 from .settings import AFANSettings
 
 Features = Union[Tensor, Sequence[Tensor]]
 Losses = Dict[str, Union[Tensor, List[Tensor]]]
 Tail = Callable[..., Losses]
+
+_recorder: Any = None  # the session whose clean pass is running
+
+
+def tap(
+    name: str,
+    features: Features,
+    tail: Tail,
+    settings: Optional[AFANSettings] = None,
+    context: Sequence[Tensor] = (),
+) -> Features:
+    """Make ``features`` a site of the training step that is being recorded.
+
+    Args:
+        name: Name of the site; one tap per name and forward pass.
+        features: The clean feature (N, C, *S), or a list or tuple of levels. All of it is
+            perturbed.
+        tail: ``tail(features, *context)`` runs everything after the site on perturbed features,
+            structured like ``features``, and returns a dict of losses. It is called after the clean
+            pass. What it closes over must not carry a gradient: that goes into ``features`` or
+            ``context``.
+        settings: How to perturb. Defaults to ``AFANSettings(name)``.
+        context: Tensors from before the site that the tail reads unperturbed.
+
+    Returns:
+        What the host must go on with in place of ``features``.
+
+    Raises:
+        ValueError: If the site was already tapped in this forward pass.
+    """
+    settings = settings or AFANSettings(name=name)
+    if not is_recording() or not settings.active(_recorder.iteration):
+        return features
+    return _recorder.tap(name, features, tail, settings, context)
+
+
+def is_recording(settings: Optional[AFANSettings] = None) -> bool:
+    """Whether a tap would be taken now: an A-FAN optim wrapper is in its clean pass, with gradients
+    on.
+
+    Args:
+        settings: Those of the site; one that is off, sits this iteration out, or was tapped already
+            takes no tap. Defaults to any site.
+    """
+    if _recorder is None or not torch.is_grad_enabled():
+        return False
+    return (
+        settings is None
+        or settings.active(_recorder.iteration)
+        and settings.name not in _recorder.sites
+    )
+
+
+@contextmanager
+def recorded_by(recorder: Any) -> Iterator[None]:
+    """Taps inside belong to a session: an object with ``sites``, ``iteration`` and ``tap``."""
+    global _recorder
+    before, _recorder = _recorder, recorder
+    try:
+        yield
+    finally:
+        _recorder = before
+
+
+def declared_by(module: Any) -> List[AFANSettings]:
+    """The settings of the sites that a module declares in its attribute ``afan``, which holds one
+    or a list of them.
+    """
+    declared = getattr(module, 'afan', None)
+    return [
+        s
+        for s in (declared if isinstance(declared, (list, tuple)) else [declared])
+        if isinstance(s, AFANSettings)
+    ]
+
+
+def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """The modules of a model by path, but for those inside another model that is frozen: a teacher
+    has no sites.
+    """
+    frozen = tuple(
+        f'{path}.'
+        for path, module in model.named_modules()
+        if path
+        and isinstance(module, BaseModel)
+        and not any(p.requires_grad for p in module.parameters())
+    )
+    for path, module in model.named_modules():
+        if not path.startswith(frozen):
+            yield path, module
 
 
 class Site:

@@ -3,13 +3,12 @@
 from typing import Any, Dict, Optional
 
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from ..isolation import replaced
 from ..site import Losses
 from .component import AFANComponent
-from .levels import as_levels
-from .rerun import Point, Rerun
+from .point import Point, as_levels
+from .rerun import Rerun
 
 
 @MODELS.register_module()
@@ -67,57 +66,13 @@ class AFANDecodeHead(AFANComponent):
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
         if self.afan_site == 'classifier':
-            rerun = _ClassifierRerun(
-                self, super().loss, Point(self, 'cls_seg', reads=True), self.afan
-            )
+            point = Point(self, 'cls_seg', reads=True)
         else:
-            rerun = Rerun(
-                self,
-                super().loss,
-                Point(self.get_submodule(self.afan_site)),
-                self.afan,
-                self.afan_levels,
-            )
+            point = Point(self.get_submodule(self.afan_site))
+        rerun = Rerun(self, super().loss, point, self.afan, self.afan_levels)
         return rerun(*args, **kwargs)
 
 
 def _has_classifier(head: nn.Module) -> bool:
     """Heads that classify in another way than ``cls_seg`` delete the layer it applies."""
     return hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
-
-
-class _ClassifierRerun(Rerun):
-    """Where the logits go straight into the loss, as in most heads, only the classifier and the
-    loss run again.
-    """
-
-    _logits: Any = None
-    _batch: Any = None
-    _losses: Any = None
-
-    def __call__(self, *args, **kwargs) -> Losses:
-        """Losses of the stock head."""
-        self._loss_by_feat = self.root.loss_by_feat
-        with replaced(self.root, loss_by_feat=self._see_logits):
-            losses = super().__call__(*args, **kwargs)
-        if losses is not self._losses:  # the head does something with them
-            self._batch = None
-        self._losses = None
-        return losses
-
-    def _go_on(self, feature: Tensor, *args, **kwargs) -> Tensor:
-        self._logits = super()._go_on(feature, *args, **kwargs)
-        return self._logits
-
-    def _see_logits(self, seg_logits: Any, *args, **kwargs) -> Losses:
-        losses = self._loss_by_feat(seg_logits, *args, **kwargs)
-        if self._logits is not None and seg_logits is self._logits:
-            self._batch, self._losses = (args, kwargs), losses
-        self._logits = None
-        return losses
-
-    def _tail(self, perturbed, *context: Tensor) -> Losses:
-        if self._batch is None:
-            return super()._tail(perturbed, *context)
-        args, kwargs = self._batch
-        return self._dependent(self._loss_by_feat(self._stock(*perturbed), *args, **kwargs))

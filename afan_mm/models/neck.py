@@ -9,11 +9,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..isolation import replaced
-from ..settings import AFANSettings, declared_by
+from ..settings import AFANSettings
+from ..site import declared_by
 from .component import AFANComponent
-from .host_call import HostCall
-from .levels import Levels, as_levels
-from .rerun import Point
+from .host_loss import HostLoss
+from .point import Levels, Point, as_levels
 
 
 class IdentityNeck(nn.Module):
@@ -88,14 +88,14 @@ class AFANNeckWrapper(AFANComponent):
         return issubclass(stock, nn.Module) and not issubclass(stock, AFANComponent)
 
     @contextmanager
-    def recording(self, host: nn.Module) -> Iterator[None]:
+    def afan_recording(self, host: nn.Module) -> Iterator[None]:
         """The clean forward pass of the model that the neck is part of."""
         with ExitStack() as stack:
             for call in self._calls(host):
                 stack.enter_context(replaced(host, loss=call))
             yield
 
-    def check(self, host: nn.Module) -> None:
+    def afan_check(self, host: nn.Module) -> None:
         """Raise where a site is known not to exist; the first pass tells the rest.
 
         Args:
@@ -117,12 +117,12 @@ class AFANNeckWrapper(AFANComponent):
             if known is not None:
                 Levels.indices(place.levels, known if isinstance(known, int) else len(known))
 
-    def _calls(self, host: nn.Module) -> Iterator[HostCall]:
+    def _calls(self, host: nn.Module) -> Iterator[HostLoss]:
         """For each site the host's ``loss``, as it stands when its turn comes, with the site in
         it.
         """
         for settings, place in zip(declared_by(self), self.afan_places):
-            yield HostCall(
+            yield HostLoss(
                 host, self._point(place, host), settings, place.levels, place.reuse_proposals
             )
 

@@ -1,25 +1,14 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
 
-from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, ContextManager, Iterator, Optional, Sequence, Set
 
 from torch import Tensor, nn
 
-from ..graph import depends_on
 from ..isolation import replaced
-from ..session import is_recording, tap
 from ..settings import AFANSettings
-from ..site import Losses
-from .levels import Levels
-from .samples import pack
-from .tape import Tape
-
-
-class Point(NamedTuple):
-    """A place in a network: what a method returns or, with ``reads``, its first argument."""
-
-    owner: nn.Module
-    method: str = 'forward'
-    reads: bool = False
+from ..site import Losses, is_recording, tap
+from .point import Levels, Point
+from .tape import Tape, pack
 
 
 class Rerun:
@@ -126,3 +115,30 @@ class Rerun:
 
     def _dependent(self, losses: Losses) -> Losses:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
+
+
+def depends_on(value: Any, node: Any, elsewhere: Optional[Set[Any]] = None) -> bool:
+    """Whether a gradient of ``value`` would pass through a node of the graph.
+
+    Args:
+        value: A tensor, or a list or tuple of them; anything else depends on nothing.
+        node: The ``grad_fn`` looked for.
+        elsewhere: Nodes known not to lead there. Extended on the way, so that several questions
+            about one node walk every part of the graph once.
+    """
+    if isinstance(value, (list, tuple)):
+        return any(depends_on(v, node, elsewhere) for v in value)
+    if not isinstance(value, Tensor) or value.grad_fn is None:
+        return False
+    elsewhere = set() if elsewhere is None else elsewhere
+    seen, stack = set(), [value.grad_fn]
+    while stack:
+        current = stack.pop()
+        if current is node:
+            return True
+        if current in seen or current in elsewhere:
+            continue
+        seen.add(current)
+        stack.extend(upstream for upstream, _ in current.next_functions if upstream is not None)
+    elsewhere |= seen
+    return False

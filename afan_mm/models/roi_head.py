@@ -11,7 +11,8 @@ from ..isolation import replaced
 from ..settings import AFANSettings
 from ..site import Losses
 from .component import AFANComponent, find_model
-from .rerun import Point, Rerun
+from .point import Point
+from .rerun import Rerun
 
 SITES = ('vector', 'map')
 LAST_LAYERS = ('fc_cls', 'fc_reg')

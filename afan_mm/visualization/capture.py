@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..augment import Strength, mix
 from ..functional import draw_strengths, full_precision
-from ..isolation import isolated_random, restored_state
-from ..passes import SitePasses
+from ..isolation import evaluation_mode, flow_modules, isolated_random, restored_state
 from ..session import Session
 from ..settings import AFANSettings
 from ..site import Site
@@ -43,9 +42,9 @@ class SiteFeatures(NamedTuple):
     extent: Tuple[float, float] = (1.0, 1.0)
 
 
-class _Capture(SitePasses):
-    """Finds the direction of a site as training does, and keeps the perturbed features instead of
-    training on them.
+class _Capture(Session):
+    """Finds the directions as training does, and keeps the perturbed features instead of training
+    on them.
     """
 
     def __init__(
@@ -56,10 +55,19 @@ class _Capture(SitePasses):
         self.magnify = magnify
         self.captured: List[SiteFeatures] = []
 
+    def finish(self, loss: Tensor) -> None:
+        """End where the directions are known: no parameter gets a gradient."""
+        if self.sites:
+            self.find_gradients(loss)
+        self.remove_hooks()
+        for site in self.sites.values():
+            self.run(site)
+
     def run(self, site: Site) -> None:
+        """Keep what the site's passes would train on."""
         site.check()
-        with self._isolated(site):
-            found = self._perturb(site)
+        with self.isolated(site):
+            found = self.direction(site)
         settings = replace(
             site.settings,
             num_strengths=self.num_strengths or site.settings.num_strengths,
@@ -81,19 +89,6 @@ class _Capture(SitePasses):
                 )
             )
         site.release()
-
-
-class _DirectionsOnly(Session):
-    """A session that ends where the directions are known: no parameter gets a gradient."""
-
-    def finish(self, loss: Tensor) -> None:
-        outputs, self._outputs = self._outputs, []
-        if outputs:
-            self._find_directions(loss, outputs)
-        for hook in self._hooks:
-            hook.remove()
-        for site in self.sites.values():
-            self.passes.run(site)
 
 
 def first_sample(batch: Any) -> Any:
@@ -133,10 +128,7 @@ def capture(
     Raises:
         ValueError: If the model has no such site in this pass.
     """
-    from ..robustness.modes import evaluation_mode, flow_modules  # robustness imports this package
-
-    passes = _Capture(model, key, scale, num_strengths, magnify)
-    session = _DirectionsOnly(passes)
+    session = _Capture(model, key, scale, num_strengths, magnify)
     device = next(model.parameters()).device
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -156,7 +148,7 @@ def capture(
         session.finish(model.parse_losses(losses)[0])
     return [
         each._replace(extent=_extent(data))
-        for each in passes.captured
+        for each in session.captured
         if sites is None or each.name.partition('[')[0] in sites
     ]
 

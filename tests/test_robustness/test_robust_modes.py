@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from afan_mm.robustness import AttackSettings, PixelAttack
-from afan_mm.robustness.modes import evaluation_mode, flow_modules
+from afan_mm.isolation import evaluation_mode, flow_modules
 from support.tiny import HOSTS, build, detection_batch, hub_model, segmentation_batch, stock_config
 
 

@@ -1,19 +1,19 @@
 """The host's own ``loss``, run again from a site on."""
 
-from contextlib import ExitStack
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from torch import Tensor, nn
 
 from ..isolation import replaced
-from ..session import is_recording
 from ..settings import AFANSettings
-from ..site import Losses
-from .proposals import Proposals
-from .rerun import Point, Rerun
+from ..site import Losses, is_recording
+from .point import Point
+from .rerun import Rerun
+from .tape import answered, pack, unpack
 
 
-class HostCall(Rerun):
+class HostLoss(Rerun):
     """Does not run again the heads that compute only losses that do not depend on the site.
 
     Args:
@@ -88,3 +88,71 @@ def _children(host: nn.Module) -> Iterator[nn.Module]:
             yield from child
         else:
             yield child
+
+
+class Proposals:
+    """Saves the adversarial passes the RPN's anchor targets and non-maximum suppression, and the
+    RoI head's assigning and sampling.
+
+    The adversarial losses are then taken on the RoIs and anchors of the clean loss. Otherwise each
+    pass proposes and samples anew, as the released code does.
+
+    Args:
+        host: A two-stage detector of mmdet.
+
+    Raises:
+        ValueError: If the host has no RPN or no RoI head that samples.
+    """
+
+    def __init__(self, host: nn.Module):
+        rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
+        samplers = _each(getattr(roi_head, 'bbox_sampler', None))
+        if rpn_head is None or not samplers:
+            raise ValueError(
+                'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
+                f'but got {type(host).__name__}'
+            )
+        assigners = _each(getattr(roi_head, 'bbox_assigner', None))
+        self._methods = [
+            (rpn_head, 'get_targets'),
+            (rpn_head, 'predict_by_feat'),
+            *((a, 'assign') for a in assigners),
+            *((s, 'sample') for s in samplers),
+        ]
+        self._results: Dict[Tuple[int, str], List[Any]] = {}
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Inside, results are kept as well as returned."""
+        with ExitStack() as stack:
+            for owner, name in self._methods:
+                kept = self._results[id(owner), name] = []
+                stack.enter_context(replaced(owner, **{name: _keeping(kept, getattr(owner, name))}))
+            yield
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Inside, the kept results are returned, in their order."""
+        with ExitStack() as stack:
+            for owner, name in self._methods:
+                results = [unpack(result) for result in self._results[id(owner), name]]
+                stack.enter_context(
+                    replaced(owner, **{name: answered(results, getattr(owner, name))})
+                )
+            yield
+
+
+def _keeping(kept: List[Any], compute: Callable) -> Callable:
+
+    def method(*args, **kwargs):
+        result = compute(*args, **kwargs)
+        kept.append(pack(result))
+        return result
+
+    return method
+
+
+def _each(parts: Any) -> List[Any]:
+    if parts is None:
+        return []
+    return list(parts) if isinstance(parts, (list, tuple)) else [parts]

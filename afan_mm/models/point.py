@@ -1,9 +1,17 @@
-"""The perturbed part of a feature that may have several levels."""
+"""Where a component has its site, and which part of the feature there is perturbed."""
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+class Point(NamedTuple):
+    """A place in a network: what a method returns or, with ``reads``, its first argument."""
+
+    owner: nn.Module
+    method: str = 'forward'
+    reads: bool = False
 
 
 class Levels:
