@@ -10,8 +10,7 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..isolation import isolated_random
-from ..robustness.modes import evaluation_mode, flow_modules
+from ..isolation import evaluation_mode, flow_modules, isolated_random
 from ..utils.checks import check_integer
 
 
