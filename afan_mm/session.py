@@ -4,7 +4,8 @@
 2. The clean backward: a gate at each site is handed the clean gradient (:meth:`Session.at_gate`).
 3. The direction of a site, from that gradient (:meth:`Session.direction`, Eq. 2).
 4. For each strength a forward and backward of the site's tail on the perturbed feature
-   (:meth:`Session.adversarial_pass`, Eqs. 3 to 6).
+   (:meth:`Session.adversarial_pass`, Eqs. 3 to 6). Of joint sites (:mod:`afan_mm.joint`) the first
+   one's passes perturb all.
 
 Gradients add up in ``.grad``. Where the layers before the site learn from steps 3 and 4, these
 happen within step 2, while the clean backward waits at the gate. The optim wrapper then averages
@@ -25,8 +26,9 @@ from .augment import Strength, draw, mix, perturb
 from .functional import full_precision
 from .health import Health
 from .isolation import frozen_statistics, isolated_random, restored_state
+from .joint import Change, JointPass, check_group
 from .settings import AFANSettings
-from .site import Features, Site, Tail, recorded_by, trained_modules
+from .site import Features, Site, Tail, taps_go_to, trained_modules
 
 
 class Session:
@@ -49,6 +51,8 @@ class Session:
         sites: Those tapped in the clean pass, by name.
     """
 
+    records = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -70,7 +74,8 @@ class Session:
         self.health = health or Health()
         self.back_propagate: Callable[[Tensor], None] = Tensor.backward
         self.sites: Dict[str, Site] = {}
-        self._outputs: List[Tensor] = []
+        self._components: List[nn.Module] = []
+        self._outputs: Dict[str, Sequence[Tensor]] = {}
         self._hooks: List[Any] = []
         self._directions_only = False
         self._directions_known = False
@@ -80,14 +85,34 @@ class Session:
         """The clean forward pass: taps inside belong to this session.
 
         A module with a context manager ``afan_recording(host)`` (the neck wrapper) is shown the
-        model for as long.
+        model for as long; ``afan_perturbing(host)`` is the same for joint adversarial passes.
         """
-        with ExitStack() as stack:
-            stack.enter_context(recorded_by(self))
-            for _, module in trained_modules(self.model):
-                if hasattr(module, 'afan_recording'):
-                    stack.enter_context(module.afan_recording(self.model))
+        self._components = [
+            module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
+        ]
+        with taps_go_to(self), self._shown('afan_recording'):
             yield self
+
+    @contextmanager
+    def _shown(self, method: str) -> Iterator[None]:
+        """Inside, the model is shown to the components that have the method."""
+        with ExitStack() as stack:
+            for component in self._components:
+                if hasattr(component, method):
+                    stack.enter_context(getattr(component, method)(self.model))
+            yield
+
+    def wants(self, settings: AFANSettings) -> bool:
+        """Whether the site takes part in this step."""
+        return settings.active(self.iteration)
+
+    def gates_of(self, settings: AFANSettings) -> List[Any]:
+        """See :func:`~afan_mm.site.gates_of`."""
+        return [
+            outputs[0].grad_fn
+            for name, outputs in self._outputs.items()
+            if name == settings.name or settings.joint and self.sites[name].settings.joint
+        ]
 
     def tap(
         self,
@@ -103,14 +128,17 @@ class Session:
                 f'A-FAN site {name!r} was tapped twice in one forward pass; give each call a name '
                 'of its own'
             )
-        site = self.sites[name] = Site(name, features, tail, settings, context)
+        site = Site(name, features, tail, settings, context)
+        if settings.joint:
+            self._join(site)
+        self.sites[name] = site
         # A frozen front still has a direction: its feature starts a graph of its own.
         levels = [
             f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
         ]
         outputs = _Gate.apply(lambda gradients: self.at_gate(site, gradients), *levels)
-        self._outputs.extend(outputs)
-        if not settings.context_detached:
+        self._outputs[name] = outputs
+        if not settings.context_detached and not site.is_joined:
             for index, tensor in enumerate(context):
                 if tensor.grad_fn is not None:
                     hook = tensor.register_hook(
@@ -118,6 +146,17 @@ class Session:
                     )
                     self._hooks.append(hook)
         return site.pack(outputs)
+
+    def _join(self, site: Site) -> None:
+        joint = [each for each in self.sites.values() if each.settings.joint]
+        check_group([each.settings for each in (*joint, site)])
+        if joint:
+            joint[0].join(site)
+
+    @property
+    def entries(self) -> List[Site]:
+        """The sites that have passes: all but those that are perturbed in another one's."""
+        return [site for site in self.sites.values() if not site.is_joined]
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """Back-propagate the clean loss and every adversarial pass (Eq. 6).
@@ -127,13 +166,13 @@ class Session:
             back_propagate: Back-propagates one loss into ``.grad``.
         """
         self.back_propagate = back_propagate
-        sites = list(self.sites.values())
+        sites = self.entries
         # An attached site adds to the gradient that a site upstream of it would take its direction
         # from.
         if len(sites) > 1 and any(site.settings.within_backward for site in sites):
             with record_function('afan/directions'):
                 self.find_gradients(loss)
-        self._outputs = []
+        self._outputs = {}
         back_propagate(loss)
         self.remove_hooks()
         for site in reversed(sites):
@@ -144,7 +183,8 @@ class Session:
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
         self._directions_only = True
-        gradients = iter(self.gradient_of(loss, self._outputs, retain_graph=True))
+        outputs = [output for levels in self._outputs.values() for output in levels]
+        gradients = iter(self.gradient_of(loss, outputs, retain_graph=True))
         for site in self.sites.values():
             site.gradients = [next(gradients) for _ in site.features]
         self._directions_only, self._directions_known = False, True
@@ -166,7 +206,7 @@ class Session:
             return gradients
         if not self._directions_known:
             site.gradients = gradients
-        if not site.settings.within_backward:
+        if site.is_joined or not site.settings.within_backward:
             return gradients
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
         # passes.
@@ -177,22 +217,26 @@ class Session:
     def run(self, site: Site) -> None:
         """Find the direction, then one forward and backward for each strength; gradients add up in
         ``.grad``.
+
+        Args:
+            site: One of :attr:`entries`.
         """
-        site.check()
-        settings = site.settings
+        for each in site.group:
+            each.check()
         with self.isolated(site):
             with record_function(f'afan/{site.name}/attack'):
                 found = self.direction(site)
+            passes = self.strengths(site)
             site.gradients = []  # as large as the feature, and of no more use
+            for later in site.joined:
+                later.release()
             for feature in site.features:
-                feature.requires_grad_(not settings.detach)
-            for strength in self.strengths(site):
-                self.adversarial_pass(site, found, strength)
+                feature.requires_grad_(not site.settings.detach)
+            for strengths in passes:
+                self.adversarial_pass(site, found, strengths)
             # no trace, whatever bn_stats
             with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):
-                self.health.add_step(
-                    site.name, found.deltas, found.finite, lambda: self.loss(site, site.features)
-                )
+                self._add_to_health(site, found)
         site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
         site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
         site.release()
@@ -210,51 +254,91 @@ class Session:
             yield
 
     def direction(self, site: Site) -> Perturbation:
-        """The perturbation at full strength."""
+        """The perturbation at full strength, for the levels of all sites that its passes
+        perturb.
+        """
         generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
         return perturb(
-            site.settings,
-            site.features,
+            [each.settings for each in site.group for _ in each.features],
+            [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
-            site.gradients,
+            [gradient for each in site.group for gradient in each.gradients],
             self.scale,
             generator,
         )
 
-    def strengths(self, site: Site) -> List[Strength]:
-        """Those of the site's passes, drawn for this step."""
-        generator = torch.Generator().manual_seed(self._seed(site, 'strengths'))
-        feature = site.features[0]
-        return draw(site.settings, generator, len(feature), feature.device)
+    def strengths(self, site: Site) -> List[Sequence[Strength]]:
+        """Those of the site's passes, drawn for this step: for each pass one for every site that it
+        perturbs. They are the same for all, but where one has other samples (RoIs, not images).
+        """
+        seed = self._seed(site, 'strengths')
+        drawn = [
+            draw(
+                each.settings,
+                torch.Generator().manual_seed(seed),
+                len(each.features[0]),
+                each.features[0].device,
+            )
+            for each in site.group
+        ]
+        return list(zip(*drawn))
 
-    def adversarial_pass(self, site: Site, found: Perturbation, strength: Strength) -> None:
-        """One forward and backward of the tail."""
+    def adversarial_pass(
+        self, site: Site, found: Perturbation, strengths: Sequence[Strength]
+    ) -> None:
+        """One forward and backward of the tail.
+
+        Args:
+            site: Where it enters.
+            found: The perturbation of all sites that it perturbs.
+            strengths: One for each of them.
+        """
         settings = site.settings
-        with record_function(f'afan/{site.name}/mix'):
-            # Computed again in the backward: cheap, and several copies of the feature less to keep
-            # until then.
-            mixed = [
-                checkpoint(
-                    mix, settings, f, d, strength, use_reentrant=False, preserve_rng_state=False
-                )
-                for f, d in zip(site.features, found.deltas)
-            ]
+        first, *later = [
+            self._mixing(*each) for each in zip(site.group, site.split(found.deltas), strengths)
+        ]
+        mixed = first(site.features)
         with record_function(f'afan/{site.name}/forward'):
-            loss = self.loss(site, mixed)
-        self.health.add_pass(site.name, loss, strength.value, site.features, mixed, found.deltas)
+            loss = self.loss(site, mixed, later)
+        for each in site.group:
+            self.health.add_loss(each.name, loss)
         # Every rank runs every pass, whatever its data: what must not count counts zero.
         counted = torch.where(found.finite, loss, torch.zeros_like(loss))
-        weight = settings.adv_weight * settings.interval * strength.weight
+        weight = settings.adv_weight * settings.interval * strengths[0].weight
         with record_function(f'afan/{site.name}/backward'):
             self.back_propagate(self.weigh(weight * counted))
 
-    def gradient(self, site: Site, deltas: List[Tensor]) -> Sequence[Optional[Tensor]]:
-        """The loss's gradient at perturbed levels: one attack pass."""
-        levels = [
-            (full_precision(f) + d).to(f.dtype).requires_grad_()
-            for f, d in zip(site.features, deltas)
-        ]
-        return self.gradient_of(self.loss(site, levels), levels)
+    def _mixing(self, site: Site, deltas: Sequence[Tensor], strength: Strength) -> Change:
+        """Maps the site's feature, as it is in a pass, to what the pass goes on with."""
+
+        def change(levels: Sequence[Tensor]) -> List[Tensor]:
+            with record_function(f'afan/{site.name}/mix'):
+                # Computed again in the backward: cheap, and several copies of the feature less to
+                # keep until then.
+                mixed = [
+                    checkpoint(
+                        mix,
+                        site.settings,
+                        f,
+                        d,
+                        strength,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                    for f, d in zip(levels, deltas)
+                ]
+            self.health.add_mix(site.name, strength.value, levels, mixed, deltas)
+            return mixed
+
+        return change
+
+    def gradient(self, site: Site, deltas: Sequence[Tensor]) -> Sequence[Optional[Tensor]]:
+        """The loss's gradient with respect to the deltas of all sites that the passes of this one
+        perturb: one attack pass.
+        """
+        deltas = [delta.detach().requires_grad_() for delta in deltas]
+        first, *later = [_adding(each) for each in site.split(deltas)]
+        return self.gradient_of(self.loss(site, first(site.features), later), deltas)
 
     def gradient_of(
         self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False
@@ -274,9 +358,15 @@ class Session:
                 'where there are several sites'
             ) from error
 
-    def loss(self, site: Site, levels: Sequence[Tensor]) -> Tensor:
-        """The objective of the site's tail."""
-        with self.forward_context():
+    def loss(self, site: Site, levels: Sequence[Tensor], later: Sequence[Change] = ()) -> Tensor:
+        """The objective of the site's tail.
+
+        Args:
+            site: Where it starts.
+            levels: The feature there.
+            later: What happens to the features of the sites joined to it. Defaults to nothing.
+        """
+        with self.forward_context(), self._perturbing(site, later):
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):
             raise TypeError(
@@ -290,6 +380,27 @@ class Session:
                 'levels'
             )
         return self.model.parse_losses(losses)[0]
+
+    @contextmanager
+    def _perturbing(self, site: Site, later: Sequence[Change]) -> Iterator[None]:
+        if not later:
+            yield
+            return
+        joint_pass = JointPass(list(zip(site.joined, later)))
+        with taps_go_to(joint_pass), self._shown('afan_perturbing'):
+            yield
+        joint_pass.check_all_met(site.name)
+
+    def _add_to_health(self, site: Site, found: Perturbation) -> None:
+        """The figures of the step; of the passes of joint sites each site has its own."""
+        loss: List[Tensor] = []
+
+        def clean_loss() -> Tensor:
+            loss[:] = loss or [self.loss(site, site.features)]
+            return loss[0]
+
+        for each, deltas in zip(site.group, site.split(found.deltas)):
+            self.health.add_step(each.name, deltas, found.finite, clean_loss)
 
     def _seed(self, site: Site, purpose: str) -> int:
         return random.Random(f'{self.key}/{site.name}/{purpose}').getrandbits(63)
@@ -313,6 +424,10 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         return (None, *ctx.on_backward(gradients))
+
+
+def _adding(deltas: Sequence[Tensor]) -> Change:
+    return lambda levels: [(full_precision(f) + d).to(f.dtype) for f, d in zip(levels, deltas)]
 
 
 def _sum(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:

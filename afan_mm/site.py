@@ -15,7 +15,8 @@ A head that perturbs what its classifier reads::
             return tail(tap('my_head', feature, tail, self.afan))
 
 With any optim wrapper but an A-FAN one, in evaluation, and inside an adversarial pass, ``tap``
-returns its input.
+returns its input; but inside a joint pass (:mod:`afan_mm.joint`) a later site returns the feature
+it was given, perturbed. A tail that is to reach such a site must therefore call its ``tap`` too.
 """
 
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ Features = Union[Tensor, Sequence[Tensor]]
 Losses = Dict[str, Union[Tensor, List[Tensor]]]
 Tail = Callable[..., Losses]
 
-_recorder: Any = None  # the session whose clean pass is running
+_taker: Any = None  # what taps go to: the session in its clean pass, or a joint pass
 
 
 def tap(
@@ -61,9 +62,9 @@ def tap(
         ValueError: If the site was already tapped in this forward pass.
     """
     settings = settings or AFANSettings(name=name)
-    if not is_recording() or not settings.active(_recorder.iteration):
+    if _taker is None or not torch.is_grad_enabled() or not _taker.wants(settings):
         return features
-    return _recorder.tap(name, features, tail, settings, context)
+    return _taker.tap(name, features, tail, settings, context)
 
 
 def is_recording(settings: Optional[AFANSettings] = None) -> bool:
@@ -74,24 +75,43 @@ def is_recording(settings: Optional[AFANSettings] = None) -> bool:
         settings: Those of the site; one that is off, sits this iteration out, or was tapped already
             takes no tap. Defaults to any site.
     """
-    if _recorder is None or not torch.is_grad_enabled():
+    if _taker is None or not _taker.records or not torch.is_grad_enabled():
         return False
+    return settings is None or _taker.wants(settings) and settings.name not in _taker.sites
+
+
+def is_perturbing(settings: AFANSettings) -> bool:
+    """Whether a tap would be perturbed now: a joint adversarial pass of an earlier site is running,
+    and has not met this one yet.
+    """
     return (
-        settings is None
-        or settings.active(_recorder.iteration)
-        and settings.name not in _recorder.sites
+        _taker is not None
+        and not _taker.records
+        and torch.is_grad_enabled()
+        and _taker.wants(settings)
     )
 
 
+def gates_of(settings: AFANSettings) -> List[Any]:
+    """While recording: the graph nodes at which a pass of the site perturbs; for a joint one those
+    of all joint sites so far.
+    """
+    return _taker.gates_of(settings)
+
+
 @contextmanager
-def recorded_by(recorder: Any) -> Iterator[None]:
-    """Taps inside belong to a session: an object with ``sites``, ``iteration`` and ``tap``."""
-    global _recorder
-    before, _recorder = _recorder, recorder
+def taps_go_to(taker: Any) -> Iterator[None]:
+    """Taps inside belong to a session that records, or to a joint pass.
+
+    Args:
+        taker: Has ``records``, ``wants(settings)`` and ``tap`` with the arguments of :func:`tap`.
+    """
+    global _taker
+    before, _taker = _taker, taker
     try:
         yield
     finally:
-        _recorder = before
+        _taker = before
 
 
 def declared_by(module: Any) -> List[AFANSettings]:
@@ -131,6 +151,9 @@ class Site:
             read the level.
         feature_gradients, context_gradients: What the adversarial passes of a site add to the
             layers before it.
+        shapes: Of the levels.
+        joined: The later sites that this one's passes perturb too.
+        is_joined: Whether it is such a later site of another one.
     """
 
     def __init__(
@@ -142,15 +165,33 @@ class Site:
         context: Sequence[Tensor],
     ):
         self.name = name
+        self.joined: List[Site] = []
+        self.is_joined = False
         self.tail = tail
         self.settings = settings
         self.container = type(features)
         self.features = [f.detach() for f in self.levels_of(features)]
         self.context = [self._leaf(c, settings) for c in context]
+        self.shapes = [tuple(f.shape) for f in self.features]
         self._versions = [t._version for t in (*self.features, *self.context)]
         self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
+
+    @property
+    def group(self) -> List['Site']:
+        """The sites that the passes of this one perturb, itself first."""
+        return [self, *self.joined]
+
+    def split(self, levels: Sequence[Tensor]) -> List[List[Tensor]]:
+        """Tensors that stand for the levels of the whole group, by site."""
+        each = iter(levels)
+        return [[next(each) for _ in site.shapes] for site in self.group]
+
+    def join(self, later: 'Site') -> None:
+        """Have this site's passes perturb a later one; nothing else of that one is needed."""
+        self.joined.append(later)
+        later.is_joined, later.tail, later.context = True, None, []
 
     @staticmethod
     def levels_of(features: Features) -> Sequence[Tensor]:
@@ -176,7 +217,8 @@ class Site:
 
     def check(self) -> None:
         """Raise if the host overwrote what was tapped."""
-        if [t._version for t in (*self.features, *self.context)] != self._versions:
+        tapped = (*self.features, *self.context)
+        if [t._version for t in tapped] != self._versions[: len(tapped)]:
             raise RuntimeError(
                 f'A-FAN site {self.name!r}: the feature was modified in place after it was '
                 'tapped, so the clean '

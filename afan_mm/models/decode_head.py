@@ -1,24 +1,26 @@
 """A site in a decode head of mmseg."""
 
-from typing import Any, Dict, Optional
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..site import Losses
+from ..settings import AFANSettings
+from ..site import Losses, declared_by
 from .component import AFANComponent
-from .point import Point, as_levels
+from .point import Passage, Point, as_levels
 from .rerun import Rerun
 
 
 @MODELS.register_module()
 class AFANDecodeHead(AFANComponent):
-    """A decode head that perturbs one of its features.
+    """A decode head that perturbs features of its own.
 
     Args:
         base: Stock type of the head: one derived from mmseg's ``BaseDecodeHead``, or any with a
             method ``loss`` that returns a dict of losses.
-        afan: Settings of the site, and
+        afan: Settings of the site, or a list of such for several sites, and
 
             - ``site``: 'classifier', what the last classifier reads, before its dropout; or the
               name of a submodule whose output is perturbed, such as DeepLabV3+'s 'bottleneck' (the
@@ -33,17 +35,23 @@ class AFANDecodeHead(AFANComponent):
     default_name = 'decode_head'
     allowed_base = 'the type of a decode head with a method loss'
 
-    def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
-        self.afan_site = afan.pop('site', 'classifier')
-        self.afan_levels = as_levels(afan.pop('levels', None))
+    def _read_settings(
+        self, afan: Union[dict, Sequence[dict]]
+    ) -> Union[AFANSettings, List[AFANSettings]]:
+        self.afan_places: List[Tuple[str, Optional[Tuple[int, ...]]]] = []
+        return super()._read_settings(afan)
+
+    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+        site, levels = afan.pop('site', 'classifier'), as_levels(afan.pop('levels', None))
         sites = ['classifier'] if _has_classifier(self) else []
-        if self.afan_site not in sites and self.afan_site not in dict(self.named_modules()):
+        if site not in sites and site not in dict(self.named_modules()):
             sites += [name for name, _ in self.named_children()]
             raise ValueError(
                 f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
-                f'but got {self.afan_site!r}'
+                f'but got {site!r}'
             )
-        return afan
+        self.afan_places.append((site, levels))
+        return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
@@ -65,12 +73,26 @@ class AFANDecodeHead(AFANComponent):
 
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
-        if self.afan_site == 'classifier':
-            point = Point(self, 'cls_seg', reads=True)
-        else:
-            point = Point(self.get_submodule(self.afan_site))
-        rerun = Rerun(self, super().loss, point, self.afan, self.afan_levels)
-        return rerun(*args, **kwargs)
+        compute = super().loss
+        for passage in self._passages():
+            compute = Rerun(self, compute, passage)
+        return compute(*args, **kwargs)
+
+    @contextmanager
+    def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
+        """A joint adversarial pass of the model that the head is part of."""
+        with ExitStack() as stack:
+            for passage in self._passages():
+                if passage.settings.joint:
+                    stack.enter_context(passage.perturbed())
+            yield
+
+    def _passages(self) -> Iterator[Passage]:
+        for settings, (site, levels) in zip(declared_by(self), self.afan_places):
+            if site == 'classifier':
+                yield Passage(Point(self, 'cls_seg', reads=True), settings, levels)
+            else:
+                yield Passage(Point(self.get_submodule(site)), settings, levels)
 
 
 def _has_classifier(head: nn.Module) -> bool:

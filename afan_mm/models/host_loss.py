@@ -6,9 +6,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 from torch import Tensor, nn
 
 from ..isolation import replaced
-from ..settings import AFANSettings
-from ..site import Losses, is_recording
-from .point import Point
+from ..site import Losses, declared_by, is_recording
+from .point import Passage
 from .rerun import Rerun
 from .tape import answered, pack, unpack
 
@@ -18,24 +17,17 @@ class HostLoss(Rerun):
 
     Args:
         host: The model that owns the site.
-        point, settings, levels: See :class:`Rerun`.
+        passage: See :class:`Rerun`.
         reuse_proposals: Whether a two-stage detector keeps the proposals, targets and samples of
             the clean pass.
     """
 
-    def __init__(
-        self,
-        host: nn.Module,
-        point: Point,
-        settings: AFANSettings,
-        levels: Sequence[int],
-        reuse_proposals: bool,
-    ):
-        super().__init__(host, host.loss, point, settings, levels)
+    def __init__(self, host: nn.Module, passage: Passage, reuse_proposals: bool):
+        super().__init__(host, host.loss, passage)
         self._heads = [
             m
             for m in _children(host)
-            if m is not point.owner and callable(getattr(m, 'loss', None))
+            if m is not passage.point.owner and callable(getattr(m, 'loss', None))
         ]
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
         self._proposals = Proposals(host) if reuse_proposals else None
@@ -57,7 +49,9 @@ class HostLoss(Rerun):
         self._constant_heads = [
             head
             for head, calls in self._head_losses.items()
-            if calls and not any(depends(list(call.values())) for call in calls)
+            if calls
+            and not any(depends(list(call.values())) for call in calls)
+            and not (self.settings.joint and _has_joint_site(head))
         ]
         self._head_losses.clear()
 
@@ -75,11 +69,15 @@ class HostLoss(Rerun):
         def loss(*args, **kwargs):
             losses = stock(*args, **kwargs)
             # a head that answers in another form is not left out
-            if self._gate is not None and isinstance(losses, dict):
+            if self._arguments is None and isinstance(losses, dict):
                 self._head_losses[head].append(losses)
             return losses
 
         return loss
+
+
+def _has_joint_site(module: nn.Module) -> bool:
+    return any(s.joint for part in module.modules() for s in declared_by(part))
 
 
 def _children(host: nn.Module) -> Iterator[nn.Module]:

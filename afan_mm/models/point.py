@@ -1,9 +1,13 @@
-"""Where a component has its site, and which part of the feature there is perturbed."""
+"""Where a component has its site, and the way from there to :func:`~afan_mm.tap`."""
 
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..isolation import replaced
+from ..settings import AFANSettings
+from ..site import Losses, is_perturbing, tap
 
 
 class Point(NamedTuple):
@@ -12,6 +16,63 @@ class Point(NamedTuple):
     owner: nn.Module
     method: str = 'forward'
     reads: bool = False
+
+
+class Passage:
+    """What a component's feature passes on its way: a point, and a site there.
+
+    Args:
+        point: Where the site is.
+        settings: How to perturb.
+        levels: Indices of the perturbed levels, see :class:`Levels`.
+    """
+
+    def __init__(
+        self, point: Point, settings: AFANSettings, levels: Optional[Sequence[int]] = None
+    ):
+        self.point = point
+        self.settings = settings
+        self.levels = levels
+
+    @property
+    def method(self) -> Callable:
+        """The method that stands at the point now."""
+        return getattr(self.point.owner, self.point.method)
+
+    def replaced(self, method: Callable) -> ContextManager:
+        """Inside, another method stands there."""
+        return replaced(self.point.owner, **{self.point.method: method})
+
+    def perturbed(self) -> ContextManager:
+        """Inside, a joint adversarial pass of an earlier site perturbs the feature once."""
+        stock = self.method
+
+        def method(*args, **kwargs):
+            if not is_perturbing(self.settings):
+                return stock(*args, **kwargs)
+            levels = Levels(self.reach(stock, *args, **kwargs), self.levels)
+            perturbed, others = levels.split()
+            perturbed = tap(self.settings.name, perturbed, _no_tail, self.settings)
+            return self.resume(stock, levels.join(perturbed, others), *args[1:], **kwargs)
+
+        return self.replaced(method)
+
+    def reach(self, stock: Callable, *args, **kwargs) -> Any:
+        """The feature, on a call of the method."""
+        return args[0] if self.point.reads else stock(*args, **kwargs)
+
+    def resume(self, stock: Callable, feature: Any, *args, **kwargs) -> Any:
+        """What the method returns with this feature; the arguments are those after the first."""
+        return stock(feature, *args, **kwargs) if self.point.reads else feature
+
+    @property
+    def answers_call(self) -> bool:
+        """Whether the feature stands for all that the call of the owner has computed before."""
+        return not self.point.reads
+
+
+def _no_tail(*args) -> Losses:
+    raise RuntimeError('a joint adversarial pass has no tail of its own at a later site')
 
 
 class Levels:

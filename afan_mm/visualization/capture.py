@@ -60,7 +60,7 @@ class _Capture(Session):
         if self.sites:
             self.find_gradients(loss)
         self.remove_hooks()
-        for site in self.sites.values():
+        for site in self.entries:
             self.run(site)
 
     def run(self, site: Site) -> None:
@@ -68,27 +68,29 @@ class _Capture(Session):
         site.check()
         with self.isolated(site):
             found = self.direction(site)
+        for each, deltas in zip(site.group, site.split(found.deltas)):
+            for level, (feature, delta) in enumerate(zip(each.features, deltas)):
+                name = each.name if len(deltas) == 1 else f'{each.name}[{level}]'
+                self._keep(name, each.settings, feature, delta, bool(found.finite))
+            each.release()
+
+    def _keep(
+        self, name: str, settings: AFANSettings, feature: Tensor, delta: Tensor, finite: bool
+    ) -> None:
         settings = replace(
-            site.settings,
-            num_strengths=self.num_strengths or site.settings.num_strengths,
+            settings,
+            num_strengths=self.num_strengths or settings.num_strengths,
             normalized=None,
         )
         values = draw_strengths(settings.num_strengths, 'linspace').tolist()
-        for level, (feature, delta) in enumerate(zip(site.features, found.deltas)):
-            clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
-            mixed = (
-                [mix(settings, clean, delta, Strength(v)) for v in values]
-                if settings.moments
-                else []
-            )
-            name = site.name if len(site.features) == 1 else f'{site.name}[{level}]'
-            augmented = [clean + v * delta for v in values]
-            self.captured.append(
-                SiteFeatures(
-                    name, settings, values, self.scale, clean, augmented, mixed, bool(found.finite)
-                )
-            )
-        site.release()
+        clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
+        augmented = [clean + v * delta for v in values]
+        normalized = (
+            [mix(settings, clean, delta, Strength(v)) for v in values] if settings.moments else []
+        )
+        self.captured.append(
+            SiteFeatures(name, settings, values, self.scale, clean, augmented, normalized, finite)
+        )
 
 
 def first_sample(batch: Any) -> Any:

@@ -140,8 +140,7 @@ def _units(features: SiteFeatures, strength: float, std: float) -> str:
     settings = features.settings
     size = strength * features.scale * settings.epsilon
     if settings.norm == 'l2':
-        unit = dict(absolute='', std=' std', norm=' of the norm')[settings.epsilon_unit]
-        return f'{size:.2g}{unit} (l2 per {settings.norm_over})'
+        return f'{size:.2g}{settings.unit_text}'
     if settings.epsilon_unit == 'std':
         return f'{size:.2g} std of each channel'
     return f'{255 * size:.2g}/255' + (f' = {size / std:.2g} std' if std else '')

@@ -81,13 +81,14 @@ class GraphSession(Session):
         with self.isolated(site):
             found = self.direction(site)
             site.features, site.context = features, context
-            for strength in self.strengths(site):
-                self.adversarial_pass(site, found, strength)
+            for strengths in self.strengths(site):
+                self.adversarial_pass(site, found, strengths)
 
     def attack(self, site: Site) -> Sequence[Optional[Tensor]]:
         """The gradient at the clean feature, by a pass of its own."""
         with self.isolated(site):
-            return self.gradient(site, site.features)
+            levels = [f.clone().requires_grad_() for f in site.features]
+            return self.gradient_of(self.loss(site, levels), levels)
 
     def time_tail(self, site: Site) -> float:
         """Seconds that one forward and backward of the tail take, from the clean feature."""
