@@ -142,6 +142,15 @@ def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
             yield path, module
 
 
+def declared_sites(model: nn.Module) -> List[Tuple[str, AFANSettings]]:
+    """The path of the module that declares a site, and its settings, for all sites of a model."""
+    return [
+        (path, settings)
+        for path, module in trained_modules(model)
+        for settings in declared_by(module)
+    ]
+
+
 class Site:
     """One site in one training step: what its adversarial passes need once the clean pass is gone.
 
