@@ -1,1 +1,3 @@
-"""What a trained model is like: its curvature, loss landscape, features, cost and health."""
+"""What A-FAN costs, what a run of it did, and how robust it made a model; behind the commands in
+tools/analysis_tools.
+"""
