@@ -9,8 +9,10 @@ from mmengine.config import Config
 from mmseg.apis import MMSegInferencer
 from test_configs import DIGITS
 from test_digits_voc import digits_voc
-from test_tools import command_line, configure_train
+from test_tools import configure_train
 from tiny import assert_identical
+
+from afan_mm.cli.runner import build_runner
 
 INFERENCERS = dict(mmseg=MMSegInferencer, mmdet=DetInferencer)
 VALUES = dict(
@@ -51,7 +53,7 @@ def train(config, work_dir):
         'train_cfg.val_interval=3',
         'default_hooks.checkpoint.interval=2',
     )
-    command_line.build_runner(cfg).train()
+    build_runner(cfg).train()
     return str(work_dir / 'iter_2.pth')
 
 

@@ -3,9 +3,6 @@ nothing written by hand.
 """
 
 import copy
-import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +13,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from tiny import assert_identical, random_streams, seed_everything
 
+from afan_mm.analysis.random_batches import zoo_batch
 from afan_mm.conversion import converted
-
-TOOLS = Path(__file__).resolve().parent.parent / 'tools' / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))
-zoo_batch = importlib.import_module('random_batches').zoo_batch
-sys.path.remove(str(TOOLS))
 
 STAGES = [f'roi_head.s{stage}' for stage in range(3)]
 FAMILIES = {

@@ -10,10 +10,13 @@ import torch
 from mmengine.config import Config
 from robust_runs import IMAGES, config, make_data
 from test_digits_voc import digits_voc
-from test_tools import TOOLS, command_line, configure_test, test
+from test_tools import TOOLS, configure_test, test
 from tiny import build
 
+from afan_mm.cli import command_line
+from afan_mm.cli.runner import build_runner
 from afan_mm.robustness.attack_settings import PROTOCOLS
+from afan_mm.utils.errors import UsageError
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +107,7 @@ def test_two_lines_of_a_config(project):
         '--work-dir',
         str(folder / 'two_lines'),
     )
-    command_line.build_runner(cfg).test()
+    build_runner(cfg).test()
     protocol = json.loads((folder / 'two_lines' / 'robust.json').read_text())['protocol']
     assert (
         protocol == dict(PROTOCOLS[host], random_start=False, seed=0)
@@ -154,7 +157,7 @@ def test_options_become_keys_of_the_loop(project):
 )
 def test_bad_options(project, options, message):
     _, folder = project
-    with pytest.raises(command_line.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         configure_test(str(folder / 'stock.py'), str(folder / 'weights.pth'), *options.split())
 
 
@@ -165,7 +168,7 @@ def test_an_attack_on_pixels_needs_a_segmentor(project):
         assert configure_test(*arguments).test_cfg.attack == 'cospgd'
     else:
         with pytest.raises(
-            command_line.UsageError,
+            UsageError,
             match="attack must be 'pgd' for a detector, .* but got 'cospgd'",
         ):
             configure_test(*arguments)

@@ -2,7 +2,6 @@
 input.
 """
 
-import importlib
 import importlib.util
 import os
 import subprocess
@@ -12,16 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from afan_mm.cli.evaluation import evaluation_config
+from afan_mm.cli.training import training_config
+from afan_mm.utils.errors import UsageError
+
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
-# the tools import their shared modules from their own folder, as scripts do
-sys.path.insert(0, str(TOOLS))
-command_line, data_check = map(importlib.import_module, ('command_line', 'data_check'))
-sys.path.remove(str(TOOLS))
 
 
 def load_tool(name):
     """A tool as a module, under a name that does not clash with the standard library's ``test``."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', str(TOOLS / f'{name}.py'))
+    path = TOOLS / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'tool_{path.stem}', str(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -61,11 +61,11 @@ def checkpoint(tmp_path):
 
 
 def configure_train(*argv):
-    return train.configure(train.parse_args(list(argv)))
+    return training_config(**vars(train.parse_args(list(argv))))
 
 
 def configure_test(*argv):
-    return test.configure(test.parse_args(list(argv)))
+    return evaluation_config(**vars(test.parse_args(list(argv))))
 
 
 def append(config, text):
@@ -128,14 +128,14 @@ def test_amp_leaves_a_mixed_precision_wrapper_alone(config):
 
 
 def test_amp_refuses_other_wrappers(config):
-    with pytest.raises(command_line.UsageError, match='AFANOptimWrapper.*but got ApexOptimWrapper'):
+    with pytest.raises(UsageError, match='AFANOptimWrapper.*but got ApexOptimWrapper'):
         configure_train(config, '--amp', '--cfg-options', 'optim_wrapper.type=ApexOptimWrapper')
 
 
 def test_auto_scale_lr(config):
     assert configure_train(config, '--auto-scale-lr').auto_scale_lr.enable is True
     append(config, 'auto_scale_lr = dict()')
-    with pytest.raises(command_line.UsageError, match='auto_scale_lr.base_batch_size'):
+    with pytest.raises(UsageError, match='auto_scale_lr.base_batch_size'):
         configure_train(config, '--auto-scale-lr')
 
 
@@ -150,9 +150,7 @@ def test_resume(config, checkpoint):
 
 def test_resume_checks_the_latest_checkpoint(config, tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
-    with pytest.raises(
-        command_line.UsageError, match='checkpoint must be a file, but got .*gone.pth'
-    ):
+    with pytest.raises(UsageError, match='checkpoint must be a file, but got .*gone.pth'):
         configure_train(config, '--resume', '--work-dir', str(tmp_path))
 
 
@@ -163,9 +161,7 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
             dict(type='Metric'),
             dict(type='DumpDetResults', out_file_path='found.pkl'),
         ]
-        with pytest.raises(
-            command_line.UsageError, match='must end with .pkl or .pickle .* but got found.txt'
-        ):
+        with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
             configure_test(config, checkpoint, '--out', 'found.txt')
     else:
         evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
@@ -180,13 +176,13 @@ def test_show(config, scope, checkpoint):
     )
     assert cfg.visualizer.get('save_dir') == (None if scope == 'mmdet' else 'drawn')
     append(config, 'default_hooks = dict()')
-    with pytest.raises(command_line.UsageError, match='default_hooks.visualization'):
+    with pytest.raises(UsageError, match='default_hooks.visualization'):
         configure_test(config, checkpoint, '--show')
 
 
 def test_tta(config, scope, checkpoint):
     if scope == 'mmseg':
-        with pytest.raises(command_line.UsageError, match='--tta needs a config with tta_model'):
+        with pytest.raises(UsageError, match='--tta needs a config with tta_model'):
             configure_test(config, checkpoint, '--tta')
         append(
             config,
@@ -203,7 +199,7 @@ def test_tta(config, scope, checkpoint):
 
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmpretrain'")
-    with pytest.raises(command_line.UsageError, match="'mmdet' or 'mmseg', but got 'mmpretrain'"):
+    with pytest.raises(UsageError, match="'mmdet' or 'mmseg', but got 'mmpretrain'"):
         configure_test(config, checkpoint, '--tta')
 
 
@@ -223,7 +219,7 @@ def test_bad_config(content, message, tmp_path):
     path = tmp_path / 'config.py'
     if content is not None:
         path.write_text(content)
-    with pytest.raises(command_line.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         configure_train(str(path))
 
 
@@ -232,7 +228,7 @@ def test_bad_checkpoint(config, content, tmp_path):
     path = tmp_path / 'broken.pth'
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(command_line.UsageError, match='checkpoint .*broken.pth'):
+    with pytest.raises(UsageError, match='checkpoint .*broken.pth'):
         configure_test(config, str(path))
 
 

@@ -1,22 +1,39 @@
 """One config with a shape and a batch size: what it costs, and how that grows."""
 
-import argparse
 import copy
 import statistics
 import sys
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from command_line import UsageError, describe, read_config
-from cost_measure import measure_rounds
-from cost_runs import PartsRun, Run, TailRun
-from cost_variants import variants_of, with_settings
 from mmengine.utils import ProgressBar
-from random_batches import default_batch_size, default_shape, random_batch
+
+from ...utils.configs import read_config
+from ...utils.errors import UsageError, describe
+from ..random_batches import default_batch_size, default_shape, random_batch
+from .meters import measure_rounds
+from .runs import PartsRun, Run, TailRun
+from .variants import variants_of, with_settings
 
 SMALLEST = 32  # pixels; the coarsest stride of these networks
 MEMORY_FROM = dict(cuda="CUDA's allocator", cpu="the profiler's record of tensors")
+
+
+class Plan(NamedTuple):
+    """How to measure.
+
+    Attributes:
+        rounds: Every variant runs once in each.
+        warmup: Unmeasured runs of each variant.
+        amp: 'none', 'bf16' or 'fp16'.
+        seed: Of the order in each round.
+    """
+
+    rounds: int = 5
+    warmup: int = 1
+    amp: str = 'none'
+    seed: int = 0
 
 
 class Case:
@@ -24,13 +41,28 @@ class Case:
 
     Args:
         path: Of the config.
-        args: The options of the tool.
         device: Where to measure.
+        plan: How to. Defaults to five rounds in full precision.
+        cfg_options: New values of the config by key. Defaults to none.
+        shape: (H, W) of the images in pixels. Defaults to the config's own on a GPU, a small one on
+            a CPU.
+        batch_size: Images. Defaults to the config's own on a GPU, 2 on a CPU.
+
+    Raises:
+        UsageError: If the config cannot be read, has no A-FAN site or is of neither host.
     """
 
-    def __init__(self, path: str, args: argparse.Namespace, device: torch.device):
-        self.path, self.args, self.device = path, args, device
-        self.cfg = read_config(argparse.Namespace(config=path, cfg_options=args.cfg_options))
+    def __init__(
+        self,
+        path: str,
+        device: torch.device,
+        plan: Optional[Plan] = None,
+        cfg_options: Optional[Dict[str, Any]] = None,
+        shape: Optional[Sequence[int]] = None,
+        batch_size: Optional[int] = None,
+    ):
+        self.path, self.plan, self.device = path, plan or Plan(), device
+        self.cfg = read_config(path, cfg_options)
         if self.cfg.get('default_scope') not in ('mmseg', 'mmdet'):
             raise UsageError(
                 f"{path}: default_scope must be 'mmseg' or 'mmdet', but got "
@@ -38,10 +70,10 @@ class Case:
             )
         try:
             self.variants = variants_of(self.cfg)
-            self.shape = tuple(args.shape or default_shape(self.cfg, device))
+            self.shape = tuple(shape or default_shape(self.cfg, device))
         except ValueError as error:
             raise UsageError(f'{path}: {error}') from error
-        self.batch_size = args.batch_size or default_batch_size(self.cfg, device)
+        self.batch_size = batch_size or default_batch_size(self.cfg, device)
         self._check_shape()
 
     def grown(self, quantity: str, value: int) -> 'Case':
@@ -73,11 +105,11 @@ class Case:
             plan += [(f'tails of {name}', TailRun, name) for name in tailed]
             plan += [('parts', PartsRun, 'afan')] if 'afan' in names else []
         bar = ProgressBar(
-            len(plan) * (1 + self.args.rounds) + 2 * self.args.rounds + len(names), file=sys.stderr
+            len(plan) * (1 + self.plan.rounds) + 2 * self.plan.rounds + len(names), file=sys.stderr
         )
         runs = self._build(plan, bar)
         ratios, seconds = measure_rounds(
-            runs, 'stock', self.args.rounds, self.args.seed, bar.update
+            runs, 'stock', self.plan.rounds, self.plan.seed, bar.update
         )
         peaks = {}
         for name in names:
@@ -154,8 +186,8 @@ class Case:
             shape=self.shape,
             batch_size=self.batch_size,
             device=name,
-            rounds=self.args.rounds,
-            precision='float32' if self.args.amp == 'none' else self.args.amp,
+            rounds=self.plan.rounds,
+            precision='float32' if self.plan.amp == 'none' else self.plan.amp,
             memory_from=MEMORY_FROM[self.device.type],
         )
 
@@ -175,11 +207,11 @@ class Case:
                     self.cfg,
                     batch,
                     self.device,
-                    self.args.amp,
+                    self.plan.amp,
                     runs.get('stock'),
                 )
                 runs[key] = run
-                for _ in range(self.args.warmup):
+                for _ in range(self.plan.warmup):
                     run()
             except Exception as error:
                 # hosts refuse shapes, and devices run out of memory, in many ways

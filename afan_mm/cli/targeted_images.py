@@ -4,15 +4,19 @@ own prediction.
 
 import os
 import os.path as osp
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import torch
-from command_line import UsageError, describe
-from data_check import find_datasets
+from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import InstanceData, PixelData
+from torch import nn
+
+from ..utils.configs import type_name
+from ..utils.errors import UsageError, describe
+from .data_check import find_datasets
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SPLITS = ('train', 'val', 'test')
@@ -31,7 +35,7 @@ class Source(NamedTuple):
     index: Optional[int] = None
 
 
-def find_parts(cfg, split):
+def find_parts(cfg: Config, split: str) -> List[dict]:
     """The config of every data set of a split, with a pipeline without chance that loads
     annotations before it resizes.
     """
@@ -52,12 +56,24 @@ def find_parts(cfg, split):
         )
     # The loss needs the annotation in the frame of the input: test pipelines load it after the
     # image was resized.
-    pipeline = sorted(pipelines[0], key=lambda step: not _type_of(step).startswith('Load'))
+    pipeline = sorted(pipelines[0], key=lambda step: not type_name(step).startswith('Load'))
     return [dict(part, pipeline=pipeline) for part in parts]
 
 
-def find_sources(images, indices, parts, data_there):
-    """The images that were asked for, all readable; those of the data know their place in it."""
+def find_sources(
+    images: Sequence[str], indices: Sequence[int], parts: Sequence[dict], data_there: bool
+) -> List[Source]:
+    """The images that were asked for, all readable; those of the data know their place in it.
+
+    Args:
+        images: Files, folders, or names of images of the data.
+        indices: Images of the data by number, from 0.
+        parts: From :func:`find_parts`; the default scope must be that of their config.
+        data_there: Whether the data is on the disk.
+
+    Raises:
+        UsageError: If there is no such image, none at all, or one that cannot be read.
+    """
     paths = [path for image in images for path in _expand(image)]
     datasets = [DATASETS.build(part) for part in parts] if data_there else []
     places = [
@@ -95,14 +111,23 @@ def find_sources(images, indices, parts, data_there):
     return sources
 
 
-def load(source, pipeline, model, score_thr):
-    """A batch of one image with a target in the frame of the input, and what the target is."""
+def load(
+    source: Source, pipeline: Sequence[dict], model: nn.Module, score_thr: float
+) -> Tuple[dict, str]:
+    """A batch of one image with a target in the frame of the input, and what the target is.
+
+    Args:
+        source: The image.
+        pipeline: Of an image without annotation, whose target is what the model predicts.
+        model: In evaluation mode.
+        score_thr: Of the predicted instances that count.
+    """
     if source.dataset is not None:
         packed = source.dataset.prepare_data(source.index)
         sample = packed['data_samples']
         if 'gt_sem_seg' in sample or 'bboxes' in sample.get('gt_instances', {}):
             return dict(inputs=[packed['inputs']], data_samples=[sample]), 'ground truth'
-    steps = [TRANSFORMS.build(step) for step in pipeline if 'Annotations' not in _type_of(step)]
+    steps = [TRANSFORMS.build(step) for step in pipeline if 'Annotations' not in type_name(step)]
     try:
         packed = Compose(steps)(dict(img_path=source.path, img_id=0))
     except Exception as error:  # a pipeline may need what only its data set gives
@@ -119,7 +144,7 @@ def load(source, pipeline, model, score_thr):
     return dict(batch, data_samples=[sample]), _set_target(sample, predicted, score_thr)
 
 
-def _set_target(sample, predicted, score_thr):
+def _set_target(sample: Any, predicted: Any, score_thr: float) -> str:
     """Take a prediction as ground truth; returns what to say of it."""
     if 'pred_sem_seg' in predicted and 'pred_instances' not in predicted:
         sample.gt_sem_seg = PixelData(data=predicted.pred_sem_seg.data)
@@ -140,7 +165,7 @@ def _set_target(sample, predicted, score_thr):
     return f'its own {len(kept)} predictions above {score_thr:g} (no annotation)'
 
 
-def _expand(image) -> List[str]:
+def _expand(image: str) -> List[str]:
     if not osp.isdir(image):
         return [image]
     found = sorted(
@@ -149,9 +174,3 @@ def _expand(image) -> List[str]:
     if not found:
         raise UsageError(f'a folder must hold images ({", ".join(SUFFIXES)}), but {image} has none')
     return found
-
-
-def _type_of(step):
-    return (
-        step['type'].rpartition('.')[2] if isinstance(step['type'], str) else step['type'].__name__
-    )

@@ -1,4 +1,5 @@
-"""One family of the sweep, in a process of its own: python zoo_trial.py FOLDER OUT.json
+"""One family of the sweep, in a process of its own: python -m afan_mm.analysis.zoo_trial FAMILY
+FOLDER OUT.json
 
 Two training steps from the same weights, on the same batch and with the same random streams: stock,
 which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
@@ -8,27 +9,29 @@ step does not run.
 
 import argparse
 import copy
-import json
-import sys
 import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any, Dict, Tuple
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # command_line.py
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor, nn
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MessageHub  # noqa: E402
-from mmengine.model import revert_sync_batchnorm  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.registry import MODELS, init_default_scope  # noqa: E402
-from mmengine.utils import import_modules_from_strings  # noqa: E402
-from random_batches import dicts, zoo_batch  # noqa: E402
+from ..conversion import converted
+from ..utils.configs import dicts, type_name
+from ..utils.files import write_json
+from .random_batches import zoo_batch
 
-from afan_mm.conversion import converted  # noqa: E402
-
+Gradients = Dict[str, Tensor]
+Shape = Tuple[int, int]
 SHAPES = ((64, 64), (128, 128), (320, 320))
 NUM_STRENGTHS = 1
 MAX_ITERS = 1000
@@ -41,7 +44,7 @@ class StepError(Exception):
     """A step that did not end well, in words."""
 
 
-def load(path):
+def load(path: Path) -> Config:
     """The config as a CPU without weights can run it."""
     cfg = Config.fromfile(path)
     if 'type' not in cfg.get('model', {}) or 'optim_wrapper' not in cfg:
@@ -57,43 +60,47 @@ def load(path):
             node['init_cfg'] = None
     # what reached the parameters, not what clipping left of it
     cfg.optim_wrapper.pop('clip_grad', None)
-    if 'Amp' in cfg.optim_wrapper.get('type', ''):  # refuses to be built without a GPU
+    if 'Amp' in type_name(cfg.optim_wrapper):  # refuses to be built without a GPU
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(key, None)
     return cfg
 
 
-def resize(model, shape):
+def resize(model: dict, shape: Shape) -> None:
     """Let nothing pad the small images of the batch to the size that the config trains on."""
     for node in dicts(model):
         if 'size' in node.get('data_preprocessor', {}):
             node['data_preprocessor'].update(size=shape)
         if 'batch_augments' in node:
             node['batch_augments'] = [
-                each for each in node['batch_augments'] or () if each['type'] != 'BatchFixedSizePad'
+                each
+                for each in node['batch_augments'] or ()
+                if type_name(each) != 'BatchFixedSizePad'
             ]
 
 
-def seed():
+def seed() -> None:
+    """Start the random streams that hosts draw from."""
     torch.manual_seed(0)
     np.random.seed(0)
 
 
-def build(cfg):
+def build(cfg: Config) -> nn.Module:
+    """The model of a config in training mode, the same weights each time."""
     seed()
     # some models take their config apart
     return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).train()
 
 
-def step(model, cfg, shape):
+def step(model: nn.Module, cfg: Config, shape: Shape) -> Tuple[float, Gradients, OptimWrapper]:
     """One ``train_step``: the sum of the losses, the gradients of the update by parameter name, and
     the optim wrapper.
     """
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    gradients = {}
+    gradients: Gradients = {}
 
-    def keep(optimizer, args, kwargs):
+    def keep(*_: Any) -> None:
         gradients.update(
             {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         )
@@ -121,7 +128,7 @@ def step(model, cfg, shape):
     return loss, gradients, wrapper
 
 
-def stock_step(cfg, record):
+def stock_step(cfg: Config, record: 'Record') -> Tuple[Gradients, Gradients, Shape]:
     """The stock step, at the smallest of several image sizes that the family can take, its own
     last: weights, gradients, size.
     """
@@ -141,7 +148,7 @@ def stock_step(cfg, record):
     raise error
 
 
-def choose(folder, record):
+def choose(folder: Path, record: 'Record') -> Tuple[Config, Tuple[Gradients, Gradients, Shape]]:
     """The config of a family, and its stock step."""
     error, tried = StepError('the folder has no config'), 0
     for path in sorted(folder.glob('*.py'), key=lambda path: (len(path.name), path.name)):
@@ -158,7 +165,7 @@ def choose(folder, record):
     raise error
 
 
-def distance(gradients, expected):
+def distance(gradients: Gradients, expected: Gradients) -> float:
     """The norm of the difference of two sets of gradients, relative to the second."""
     zero = torch.zeros(())
     names = {*gradients, *expected}
@@ -169,14 +176,16 @@ def distance(gradients, expected):
     return (apart / max(length, 1e-300)) ** 0.5
 
 
-def afan_step(cfg, weights, expected, shape, record):
+def afan_step(
+    cfg: Config, weights: Gradients, expected: Gradients, shape: Shape, record: 'Record'
+) -> None:
     """The step of the converted config."""
     record.enter('convert')
     new = converted(cfg, epsilon=EPSILON, num_strengths=NUM_STRENGTHS)
     record.enter(
         'afan',
         components=sorted(
-            node['type'] for node in dicts(new.model) if str(node.get('type')).startswith('AFAN')
+            type_name(node) for node in dicts(new.model) if type_name(node).startswith('AFAN')
         ),
     )
     model = build(new)
@@ -192,7 +201,7 @@ def afan_step(cfg, weights, expected, shape, record):
         raise StepError(f'the gradients are the stock ones (relative distance {moved:.1e})')
 
 
-def trial(folder, record):
+def trial(folder: Path, record: 'Record') -> None:
     """Fill the record of a family."""
     cfg, (weights, gradients, shape) = choose(folder, record)
     afan_step(cfg, weights, gradients, shape, record)
@@ -204,28 +213,31 @@ class Record(dict):
     or memory.
     """
 
-    def __init__(self, path, **entries):
+    def __init__(self, path: Path, **entries: Any):
         super().__init__(entries)
         self._path = path
 
-    def enter(self, stage, **entries):
+    def enter(self, stage: str, **entries: Any) -> None:
+        """Note that a stage begins."""
         self.update(entries, stage=stage)
         self.save()
 
-    def save(self):
-        self._path.write_text(json.dumps(self, indent=1))
+    def save(self) -> None:
+        """Write what is known."""
+        write_json(self._path, self)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument('family')
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    record = Record(args.out)
+    record = Record(args.out, family=args.family)
     began = time.time()
     try:
         trial(args.folder, record)

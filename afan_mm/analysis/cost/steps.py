@@ -3,12 +3,12 @@
 from typing import Any, List, Sequence
 
 import torch
-from cost_schedules import Schedule, SiteReached
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from afan_mm.attack import pgd
-from afan_mm.settings import declared_by
+from ...attack import pgd
+from ...settings import declared_by
+from .schedules import Schedule, SiteReached
 
 PIXEL_EPSILON = 4 / 255  # its size does not change the work
 

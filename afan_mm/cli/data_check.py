@@ -6,9 +6,12 @@ import glob
 import os
 import os.path as osp
 import textwrap
-from typing import NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from command_line import UsageError
+from mmengine.config import Config
+
+from ..utils.configs import type_name
+from ..utils.errors import UsageError
 
 
 class DataSet(NamedTuple):
@@ -104,7 +107,7 @@ XML_FOLDERS = dict(img_subdir='JPEGImages', ann_subdir='Annotations')
 CONVERTED = dict(CityscapesDataset='_gtFine_labelTrainIds.png')
 
 
-def check_data(cfg, loaders):
+def check_data(cfg: Config, loaders: Sequence[str]) -> None:
     """Stop where data on this machine's disks is missing.
 
     Args:
@@ -116,11 +119,15 @@ def check_data(cfg, loaders):
         UsageError: If a file or folder is missing: which, the layout that is expected and where the
             data comes from.
     """
-    missing = {}  # what to say of each path, and what is known of its data set
+    missing: Dict[
+        str, Optional[DataSet]
+    ] = {}  # what to say of each path, and what is known of its data set
     for loader in loaders:
         for dataset in find_datasets(cfg.get(loader)):
             for path in filter(is_missing, list_paths(dataset)):
-                missing[f'  {path} ({loader}, {type_name(dataset)})'] = identify(dataset, path)
+                missing[f'  {path} ({loader}, {type_name(dataset) or "no type"})'] = identify(
+                    dataset, path
+                )
     if missing:
         texts = [
             f'Expected for {known.name}:\n{textwrap.indent(known.layout, "  ")}\nIt comes from '
@@ -141,7 +148,7 @@ def check_data(cfg, loaders):
         )
 
 
-def find_datasets(value):
+def find_datasets(value: Any) -> List[dict]:
     """Every data set's own config inside that of a loader, however wrapped: ConcatDataset,
     RepeatDataset, lists and others.
     """
@@ -153,7 +160,7 @@ def find_datasets(value):
     return find_datasets(wrapped) if wrapped else [value]
 
 
-def list_paths(dataset):
+def list_paths(dataset: dict) -> List[str]:
     """Files and folders that a data set reads, joined as mmengine does, less those that are not on
     a disk.
     """
@@ -179,13 +186,13 @@ def list_paths(dataset):
     return [osp.normpath(path) for path in paths if path and '://' not in path]
 
 
-def is_missing(path):
+def is_missing(path: str) -> bool:
     """Whether nothing is at a path or, where it ends in a pattern, below its folder."""
     folder, anywhere, pattern = path.partition('**')
     return not any(glob.iglob(glob.escape(folder) + anywhere + pattern, recursive=True))
 
 
-def identify(dataset, path):
+def identify(dataset: dict, path: str) -> Optional[DataSet]:
     """The well-known data set that a missing path belongs to, or None."""
     parts = path.lower().split(os.sep)
     for data_set in DATA_SETS:
@@ -193,9 +200,3 @@ def identify(dataset, path):
             return data_set
     own_types = () if 'metainfo' in dataset else (type_name(dataset),)
     return next((data_set for data_set in DATA_SETS if set(own_types) & set(data_set.types)), None)
-
-
-def type_name(dataset):
-    """The type of a data set without its scope; a config may name it or hold the class."""
-    given = dataset.get('type', 'no type')
-    return given.rsplit('.', 1)[-1] if isinstance(given, str) else given.__name__

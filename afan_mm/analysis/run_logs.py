@@ -2,11 +2,15 @@
 
 import json
 import math
+from pathlib import Path
+from typing import Any, Dict, List
 
-from command_line import UsageError
+from ..utils.errors import UsageError
+
+Report = Dict[str, float]
 
 
-def find_logs(path):
+def find_logs(path: Path) -> List[Path]:
     """The ``scalars.json`` files of a work folder, oldest first; of a file, that file."""
     if path.is_file():
         return [path]
@@ -27,7 +31,7 @@ def find_logs(path):
     return found
 
 
-def read_lines(path):
+def read_lines(path: Path) -> Dict[int, Dict[str, Any]]:
     """The training lines of one log, by iteration. A last line that a killed run left unfinished is
     left out.
     """
@@ -48,11 +52,14 @@ def read_lines(path):
     return records
 
 
-def read_run(path):
+def read_run(path: Path) -> Dict[str, Any]:
     """One run: its loss, and the reports of each site.
 
     Where a run was resumed, what an earlier log holds from the first iteration of a later one on is
     dropped.
+
+    Args:
+        path: A work folder, or a ``scalars.json``.
 
     Returns:
         dict: ``loss``, a dict from iteration to the run's own loss, and ``sites``, a dict from site
@@ -60,12 +67,12 @@ def read_run(path):
         with three more: ``iter``; ``clean``, the loss of the site's tail on the clean feature; and
         ``relative_gain``, the gain divided by it.
     """
-    joined = {}
+    joined: Dict[int, Dict[str, Any]] = {}
     for log in find_logs(path):
         lines = read_lines(log)
         joined = {step: line for step, line in joined.items() if not lines or step < min(lines)}
         joined.update(lines)
-    sites = {}
+    sites: Dict[str, List[Report]] = {}
     for step, line in sorted(joined.items()):
         for site, figures in _figures(line).items():
             reports = sites.setdefault(site, [])
@@ -83,8 +90,8 @@ def read_run(path):
     )
 
 
-def _figures(line):
-    sites = {}
+def _figures(line: Dict[str, Any]) -> Dict[str, Report]:
+    sites: Dict[str, Report] = {}
     for key, value in line.items():
         if key.startswith('afan/'):
             site, figure = key[len('afan/') :].rsplit('/', 1)
@@ -93,6 +100,6 @@ def _figures(line):
     return {site: figures for site, figures in sites.items() if 'gain' in figures}
 
 
-def _relative(figures):
+def _relative(figures: Report) -> Report:
     clean = figures['objective'] - figures['gain']
     return dict(clean=clean, relative_gain=figures['gain'] / clean if clean > 0 else math.nan)

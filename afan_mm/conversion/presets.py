@@ -1,37 +1,34 @@
-"""The settings of configs/_base_/presets/ that suit the task and the data of a config."""
+"""The settings of the presets that suit the task and the data of a config."""
 
 import os.path as osp
 from dataclasses import fields
+from functools import lru_cache
+from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
 
-from afan_mm import AFANSettings
+from .. import presets
+from ..settings import AFANSettings
+from ..utils.configs import dicts, type_name
 
-PRESETS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', '_base_', 'presets')
+FOLDER = osp.dirname(presets.__file__)
+PRESETS = ('paper', 'released')
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
 ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
 
 
-def nodes(value):
-    """Every dict in a part of a config."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    for each in value if isinstance(value, (list, tuple)) else ():
-        yield from nodes(each)
+@lru_cache(maxsize=None)
+def _read(preset: str) -> Config:
+    return Config.fromfile(osp.join(FOLDER, f'{preset}.py'))
 
 
-def preset_entry(cfg):
+def preset_entry(cfg: Config) -> Tuple[str, str]:
     """The name of the presets' entry for the task and data of a config, and a sentence on why this
     one.
     """
-    parts = nodes(cfg.get('train_dataloader', {}).get('dataset'))
-    kinds = {
-        str(part['type']).rsplit('.', 1)[-1]: str(part)
-        for part in parts
-        if str(part.get('type')).endswith('Dataset')
-    }
-    if any('decode_head' in part for part in nodes(cfg.get('model'))):
+    parts = dicts((cfg.get('train_dataloader') or {}).get('dataset'))
+    kinds = {type_name(part): str(part) for part in parts if type_name(part).endswith('Dataset')}
+    if any('decode_head' in part for part in dicts(cfg.get('model'))):
         year = 'voc07' if '2007' in kinds.get('PascalVOCDataset', '') else 'voc12'
         known, usual = (
             dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'),
@@ -48,17 +45,20 @@ def preset_entry(cfg):
     )
 
 
-def preset_settings(cfg, preset, given):
-    """What ``convert`` takes, and sentences for the reader on where it comes from.
+def preset_settings(
+    cfg: Config, preset: str, given: Dict[str, Any]
+) -> Tuple[Dict[str, Dict[str, Any]], List[str]]:
+    """Settings of ``neck`` and ``head``, keys of ``optim_wrapper``, and sentences for the reader on
+    where they come from.
 
     Args:
         cfg: The stock config.
         preset: 'paper' or 'released'.
-        given: Settings of the user, which win over those of the preset.
+        given: Settings of every site, which win over those of the preset.
     """
     name, reason = preset_entry(cfg)
-    entry = Config.fromfile(osp.join(PRESETS, f'{preset}.py'))[name]
-    parts = {}
+    entry = _read(preset)[name]
+    parts: Dict[str, Dict[str, Any]] = dict(optim_wrapper={})
     for part in ('neck', 'head'):
         stated = {**entry[part], **given}
         parts[part] = {
@@ -70,7 +70,7 @@ def preset_settings(cfg, preset, given):
         parts['optim_wrapper'] = dict(clean_weight=entry.optim_wrapper.clean_weight)
     notes = [
         f"Settings: preset '{preset}', entry {reason}."
-        + (f' From the command line: {", ".join(given)}.' if given else '')
+        + (f' Given instead: {", ".join(given)}.' if given else '')
     ]
     if preset == 'released':
         notes.append("The preset's own sites and learning rates are not taken over.")

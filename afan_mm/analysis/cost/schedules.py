@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from cost_measure import timed
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from afan_mm.augment import draw
-from afan_mm.passes import SitePasses
-from afan_mm.session import Session
-from afan_mm.settings import AFANSettings
-from afan_mm.site import Features, Site, Tail
+from ...augment import draw
+from ...passes import SitePasses
+from ...session import Session
+from ...settings import AFANSettings
+from ...site import Features, Site, Tail
+from .meters import timed
 
 
 class SiteReached(Exception):

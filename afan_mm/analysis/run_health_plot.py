@@ -1,8 +1,14 @@
-"""The picture of plot_health.py: a column for each run, a row for each quantity."""
+"""The picture of a run's health: a column for each run, a row for each quantity."""
 
 import math
+from typing import Any, Dict, List, Sequence
 
-from health_report import (
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ..visualization.canvas import new_figure, render
+from .run_health import (
     FINE,
     HIGH_ZERO,
     LOW_MIX,
@@ -13,9 +19,6 @@ from health_report import (
     WEAK_GAIN,
     percent,
 )
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-from afan_mm.visualization.canvas import new_figure, render
 
 # Okabe and Ito's palette: told apart by colour-blind readers too. Its yellow is too light for a
 # line.
@@ -26,15 +29,16 @@ GAIN_TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10, 100, 1000)
 LINEAR_GAIN = 0.001  # up to here the axis is linear, beyond it logarithmic
 SHORT = {WEAK: 'TOO WEAK', STRONG: 'MAY HURT', UNCLEAR: 'CANNOT TELL', FINE: 'in between'}
 LINE, PANELS = 22, 1100  # pixels
+Run = Dict[str, Any]
+Styles = Dict[str, Dict[str, str]]
 HEIGHTS = (3, 2.6, 1.5, 1.5, 1.5)
 
 
-def draw(runs):
+def draw(runs: Dict[str, Run]) -> np.ndarray:
     """The picture, (H, W, 3) RGB in uint8.
 
     Args:
-        runs: What :func:`~health_logs.read_run` returns, with ``verdicts`` added, by the name of
-            the run.
+        runs: Of :func:`~afan_mm.analysis.run_health.judged_run`, by name.
     """
     names = list(dict.fromkeys(site for run in runs.values() for site in run['sites']))
     styles = {
@@ -78,7 +82,7 @@ def draw(runs):
     return render(figure)
 
 
-def _write_verdicts(axis, name, run, styles):
+def _write_verdicts(axis: Axes, name: str, run: Run, styles: Styles) -> None:
     """Above the first panel: which run, and a line for each site."""
     lines = [(name, dict(color='black', weight='bold', size=12))]
     for site, found in run['verdicts'].items():
@@ -103,7 +107,7 @@ def _write_verdicts(axis, name, run, styles):
         )
 
 
-def _gain(axis, run, styles):
+def _gain(axis: Axes, run: Run, styles: Styles) -> None:
     _title(axis, 'gain: adversarial loss above the clean one')
     axis.set_yscale('symlog', linthresh=LINEAR_GAIN)
     axis.axhspan(-WEAK_GAIN, WEAK_GAIN, color=ZONES[WEAK], zorder=0)
@@ -123,7 +127,7 @@ def _gain(axis, run, styles):
         )
 
 
-def _losses(axis, run, styles):
+def _losses(axis: Axes, run: Run, styles: Styles) -> None:
     _title(axis, 'losses: adversarial (solid), clean of the same tail (dashed)')
     axis.plot(list(run['loss']), list(run['loss'].values()), color='black', linewidth=2)
     if run['loss']:
@@ -132,19 +136,19 @@ def _losses(axis, run, styles):
     _lines(axis, run, styles, 'objective')
 
 
-def _mix_ratio(axis, run, styles):
+def _mix_ratio(axis: Axes, run: Run, styles: Styles) -> None:
     _title(axis, 'mix ratio: share of the perturbation that the normalisation leaves')
     axis.axhspan(0, LOW_MIX, color=ZONES[WEAK], zorder=0)
     _lines(axis, run, styles, 'mix_ratio')
     axis.set_ylim(0, max(1.05, axis.get_ylim()[1]))
 
 
-def _delta_norm(axis, run, styles):
+def _delta_norm(axis: Axes, run: Run, styles: Styles) -> None:
     _title(axis, 'delta norm: l2 norm of the perturbation at full strength')
     _lines(axis, run, styles, 'delta_norm')
 
 
-def _zero_share(axis, run, styles):
+def _zero_share(axis: Axes, run: Run, styles: Styles) -> None:
     _title(axis, 'zero share: elements that the perturbation does not move')
     axis.axhspan(HIGH_ZERO, 1.05, color=ZONES[WEAK], zorder=0)
     _lines(axis, run, styles, 'zero_share')
@@ -152,7 +156,7 @@ def _zero_share(axis, run, styles):
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.0%}'))
 
 
-def _values(runs, figures):
+def _values(runs: Dict[str, Run], figures: Sequence[str]) -> List[float]:
     """All finite values of some figures. The panels of a row share their axis."""
     reports = [
         report for run in runs.values() for reports in run['sites'].values() for report in reports
@@ -162,7 +166,7 @@ def _values(runs, figures):
     ]
 
 
-def _scale(axis, values):
+def _scale(axis: Axes, values: List[float]) -> None:
     """Logarithmic where one line would flatten the others."""
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axis.set_yscale('log')
@@ -170,11 +174,13 @@ def _scale(axis, values):
         axis.set_ylim(bottom=0)
 
 
-def _title(axis, text):
+def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, fontsize=10, loc='left')
 
 
-def _lines(axis, run, styles, figure, label=True, **changes):
+def _lines(
+    axis: Axes, run: Run, styles: Styles, figure: str, label: bool = True, **changes: Any
+) -> None:
     """A line for each site, its name at the right end."""
     for site, reports in run['sites'].items():
         points = [
@@ -186,7 +192,7 @@ def _lines(axis, run, styles, figure, label=True, **changes):
                 _label(axis, points[-1][1], site, styles[site]['color'])
 
 
-def _label(axis, height, text, colour):
+def _label(axis: Axes, height: float, text: str, colour: str) -> None:
     axis.annotate(
         text,
         (1.01, height),
@@ -201,7 +207,7 @@ def _label(axis, height, text, colour):
     )
 
 
-def _spread_labels(axis, gap=14):
+def _spread_labels(axis: Axes, gap: float = 14) -> None:
     """Move labels apart that would lie on each other; ``gap`` in pixels."""
     labels = [text for text in axis.texts if text.get_gid() == 'label']
     places = [axis.transData.transform((0, text.xy[1]))[1] for text in labels]

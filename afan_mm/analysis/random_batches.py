@@ -1,12 +1,14 @@
 """Random batches in the form that the hosts' data loaders give."""
 
 import copy
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
+
+from ..utils.configs import dicts
 
 IGNORED = 255
 NUM_BOXES = 5
@@ -204,13 +206,3 @@ def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
         if isinstance(scale, (list, tuple)):
             return tuple(scale)[::-1]
     return None
-
-
-def dicts(node: Any) -> Iterator[dict]:
-    """Every dict in a config."""
-    if isinstance(node, dict):
-        yield node
-    for child in (
-        node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-    ):
-        yield from dicts(child)

@@ -34,7 +34,12 @@ mix ratio < 10 %     a reason for a weak site: the normalisation takes away near
 """
 
 import math
+from pathlib import Path
 from statistics import median
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..utils.errors import UsageError
+from .run_logs import Report, read_run
 
 WEAK_GAIN, STRONG_GAIN = 0.01, 1.0
 TREND, TREND_REPORTS = 0.1, 6
@@ -49,11 +54,11 @@ WEAK, STRONG, UNCLEAR, FINE = (
 )
 
 
-def judge(reports):
+def judge(reports: List[Report]) -> Dict[str, Any]:
     """The verdict on one site.
 
     Args:
-        reports: Of :func:`~health_logs.read_run`.
+        reports: Of :func:`~afan_mm.analysis.run_logs.read_run`.
 
     Returns:
         dict: ``verdict``, one of WEAK, STRONG, UNCLEAR and FINE; ``medians`` of the figures;
@@ -73,12 +78,64 @@ def judge(reports):
     )
 
 
-def percent(share):
+def judged_run(path: Path, sites: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    """A run with a verdict on each of its sites.
+
+    Args:
+        path: A work folder, or a ``scalars.json``.
+        sites: Names of those that are wanted. Defaults to None, all.
+
+    Returns:
+        dict: As that of :func:`~afan_mm.analysis.run_logs.read_run`, with ``verdicts``, what
+        :func:`judge` says, by site.
+
+    Raises:
+        UsageError: If there is no such site, or no figures of A-FAN.
+    """
+    found = read_run(path)
+    unknown = [site for site in sites or () if site not in found['sites']]
+    if unknown:
+        raise UsageError(
+            f'--sites must be some of {", ".join(found["sites"])} in {path}, but got '
+            f'{", ".join(unknown)}'
+        )
+    found['sites'] = {
+        site: reports for site, reports in found['sites'].items() if not sites or site in sites
+    }
+    found['verdicts'] = {site: judge(reports) for site, reports in found['sites'].items()}
+    return found
+
+
+def verdicts_in_words(name: str, found: Dict[str, Any]) -> str:
+    """Several lines on a run of :func:`judged_run`, called ``name``."""
+    lines = [name]
+    for site, verdict in found['verdicts'].items():
+        medians = verdict['medians']
+        relative, clean = medians['relative_gain'], medians['clean']
+        lines += [
+            f'  {site}: {verdict["verdict"].upper()}',
+            f'    medians of {verdict["reports"]} reports, iterations {verdict["iters"][0]} to '
+            f'{verdict["iters"][1]}:',
+            # of the median share, whose sign need not be that of the median gain
+            f'      gain {relative * clean:.2g} = {percent(relative)} of the clean loss '
+            f'{clean:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})',
+            f'      mix ratio {medians["mix_ratio"]:.2f} (low below {LOW_MIX}), zero share '
+            f'{medians["zero_share"]:.0%} (high above {HIGH_ZERO:.0%}), delta norm '
+            f'{medians["delta_norm"]:.3g}, not finite {medians["nonfinite_share"]:.0%}',
+        ]
+        lines += [f'    because: {reason}' for reason in verdict['reasons']]
+        lines += [f'    change: {advice}' for advice in verdict['advice']]
+    return '\n'.join(lines)
+
+
+def percent(share: float) -> str:
     """A share with two digits that count, and all those before the point."""
     return f'{100 * share:.{2 if abs(share) < 1 else 4}g}%'
 
 
-def _decide(reports, judged, medians):
+def _decide(
+    reports: List[Report], judged: List[Report], medians: Report
+) -> Tuple[str, List[str], List[str]]:
     """Verdict, reasons and advice."""
     gain = medians['relative_gain']
     negative = sum(report['relative_gain'] < -WEAK_GAIN for report in judged) / len(judged)
@@ -123,12 +180,12 @@ def _decide(reports, judged, medians):
     )
 
 
-def _median(reports, key):
+def _median(reports: List[Report], key: str) -> float:
     values = [report[key] for report in reports if math.isfinite(report.get(key, math.nan))]
     return median(values) if values else math.nan
 
 
-def _strong_signs(reports, judged, gain):
+def _strong_signs(reports: List[Report], judged: List[Report], gain: float) -> List[str]:
     signs = []
     if gain >= STRONG_GAIN:
         signs.append(f'the gain is at least {STRONG_GAIN:.0%} of the clean loss')
@@ -157,7 +214,7 @@ def _strong_signs(reports, judged, gain):
     return signs
 
 
-def _weak_causes(medians):
+def _weak_causes(medians: Report) -> List[str]:
     causes = []
     if medians['mix_ratio'] < LOW_MIX:
         causes.append(
@@ -172,11 +229,14 @@ def _weak_causes(medians):
     return causes
 
 
-def _advice_weak(medians):
+def _advice_weak(medians: Report) -> List[str]:
     gain, mix = medians['relative_gain'], medians['mix_ratio']
     times = AIM / gain if gain > 0 else math.inf
     if times <= 1000:
-        size = f'epsilon, {float(f"{times:.1g}"):.0f} times as large (a first-order guess, for a gain of {AIM:.0%})'
+        rounded = float(f'{times:.1g}')
+        size = (
+            f'epsilon, {rounded:.0f} times as large (a first-order guess, for a gain of {AIM:.0%})'
+        )
     else:
         size = 'epsilon, more than 1000 times as large'
     advice = [
@@ -191,7 +251,7 @@ def _advice_weak(medians):
     return advice
 
 
-def _advice_strong(signs):
+def _advice_strong(signs: List[str]) -> List[str]:
     advice = [
         'epsilon, half as large, until the gain is well below the clean loss; or a smaller '
         'adv_weight',

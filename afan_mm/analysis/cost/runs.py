@@ -9,19 +9,19 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
-from cost_measure import LabelClock, held_memory, peak_memory, timed
-from cost_schedules import TAILS
-from cost_variants import Variant, wrapper_config
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from random_batches import dicts
 from torch import nn
 from torch.profiler import record_function
 
-from afan_mm.isolation import isolated_random, replaced
-from afan_mm.settings import declared_by
+from ...isolation import isolated_random, replaced
+from ...settings import declared_by
+from ...utils.configs import dicts
+from .meters import LabelClock, held_memory, peak_memory, timed
+from .schedules import TAILS
+from .variants import Variant, wrapper_config
 
 SEED = 0
 

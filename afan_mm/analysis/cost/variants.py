@@ -7,11 +7,12 @@ import functools
 import inspect
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
-from cost_schedules import JOINT, RELEASED
-from cost_steps import pixel_step, released_step, train_step
 from mmengine.config import Config
 
-from afan_mm.engine.optim_wrapper import AFANStep
+from ...engine.optim_wrapper import AFANStep
+from ...utils.configs import type_name
+from .schedules import JOINT, RELEASED
+from .steps import pixel_step, released_step, train_step
 
 COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead')
 AFAN_KEYS = tuple(
@@ -66,7 +67,7 @@ def variants_of(cfg: Config) -> Dict[str, Variant]:
         )
     attached = not all(afan.get('detach', False) for afan in configured)
     period = max(afan.get('interval', 1) for afan in configured)
-    kinds = {_type_name(parent[key]) for parent, key in _components(cfg.model)}
+    kinds = {type_name(parent[key]) for parent, key in _components(cfg.model)}
     every_pass, one_pass = dict(estimator='sum', interval=1), dict(estimator='single', interval=1)
 
     def variant(title, model=cfg.model, tails='afan', **settings):
@@ -183,7 +184,7 @@ def _components(node: Any, kinds: Tuple[str, ...] = COMPONENTS) -> Iterator[Tupl
         else ()
     )
     for key, value in items:
-        if isinstance(value, dict) and _type_name(value) in kinds:
+        if isinstance(value, dict) and type_name(value) in kinds:
             yield node, key
         yield from _components(value, kinds)
 
@@ -191,8 +192,3 @@ def _components(node: Any, kinds: Tuple[str, ...] = COMPONENTS) -> Iterator[Tupl
 def _settings_of(component: dict) -> list:
     afan = component.get('afan') or {}
     return list(afan) if isinstance(afan, (list, tuple)) else [afan]
-
-
-def _type_name(component: dict) -> str:
-    kind = component.get('type', '')
-    return kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind.__name__

@@ -2,23 +2,34 @@
 
 from collections import defaultdict
 from io import BytesIO
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from ..utils.errors import UsageError
 
 FORMATS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
 # told apart by the colour-blind, too
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 MARKERS = 'osD^vP'
 
+Entry = Dict[str, Any]  # of robust.json, with 'label' and 'epsilon' (in 1/255)
+Curves = Dict[str, Dict[str, Any]]
 
-def figures(entries, metric=None):
+
+def figures(entries: Sequence[Entry], metric: Optional[str] = None) -> Tuple[str, Curves]:
     """The values of one metric: its name, and for each label the clean values and the robust ones
     by epsilon.
 
+    Args:
+        entries: One for each evaluation.
+        metric: Its name. Defaults to the first that ends in mIoU or mAP.
+
     Raises:
-        KeyError: With the metrics there are, if the one asked for is not among them.
+        UsageError: With the metrics there are, if the one asked for is not among them.
     """
     names = sorted(set.intersection(*(set(entry['robust']) for entry in entries)))
     if metric is None:
@@ -26,8 +37,8 @@ def figures(entries, metric=None):
             (name for name in names if name.endswith(('mIoU', 'mAP'))), names[0] if names else None
         )
     if metric not in names:
-        raise KeyError(names)
-    curves = defaultdict(lambda: dict(clean=[], robust=defaultdict(list)))
+        raise UsageError(f'--metric must be one of {", ".join(names)}, but got {metric}')
+    curves: Curves = defaultdict(lambda: dict(clean=[], robust=defaultdict(list)))
     for entry in entries:
         curve = curves[entry['label']]
         curve['robust'][entry['epsilon']].append(entry['robust'][metric])
@@ -36,25 +47,26 @@ def figures(entries, metric=None):
     return metric, curves
 
 
-def caption(metric, entries):
+def caption(metric: str, entries: Sequence[Entry]) -> str:
     """What the figures are and how the images were attacked. All entries but those of epsilon 0
     have the same number of steps.
     """
     protocol = entries[-1]['protocol']
     attack = f'{protocol["attack"].upper()}-{protocol["num_steps"]} on the pixels'
     if protocol['epsilon']:
-        attack += f", step {protocol['step_size'] / protocol['epsilon']:.4g} x epsilon (the ratio of the paper's protocol)"
+        ratio = protocol['step_size'] / protocol['epsilon']
+        attack += f", step {ratio:.4g} x epsilon (the ratio of the paper's protocol)"
     return f'{metric} on {entries[0]["num_images"]} images; {attack}'
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> str:
     """'mean', or 'mean ± standard deviation' of several seeds (n - 1)."""
     if len(values) == 1:
         return f'{values[0]:.4g}'
     return f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}'
 
 
-def table(about, curves):
+def table(about: str, curves: Curves) -> str:
     """Markdown: a row for each label, a column for each strength."""
     epsilons = sorted({epsilon for curve in curves.values() for epsilon in curve['robust']})
     rows = [['', 'seeds', 'clean', *(f'{epsilon:g}/255' for epsilon in epsilons)]]
@@ -78,7 +90,7 @@ def table(about, curves):
     return '\n'.join([about, '', *lines])
 
 
-def plot(metric, about, curves, file_format):
+def plot(metric: str, about: str, curves: Curves, file_format: str) -> bytes:
     """A line for each label, with a band of one standard deviation where there are several seeds;
     the file as bytes.
     """
@@ -109,7 +121,7 @@ def plot(metric, about, curves, file_format):
     return picture.getvalue()
 
 
-def _label_ends(axes, labels):
+def _label_ends(axes: Axes, labels: List[Tuple[float, str, str]]) -> None:
     """The name of each line at its right end, moved up where it would lie on another."""
     top = axes.get_ylim()[1]
     lowest = 0.0
