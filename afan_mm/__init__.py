@@ -4,8 +4,8 @@ from .checkpoint import allow_mmengine_checkpoints
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
 from .models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
 from .robustness import RobustTestLoop  # noqa: F401  registers it
-from .session import is_recording, tap
 from .settings import AFANSettings
+from .site import is_recording, tap
 
 __version__ = '0.1.0'
 __all__ = [

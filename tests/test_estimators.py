@@ -5,10 +5,10 @@ passes.
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import HOSTS, batch_of, build, gradients, optim_wrapper, stock_config, with_afan
-from toy import batch, host
 
 from afan_mm import AFANSettings, tap
+from support.tiny import HOSTS, batch_of, build, gradients, optim_wrapper, stock_config, with_afan
+from support.toy import batch, host
 
 BASE = dict(epsilon=1.0, num_strengths=3, adv_weight=0.7)
 DRAWS = 200

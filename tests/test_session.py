@@ -4,16 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
-from test_exact_segmentation import naive_mix
-from tiny import gradients, optim_wrapper
 from torch import nn
-from toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 from afan_mm import AFANSettings, is_recording, tap
+from support.exact import naive_mix
+from support.tiny import gradients, optim_wrapper
+from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 
 class MyHead(BaseModule):
-    """The example of ``afan_mm/session.py``, as it stands there."""
+    """The example of ``afan_mm/site.py``, as it stands there."""
 
     def __init__(self, afan=None):
         super().__init__()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import gradients, optim_wrapper
-from toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 from afan_mm import AFANSettings, tap
 from afan_mm.engine import optim_wrapper as wrapper_module
+from support.tiny import gradients, optim_wrapper
+from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 
 def chain(model, x, y, detach):

@@ -11,7 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..settings import declared_by, trained_modules
+from ..site import declared_by, trained_modules
 from ..utils.errors import UsageError, describe
 from ..utils.models import check_weights, read_checkpoint, weights_of
 from ..visualization import capture, choose_view, draw_site, save_png, to_rgb

@@ -1,5 +1,4 @@
-from .feature_map_hook import AFANFeatureMapHook
-from .hooks import AFANHook
+from .hooks import AFANFeatureMapHook, AFANHook
 from .optim_wrapper import AFANAmpOptimWrapper, AFANOptimWrapper
 
 __all__ = ['AFANAmpOptimWrapper', 'AFANFeatureMapHook', 'AFANHook', 'AFANOptimWrapper']

@@ -1,17 +1,21 @@
-"""The hook that checks the set-up, warms the strength up and reports what the perturbations do."""
+"""The hook that checks the set-up, warms the strength up and reports what the perturbations do,
+and the one that draws them.
+"""
 
 from collections import Counter
 from io import StringIO
 from typing import Optional, Sequence, Tuple
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.table import Table
 
-from ..models.neck import AFANNeckWrapper
-from ..settings import AFANSettings, declared_by, trained_modules
+from ..settings import AFANSettings
+from ..site import declared_by, trained_modules
+from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sample, to_rgb
 from .optim_wrapper import AFANStep
 
 Sites = Sequence[Tuple[str, AFANSettings]]
@@ -53,8 +57,8 @@ class AFANHook(Hook):
         ]
         check_sites(sites, runner.optim_wrapper)
         for _, module in trained_modules(model):
-            if isinstance(module, AFANNeckWrapper):
-                module.check(model)
+            if hasattr(module, 'afan_check'):
+                module.afan_check(model)
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))
 
@@ -145,7 +149,6 @@ def site_table(sites: Sites) -> str:
         'extra cost of a step',
     )
     for path, s in sites:
-        unit = ' std' if s.epsilon_unit == 'std' else ''
         strengths = f'{s.num_strengths} {s.strengths}' + (
             '' if s.estimator == 'sum' else f', {s.estimator}'
         )
@@ -157,7 +160,7 @@ def site_table(sites: Sites) -> str:
         table.add_row(
             s.name,
             path,
-            f'{s.epsilon:.3g}{unit}',
+            f'{s.epsilon:.3g}{s.unit_text}',
             strengths,
             str(s.num_steps),
             str(s.moments),
@@ -174,3 +177,99 @@ def site_table(sites: Sites) -> str:
             'adversarial gradients\n'
         )
     return text.getvalue()
+
+
+@HOOKS.register_module()
+class AFANFeatureMapHook(Hook):
+    """Draw what A-FAN does to the features of the first sample of the current batch, as in the
+    paper's Figures 7 to 9.
+
+    Each site's picture goes to every visualiser backend as ``afan_<site>``. Training goes on as
+    without the hook, to the bit. The features are those of the updated parameters, in evaluation
+    mode and full precision. Every rank computes them (a loss may average over the ranks), the first
+    one draws.
+
+    Args:
+        interval: Iterations between two pictures. Defaults to 1000.
+        num_strengths: Evenly spaced strengths up to epsilon. Defaults to None, the number of each
+            site.
+        magnify: Factor on the perturbation. Defaults to 20, as in the paper.
+        sites: Names of the sites. Defaults to None, all that are switched on.
+        channels: 'squeeze_mean', 'select_max' or 'topk', see
+            :func:`~afan_mm.visualization.choose_view`. Defaults to 'squeeze_mean'.
+        topk: Channels of ``channels='topk'``. Defaults to 9.
+        alpha: Weight of a map over the image. Defaults to 1, the map alone.
+    """
+
+    def __init__(
+        self,
+        interval: int = 1000,
+        num_strengths: Optional[int] = None,
+        magnify: float = 20.0,
+        sites: Optional[Sequence[str]] = None,
+        channels: str = 'squeeze_mean',
+        topk: int = 9,
+        alpha: float = 1.0,
+    ):
+        counts = dict(
+            interval=interval,
+            num_strengths=1 if num_strengths is None else num_strengths,
+            topk=topk,
+        )
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f'{name} of AFANFeatureMapHook must be an integer >= 1, but got {value!r}'
+                )
+        if not 0 < alpha <= 1:
+            raise ValueError(f'alpha of AFANFeatureMapHook must be in (0, 1], but got {alpha!r}')
+        if not magnify > 0:
+            raise ValueError(f'magnify of AFANFeatureMapHook must be > 0, but got {magnify!r}')
+        if channels not in CHANNELS:
+            raise ValueError(
+                f'channels of AFANFeatureMapHook must be one of {CHANNELS}, but got {channels!r}'
+            )
+        if isinstance(sites, str):
+            raise TypeError(
+                f'sites of AFANFeatureMapHook must be a list of names, but got {sites!r}'
+            )
+        self.interval = interval
+        self.num_strengths = num_strengths
+        self.magnify = magnify
+        self.sites = sites
+        self.view = dict(channels=channels, topk=topk)
+        self.alpha = alpha
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+    ) -> None:
+        """Draw every ``interval`` iterations."""
+        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
+            runner, self.interval
+        ):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        batch = first_sample(data_batch)
+        captured = capture(
+            model,
+            batch,
+            self.num_strengths,
+            self.magnify,
+            self.sites,
+            runner.optim_wrapper.epsilon_scale,
+            key=str(runner.iter),
+        )
+        if not is_main_process():
+            return
+        image = to_rgb(batch['inputs'][0])
+        for features in captured:
+            picture = draw_site(
+                features,
+                image,
+                choose_view(features, **self.view),
+                self.magnify,
+                'ground truth',
+                self.alpha,
+            )
+            # A slash would name a folder that LocalVisBackend does not make.
+            runner.visualizer.add_image(f'afan_{features.name}', picture, runner.iter + 1)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..health import Health
-from ..passes import SitePasses
 from ..session import Session
 
 
@@ -78,18 +77,16 @@ class AFANStep:
             )
         self._replicas = model if host is not model and self.should_sync() else None
         self._session = Session(
-            SitePasses(
-                host,
-                key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
-                scale=self.epsilon_scale,
-                # The host itself has no no_sync: what is left of the stock context is that of a
-                # forward pass.
-                forward_context=lambda: super(AFANStep, self).optim_context(host),
-                weigh=self.scale_loss,
-                scale_loss=self._scaled,
-                health=self.health,
-            ),
+            host,
+            key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
             iteration=self._inner_count,
+            scale=self.epsilon_scale,
+            # The host itself has no no_sync: what is left of the stock context is that of a
+            # forward pass.
+            forward_context=lambda: super(AFANStep, self).optim_context(host),
+            weigh=self.scale_loss,
+            scale_loss=self._scaled,
+            health=self.health,
         )
         with ExitStack() as stack:
             if host is not model:

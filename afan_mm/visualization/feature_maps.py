@@ -137,8 +137,11 @@ def _title(features: SiteFeatures, view: View, magnify: float, target: str) -> s
 
 
 def _units(features: SiteFeatures, strength: float, std: float) -> str:
-    size = strength * features.scale * features.settings.epsilon
-    if features.settings.epsilon_unit == 'std':
+    settings = features.settings
+    size = strength * features.scale * settings.epsilon
+    if settings.norm == 'l2':
+        return f'{size:.2g}{settings.unit_text}'
+    if settings.epsilon_unit == 'std':
         return f'{size:.2g} std of each channel'
     return f'{255 * size:.2g}/255' + (f' = {size / std:.2g} std' if std else '')
 

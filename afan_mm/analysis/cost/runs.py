@@ -17,7 +17,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from ...isolation import isolated_random, replaced
-from ...settings import declared_by
+from ...site import declared_by
 from ...utils.configs import dicts
 from .meters import LabelClock, held_memory, peak_memory, timed
 from .schedules import TAILS

@@ -1,0 +1,205 @@
+"""Contract 9: two processes under MMDistributedDataParallel train as one, whatever each of them
+sees.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+import torch
+from mmengine.model import MMDistributedDataParallel
+
+from support.tiny import (
+    HOSTS,
+    assert_close,
+    assert_identical,
+    average,
+    batch_of,
+    build,
+    gradients,
+    gradients_at_updates,
+    optim_wrapper,
+    parameters,
+    stock_config,
+    train,
+    with_afan,
+)
+
+RANKS = (0, 1)
+# a batch without objects
+NOTHING = dict(segmentor=dict(ignore=True), detector=dict(boxes=[[], []]))
+
+
+def model_of(host, detach=False, extra=False, strengths='linspace'):
+    """With ``extra``, a layer that only some ranks use, and one that none does."""
+    settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach)
+    model = build(with_afan(stock_config(host), neck=settings, head=settings))
+    if extra:
+        torch.manual_seed(7)
+        model.extra, model.unused = torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 8, 1)
+    return model
+
+
+def use_extra(model):
+    """Add what ``model.extra`` computes to the backbone's first level."""
+    model.backbone.register_forward_hook(
+        lambda module, args, levels: (levels[0] + model.extra(levels[0]), *levels[1:])
+    )
+
+
+def count_tails(model):
+    """A list that grows whenever the last layer runs."""
+    calls = []
+    last = (
+        model.decode_head.conv_seg
+        if hasattr(model, 'decode_head')
+        else model.roi_head.bbox_head.fc_cls
+    )
+    last.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def work(rank, port, out):
+    """All the scenarios on one rank; its results go to a file, and the tests judge them."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        'gloo',
+        init_method=f'tcp://127.0.0.1:{port}',
+        rank=rank,
+        world_size=len(RANKS),
+        timeout=timedelta(seconds=60),
+    )
+    torch.save({host: run(rank, host) for host in HOSTS}, f'{out}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+def run(rank, host):
+    """The results of every scenario, by its name."""
+    results = {}
+
+    def step(name, batches, setup=None, **kwargs):
+        model = model_of(host, kwargs.pop('detach', False), name == 'unused')
+        if setup:
+            setup(model)
+        calls = count_tails(model)
+        replicas = MMDistributedDataParallel(model, find_unused_parameters=name == 'unused')
+        results[name] = gradients_at_updates(replicas, optim_wrapper(replicas, **kwargs), batches)
+        results[f'{name}/calls'] = len(calls)
+
+    step('attached', [batch_of(host, seed=rank)])
+    step('detached', [batch_of(host, seed=rank)], detach=True)
+    step(
+        'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
+    )
+    step('unused', [batch_of(host, seed=rank)], setup=use_extra if rank == 0 else None)
+    step('nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
+
+    model = model_of(host, strengths='uniform')
+    replicas = MMDistributedDataParallel(model)
+    train(
+        replicas, optim_wrapper(replicas), [batch_of(host, seed=10 * rank + i) for i in range(10)]
+    )
+    results['trained'] = {name: p.detach() for name, p in model.named_parameters()}
+    return results
+
+
+@pytest.fixture(scope='module')
+def both_ranks(tmp_path_factory):
+    """What each rank found."""
+    out = tmp_path_factory.mktemp('ddp')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS='1')
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(port), str(out)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in RANKS
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(out / f'{rank}.pth') for rank in RANKS]
+
+
+@pytest.fixture(params=HOSTS)
+def ranks(request, both_ranks):
+    """(host, results of rank 0, results of rank 1)"""
+    return (request.param, *(results[request.param] for results in both_ranks))
+
+
+@pytest.mark.parametrize('name', ('attached', 'detached'))
+def test_gradients_are_the_average(ranks, name):
+    host, *results = ranks
+    alone = [
+        gradients(model_of(host, name == 'detached'), batch_of(host, seed=rank)) for rank in RANKS
+    ]
+    for result in results:
+        assert_close(result[name][0], average(alone))
+    with pytest.raises(AssertionError):  # a rank that kept its own gradients would show
+        assert_close(alone[0], average(alone))
+
+
+def test_accumulation(ranks):
+    host, *results = ranks
+    alone = [gradients(model_of(host), batch_of(host, seed=seed)) for seed in range(4)]
+    for result in results:
+        assert len(result['accumulated']) == 1
+        assert_close(result['accumulated'][0], average(alone))
+
+
+def test_parameter_that_one_rank_uses(ranks):
+    """The others count zero, as in one process with the whole batch; what no rank uses has no
+    gradient.
+    """
+    host, *results = ranks
+    alone = []
+    for rank in RANKS:
+        model = model_of(host, extra=True)
+        if rank == 0:
+            use_extra(model)
+        alone.append(gradients(model, batch_of(host, seed=rank)))
+    expected = average(alone, weights=[0.5, 0.5])
+    assert expected['extra.weight'].norm() > 0 and expected['unused.weight'] is None
+    for result in results:
+        assert_close(result['unused'][0], expected)
+
+
+def test_rank_without_objects(ranks):
+    """It runs as many passes as the other rank, and its gradients count."""
+    host, *results = ranks
+    alone = [
+        gradients(model_of(host), batch_of(host, seed=rank, **(NOTHING[host] if rank else {})))
+        for rank in RANKS
+    ]
+    for result in results:
+        assert_close(result['nothing'][0], average(alone))
+    # clean, and two strengths at two sites
+    assert results[0]['nothing/calls'] == results[1]['nothing/calls'] >= 5
+
+
+def test_ranks_stay_equal(ranks):
+    host, first, second = ranks
+    assert_identical(first['trained'], second['trained'])
+    start = parameters(model_of(host))
+    assert not any(
+        torch.equal(p, start[name])
+        for name, p in first['trained'].items()
+        if name.endswith('conv1.weight')
+    )
+
+
+if __name__ == '__main__':
+    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

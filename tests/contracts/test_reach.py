@@ -1,0 +1,110 @@
+"""Families beyond the paper's two, from the configs that mmdet and mmseg install, converted with
+nothing written by hand.
+"""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+
+from afan_mm.analysis.random_batches import zoo_batch
+from afan_mm.conversion import converted
+from support.families import family_model
+from support.tiny import assert_identical, random_streams, seed_everything
+
+STAGES = [f'roi_head.s{stage}' for stage in range(3)]
+FAMILIES = {
+    # one stage, anchors and points, and a transformer
+    'mmdet/retinanet/retinanet_r50_fpn_1x_coco.py': ['neck'],
+    'mmdet/fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py': ['neck'],
+    'mmdet/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py': ['neck'],
+    # a neck of two modules; proposals that come with the data; a box head of two inputs; a history
+    'mmdet/libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    'mmdet/double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    'mmdet/dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    # cascades with masks, a panoptic head
+    'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py': ['neck', *STAGES],
+    'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py': ['neck', 'roi_head'],
+    # boxes that are learned, before any image
+    'mmdet/sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': [
+        'neck',
+        *[f'roi_head.s{stage}' for stage in range(6)],
+    ],
+    # a host inside another: two branches of a semi-supervised one, two frames of a tracker
+    'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py': [
+        'neck',
+        'roi_head',
+    ],
+    'mmdet/qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py': ['neck', 'roi_head'],
+    # cascaded heads, heads that return several tensors, heads without the usual classifier
+    'mmseg/point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py': ['neck'],
+    'mmseg/encnet/encnet_r50-d8_4xb2-40k_cityscapes-512x1024.py': ['decode_head', 'neck'],
+    'mmseg/danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024.py': ['decode_head', 'neck'],
+    'mmseg/ocrnet/ocrnet_r101-d8_8xb2-40k_cityscapes-512x1024.py': ['decode_head', 'neck'],
+    'mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py': ['neck'],
+}
+
+
+def build(model):
+    seed_everything(0)
+    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).train()
+    model.init_weights()
+    return model
+
+
+def step(cfg, model):
+    """The gradients of one training step, by name, and the optim wrapper."""
+    wrapper, kept = build_optim_wrapper(model, cfg.optim_wrapper), {}
+    wrapper.optimizer.register_step_pre_hook(
+        lambda *args: kept.update(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
+    )
+    if hasattr(wrapper, 'health'):
+        wrapper.health.due = True
+    batch = zoo_batch(cfg, (64, 64))
+    seed_everything(1)
+    model.train_step(batch, wrapper)
+    return kept, wrapper
+
+
+@pytest.mark.parametrize(
+    'path, sites',
+    sorted(FAMILIES.items()),
+    ids=lambda value: value.split('/')[1] if isinstance(value, str) else '',
+)
+def test_family_trains_converted(path, sites):
+    """The stock step bit for bit under the stock optim wrapper; finite, with another gradient and
+    no trace, under A-FAN's.
+    """
+    cfg = Config(
+        dict(
+            model=family_model(path, (64, 64)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            default_scope=path[:5],
+        )
+    )
+    with DefaultScope.overwrite_default_scope(path[:5]):
+        new = converted(cfg, epsilon=0.1, num_strengths=2)
+        stock = build(cfg.model)
+        weights = copy.deepcopy(stock.state_dict())
+        expected, _ = step(cfg, stock)
+        model = build(new.model)
+        model.load_state_dict(weights)
+        assert_identical(step(cfg, model)[0], expected)
+        assert_identical(model.state_dict(), stock.state_dict())
+        streams = random_streams()
+        model = build(new.model)
+        model.load_state_dict(weights)
+        ours, wrapper = step(new, model)
+    assert_identical(random_streams(), streams)
+    assert sorted({key.rpartition('/')[0] for key in wrapper.health.report()}) == sites
+    assert all(gradient.isfinite().all() for gradient in ours.values())
+    assert any(not torch.equal(ours[name], expected[name]) for name in expected)
+    # what the host counts and averages, it did once
+    assert_identical(dict(model.named_buffers()), dict(stock.named_buffers()))

@@ -1,0 +1,14 @@
+"""Where the project and its parts are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / 'tools'
+CONFIGS = ROOT / 'configs'
+REAL_DATA = ROOT.parent / 'shared' / 'data'
+
+
+DIGITS = dict(
+    mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
+    mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py',
+)

@@ -1,0 +1,114 @@
+"""The shipped configs and those the README shows: they build, read their data, and run under the
+hosts' own tools.
+"""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from afan_mm.models.component import AFANComponent
+from support.digits import digits_voc
+from support.paths import DIGITS, REAL_DATA, ROOT
+
+CONFIGS = sorted(
+    path
+    for path in (ROOT / 'configs').glob('*/*.py')
+    if '_r18' in path.name and 'scratch' not in path.name
+)
+
+
+def sites_of(cfg):
+    """Names of the A-FAN components of a config's model, built without pretrained weights."""
+    init_default_scope(cfg.default_scope)
+    cfg.model.pretrained = None
+    if cfg.default_scope == 'mmdet':
+        cfg.model.pop('pretrained')
+        cfg.model.backbone.init_cfg = None
+    return sorted(
+        name
+        for name, module in MODELS.build(cfg.model).named_modules()
+        if isinstance(module, AFANComponent)
+    )
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_has_the_sites_its_name_says(path):
+    head = 'roi_head' if 'rcnn' in path.name else 'decode_head'
+    assert sites_of(Config.fromfile(str(path))) == (
+        [*sorted([head, 'neck'])] if path.name.startswith('afan_') else []
+    )
+
+
+def test_configs_of_the_readme(tmp_path):
+    """Those that turn a stock config into A-FAN, as they stand there."""
+    blocks = [
+        block
+        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+        if '_base_' in block
+    ]
+    sites = []
+    for index, block in enumerate(blocks):
+        path = tmp_path / f'config{index}.py'
+        path.write_text(block)
+        sites.append(sites_of(Config.fromfile(str(path))))
+    assert sites == [['decode_head', 'neck'], ['neck', 'roi_head']]
+
+
+@pytest.mark.parametrize('name, images', (('camvid', (367, 101)), ('bccd', (205, 87))))
+def test_real_data_is_read(name, images):
+    if not (REAL_DATA / name).is_dir():
+        pytest.skip(f'{REAL_DATA / name} is not there')
+    path = next(path for path in CONFIGS if name in path.name and path.name.startswith('afan_'))
+    cfg = Config.fromfile(str(path))
+    init_default_scope(cfg.default_scope)
+    for loader, count in zip((cfg.train_dataloader, cfg.val_dataloader), images):
+        loader.dataset.data_root = f'{REAL_DATA / name}/'
+        dataset = DATASETS.build(loader.dataset)
+        assert len(dataset) == count and dataset[0]['inputs'].shape[0] == 3
+
+
+@pytest.mark.parametrize('host', ('mmseg', 'mmdet'))
+def test_stock_tools_run_an_afan_config(host, tmp_path):
+    """Training, resuming from its checkpoint and evaluating with the tools that come with mmseg and
+    mmdet.
+    """
+    data = tmp_path / 'digits'
+    digits_voc.make_digits_voc(data, train=8, val=2)
+    tools = Path(importlib.util.find_spec(host).origin).parent / '.mim' / 'tools'
+    options = [
+        f'{loader}_dataloader.dataset.data_root={data}/' for loader in ('train', 'val', 'test')
+    ]
+    options += [
+        'train_dataloader.batch_size=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=2',
+    ]
+
+    def run(tool, *arguments, iters=2):
+        command = [
+            sys.executable,
+            str(tools / tool),
+            str(DIGITS[host]),
+            *map(str, arguments),
+            '--work-dir',
+            str(tmp_path / 'work'),
+        ]
+        result = subprocess.run(
+            [*command, '--cfg-options', *options, f'train_cfg.max_iters={iters}'],
+            cwd=str(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout[-3000:]
+        return result.stdout
+
+    assert 'A-FAN sites:' in run('train.py')
+    assert 'resumed' in run('train.py', '--resume', iters=4)
+    assert re.search(r'(mIoU|AP50): ', run('test.py', tmp_path / 'work' / 'iter_4.pth'))

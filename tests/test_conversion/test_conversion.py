@@ -1,0 +1,456 @@
+"""Which components a stock config gets, what an inheriting config states for them, and what is
+refused.
+"""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS as MMSEG_MODELS
+from torch import nn
+
+from afan_mm.conversion import ConversionError, convert, converted
+from support.tiny import (
+    build,
+    detection_batch,
+    detector_config,
+    segmentation_batch,
+    segmentor_config,
+    with_afan,
+)
+
+AFAN = dict(epsilon=0.1, num_strengths=2)
+OPTIMIZER = dict(type='SGD', lr=0.1)
+
+
+def config(model, scope='mmseg', optim_wrapper=None, **others):
+    optim_wrapper = (
+        dict(type='OptimWrapper', optimizer=OPTIMIZER) if optim_wrapper is None else optim_wrapper
+    )
+    return Config(dict(default_scope=scope, model=model, optim_wrapper=optim_wrapper, **others))
+
+
+def installed(host, name):
+    """A config that a host comes with."""
+    root = Path(importlib.util.find_spec(host).origin).parent / '.mim' / 'configs'
+    return Config.fromfile(str(next(iter(sorted(root.glob(name))))))
+
+
+@MODELS.register_module()
+class ConversionHead(FCNHead):
+    """A user's own head."""
+
+
+@MODELS.register_module()
+class ConversionPlain(nn.Module):
+    """A module without a loss."""
+
+
+@MODELS.register_module()
+class ConversionHost(BaseModel):
+    """A model of a backbone and a head, with no place for a neck."""
+
+    def __init__(self, backbone, decode_head, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class ConversionChild(ConversionHost):
+    """One whose constructor hands everything on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def test_segmentor():
+    conversion = convert(config(segmentor_config()), **AFAN)
+    assert conversion.overrides == dict(
+        custom_imports=dict(imports=['afan_mm'], allow_failed_imports=False),
+        custom_hooks=[dict(type='AFANHook')],
+        optim_wrapper=dict(type='AFANOptimWrapper'),
+        model=dict(
+            neck=dict(type='AFANNeckWrapper', base=None, afan=AFAN),
+            decode_head=dict(type='AFANDecodeHead', base='DepthwiseSeparableASPPHead', afan=AFAN),
+        ),
+    )
+    assert [name for name, _ in conversion.choices] == [
+        'model.neck',
+        'model.decode_head',
+    ] and conversion.left_out == []
+    assert (
+        conversion.choices[1][1]
+        == "DepthwiseSeparableASPPHead stays; site: 'classifier', a site of the paper"
+    )
+
+
+def test_detector():
+    conversion = convert(config(detector_config(), 'mmdet'), **AFAN)
+    assert conversion.overrides['model'] == dict(
+        neck=dict(type='AFANNeckWrapper', base='FPN', afan=AFAN),
+        roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=AFAN),
+    )
+    assert [name for name, _ in conversion.choices] == ['model.neck', 'model.roi_head']
+
+
+@pytest.mark.parametrize('task', ['segmentor', 'detector'])
+def test_converted_is_the_config_written_by_hand(task):
+    model, scope = (
+        (segmentor_config(), 'mmseg') if task == 'segmentor' else (detector_config(), 'mmdet')
+    )
+    new = converted(config(model, scope), **AFAN)
+    assert new.model == with_afan(model, neck=AFAN, head=AFAN)
+    assert new.optim_wrapper == dict(type='AFANOptimWrapper', optimizer=OPTIMIZER)
+
+
+def test_stock_config_is_left_alone():
+    cfg = config(
+        segmentor_config(),
+        custom_hooks=[dict(type='EMAHook')],
+        custom_imports=dict(imports=['mmseg']),
+    )
+    before = copy.deepcopy(cfg._cfg_dict)
+    conversion = convert(cfg, **AFAN)
+    new = converted(cfg, **AFAN)
+    new.model.backbone.depth = 50
+    assert cfg._cfg_dict == before and 'afan' in conversion.overrides['model']['neck']
+
+
+@pytest.mark.parametrize('task', ['segmentor', 'detector'])
+def test_converted_model_trains_at_both_sites(task):
+    model, scope, batch = (
+        (segmentor_config(), 'mmseg', segmentation_batch())
+        if task == 'segmentor'
+        else (detector_config(), 'mmdet', detection_batch())
+    )
+    new = converted(config(model, scope), **AFAN)
+    model = build(new.model)
+    wrapper = build_optim_wrapper(model, new.optim_wrapper)
+    wrapper.health.due = True
+    wrapper.initialize_count_status(model, 0, 10)
+    model.train_step(batch, wrapper)
+    sites = {
+        key.partition('/')[0]
+        for key, value in wrapper.health.report().items()
+        if key.endswith('delta_norm') and value > 0
+    }
+    assert sites == {'neck', 'decode_head' if task == 'segmentor' else 'roi_head'}
+
+
+def test_what_is_not_stated_is_kept():
+    others = dict(
+        train_cfg=dict(max_iters=7), param_scheduler=[dict(type='PolyLR')], load_from='weights.pth'
+    )
+    wrapper = dict(
+        type='AmpOptimWrapper',
+        loss_scale='dynamic',
+        optimizer=OPTIMIZER,
+        clip_grad=dict(max_norm=1.0),
+        paramwise_cfg=dict(custom_keys={'backbone.layer1': dict(lr_mult=0.1)}),
+        constructor='DefaultOptimWrapperConstructor',
+    )
+    new = converted(config(segmentor_config(), optim_wrapper=wrapper, **others), **AFAN)
+    assert new.optim_wrapper == dict(wrapper, type='AFANAmpOptimWrapper')
+    assert {key: new[key] for key in others} == others
+
+
+def test_hooks_and_imports_are_added_to():
+    hook = dict(type='EMAHook', momentum=0.1)
+    for imports in ('garden', ['garden']):
+        cfg = config(
+            segmentor_config(),
+            custom_hooks=[hook],
+            custom_imports=dict(imports=imports, allow_failed_imports=True),
+        )
+        overrides = convert(cfg, **AFAN).overrides
+        assert overrides['custom_hooks'] == [hook, dict(type='AFANHook')]
+        assert overrides['custom_imports'] == dict(
+            imports=['garden', 'afan_mm'], allow_failed_imports=False
+        )
+
+
+def test_a_baseline_that_has_the_hook_gets_no_second():
+    hooks = [dict(type='AFANHook', interval=10)]
+    cfg = config(
+        segmentor_config(),
+        custom_hooks=hooks,
+        custom_imports=dict(imports=['afan_mm'], allow_failed_imports=False),
+    )
+    overrides = convert(cfg, **AFAN).overrides
+    assert overrides['custom_hooks'] == hooks and overrides['custom_imports']['imports'] == [
+        'afan_mm'
+    ]
+
+
+def test_optim_wrapper_without_a_type():
+    assert convert(config(segmentor_config(), optim_wrapper=dict(optimizer=OPTIMIZER))).overrides[
+        'optim_wrapper'
+    ] == dict(type='AFANOptimWrapper')
+
+
+def test_settings_of_one_component():
+    overrides = convert(
+        config(segmentor_config()),
+        num_strengths=1,
+        neck=dict(epsilon=0.1, reuse_proposals=False),
+        head=dict(epsilon=0.2, num_strengths=4),
+        optim_wrapper=dict(clean_weight=0.7),
+    ).overrides
+    assert overrides['model']['neck']['afan'] == dict(
+        num_strengths=1, epsilon=0.1, reuse_proposals=False
+    )
+    assert overrides['model']['decode_head']['afan'] == dict(num_strengths=4, epsilon=0.2)
+    assert overrides['optim_wrapper'] == dict(type='AFANOptimWrapper', clean_weight=0.7)
+
+
+@pytest.mark.parametrize(
+    'names,neck,head',
+    [
+        ('neck', {}, None),
+        ('output', dict(site='output'), None),
+        ('head', None, {}),
+        ('decode_head.bottleneck', None, dict(site='bottleneck')),
+        ('backbone.layer2', dict(site='backbone.layer2'), None),
+        ('backbone.layer2,neck,head', [dict(site='backbone.layer2'), {}], {}),
+    ],
+)
+def test_sites_that_are_asked_for(names, neck, head):
+    stated = convert(config(segmentor_config()), names.split(','), preset=None).overrides['model']
+    expected = {
+        key: afan for key, afan in (('neck', neck), ('decode_head', head)) if afan is not None
+    }
+    assert {key: part['afan'] for key, part in stated.items()} == expected
+
+
+def test_roi_site_that_is_asked_for():
+    stated = convert(config(detector_config(), 'mmdet'), ['roi_head.map'], preset=None).overrides[
+        'model'
+    ]
+    assert stated == dict(
+        roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=dict(site='map'))
+    )
+
+
+@pytest.mark.parametrize(
+    'in_index,out_indices,levels',
+    [
+        (3, (0, 1, 2, 3), None),
+        (-1, (0, 1, 2, 3), None),
+        ([0, 1, 2, 3], (0, 1, 2, 3), None),
+        (3, None, None),  # a ResNet returns four levels where the config does not say
+        (2, (0, 1, 2, 3), (2,)),
+        ([0, 2], (0, 1, 2, 3), (2,)),
+        (0, (0, 1, 2), (0,)),
+    ],
+)
+def test_level_that_the_head_reads(in_index, out_indices, levels):
+    model = segmentor_config()
+    model.decode_head.in_index = in_index
+    model.backbone.pop('out_indices')
+    if out_indices is not None:
+        model.backbone.out_indices = out_indices
+    conversion = convert(config(model), ['neck'], preset=None)
+    assert conversion.overrides['model']['neck']['afan'] == (
+        {} if levels is None else dict(levels=levels)
+    )
+    reason = (
+        "the backbone's last layer"
+        if levels is None
+        else f'level {levels[0]} of the backbone, the last that the head reads'
+    )
+    assert reason in conversion.choices[0][1]
+
+
+def test_level_that_the_neck_reads():
+    model = detector_config()
+    model.neck.update(start_level=0, end_level=2)
+    conversion = convert(config(model, 'mmdet'), ['neck'], preset=None)
+    assert conversion.overrides['model']['neck']['afan'] == dict(levels=(2,))
+    assert 'level 2 of the backbone, the last that the neck reads' in conversion.choices[0][1]
+
+
+def test_a_neck_that_is_none_is_replaced():
+    model = segmentor_config()
+    model.neck = None
+    assert converted(config(model), **AFAN).model.neck == dict(
+        type='AFANNeckWrapper', base=None, afan=AFAN
+    )
+
+
+def test_list_of_decode_heads():
+    cfg = installed('mmseg', 'ocrnet/ocrnet_hr18_4xb2-40k_*.py')
+    conversion = convert(cfg, **AFAN)
+    first, last = conversion.overrides['model']['decode_head']
+    assert first == cfg.model.decode_head[0]
+    assert last == dict(cfg.model.decode_head[1], type='AFANDecodeHead', base='OCRHead', afan=AFAN)
+    assert conversion.choices[1] == (
+        'model.decode_head[1]',
+        "the last of the heads; OCRHead stays; site: 'classifier', a site of the paper",
+    )
+
+
+def test_list_of_necks():
+    cfg = installed('mmdet', 'libra_rcnn/libra-faster-rcnn_r50_*.py')
+    conversion = convert(cfg, **AFAN)
+    first, last = conversion.overrides['model']['neck']
+    assert (
+        first == dict(cfg.model.neck[0], type='AFANNeckWrapper', base='FPN', afan=AFAN)
+        and last == cfg.model.neck[1]
+    )
+    assert [name for name, _ in conversion.choices] == ['model.neck[0]', 'model.roi_head']
+
+
+def test_model_inside_another():
+    cfg = installed('mmdet', 'soft_teacher/*180k*0.1-coco.py')
+    conversion = convert(cfg, **AFAN)
+    assert conversion.overrides['model'] == dict(
+        detector=dict(
+            neck=dict(type='AFANNeckWrapper', base='FPN', afan=AFAN),
+            roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=AFAN),
+        )
+    )
+    assert [name for name, _ in conversion.choices] == [
+        'model.detector.neck',
+        'model.detector.roi_head',
+    ]
+    hooks = converted(cfg, **AFAN).custom_hooks
+    assert [hook.type for hook in hooks] == ['MeanTeacherHook', 'AFANHook']
+
+
+def test_cascade_has_a_site_in_every_stage():
+    conversion = convert(installed('mmdet', 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'), **AFAN)
+    assert conversion.overrides['model']['roi_head'] == dict(
+        type='AFANRoIHead', base='CascadeRoIHead', afan=AFAN
+    )
+    assert "'vector' of every stage" in conversion.choices[1][1]
+
+
+def test_one_stage_detector_has_the_neck_alone():
+    conversion = convert(installed('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'), **AFAN)
+    assert list(conversion.overrides['model']) == ['neck']
+    assert conversion.left_out == [
+        ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head')
+    ]
+
+
+def test_own_head_fits_by_its_class():
+    model = segmentor_config()
+    model.decode_head = dict(model.auxiliary_head, type='ConversionHead')
+    assert convert(config(model)).overrides['model']['decode_head']['base'] == 'ConversionHead'
+    model.decode_head.type = 'ConversionPlain'
+    conversion = convert(config(model))
+    assert list(conversion.overrides['model']) == ['neck']
+    assert "'ConversionPlain'" in dict(conversion.left_out)['model.decode_head']
+
+
+@pytest.mark.parametrize('host', ['ConversionHost', 'ConversionChild'])
+def test_host_without_a_place_for_a_neck(host):
+    model = segmentor_config()
+    cfg = config(dict(type=host, backbone=model.backbone, decode_head=model.decode_head))
+    conversion = convert(cfg)
+    assert list(conversion.overrides['model']) == ['decode_head']
+    assert conversion.left_out == [
+        ('model.neck', f'{host} takes no neck, so there is no place for the wrapper')
+    ]
+    with pytest.raises(ConversionError, match=f'no site in model.neck: {host} takes no neck'):
+        convert(cfg, ['neck'])
+
+
+def test_scope_in_a_type():
+    model = segmentor_config()
+    model.decode_head.type = f'mmseg.{model.decode_head.type}'
+    assert (
+        convert(config(model)).overrides['model']['decode_head']['base']
+        == 'mmseg.DepthwiseSeparableASPPHead'
+    )
+    assert MMSEG_MODELS.get('DepthwiseSeparableASPPHead') is not None
+
+
+REFUSED = {
+    'no model': (dict(model=None), 'model must be a dict with a type, but got None'),
+    'unknown model': (
+        dict(model=dict(type='EncoderDecodr', backbone=dict())),
+        'model.type must be a registered model, but got '
+        "'EncoderDecodr'.*did you mean 'EncoderDecoder'",
+    ),
+    'no parts': (
+        dict(model=dict(type='EncoderDecoder')),
+        'model is a EncoderDecoder with none of backbone',
+    ),
+    'unknown scope': (
+        dict(default_scope='mmgone'),
+        "default_scope of the config is 'mmgone', which cannot be imported",
+    ),
+    'pure Python style': (
+        dict(model=dict(type=FCNHead, backbone=dict())),
+        'model.type must be a registered name.*pure Python style',
+    ),
+    'trains nothing': (dict(optim_wrapper=None), 'has no optim_wrapper'),
+    'other wrapper': (
+        dict(optim_wrapper=dict(type='ApexOptimWrapper')),
+        'must be OptimWrapper or AmpOptimWrapper.*got ApexOptimWrapper',
+    ),
+    'several wrappers': (
+        dict(optim_wrapper=dict(one=dict(optimizer=OPTIMIZER), two=dict(optimizer=OPTIMIZER))),
+        'one optimizer, but optim_wrapper has several: one, two',
+    ),
+    'wrapper of A-FAN': (
+        dict(optim_wrapper=dict(type='AFANOptimWrapper')),
+        "A-FAN config already: optim_wrapper=dict.type='AFANOptim",
+    ),
+    'component of A-FAN': (
+        dict(model=with_afan(segmentor_config(), head={})),
+        "already: model.decode_head=dict.type='AFANDecodeHead'",
+    ),
+}
+
+
+@pytest.mark.parametrize('case', sorted(REFUSED))
+def test_refused_config(case):
+    changes, message = REFUSED[case]
+    cfg = config(segmentor_config())
+    for key, value in changes.items():
+        cfg[key] = value
+    with pytest.raises(ConversionError, match=message):
+        convert(cfg)
+
+
+@pytest.mark.parametrize(
+    'sites,settings,message',
+    [
+        ('', {}, "sites must be 'neck', 'output', 'head'.*got ''"),
+        ('nek', {}, "got 'nek' for a EncoderDecoder with type, "),
+        ('backbon.layer2', {}, "got 'backbon.layer2'"),
+        ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with type, "),
+        ('neck,neck', {}, 'different ones'),
+        ('head,decode_head.bottleneck', {}, 'at most one of them in the head'),
+        ('neck', dict(epsilon=-1), 'epsilon must be a finite number >= 0'),
+        ('neck', dict(strength=1), "afan has no setting .'strength'"),
+        ('head', dict(moments='mean'), 'moments must be one of'),
+    ],
+)
+def test_refused_arguments(sites, settings, message):
+    with pytest.raises(ConversionError, match=message):
+        convert(config(segmentor_config()), sites.split(','), **settings)
+
+
+def test_nothing_fits():
+    model = dict(
+        type='ConversionHost',
+        backbone=dict(type='ResNet', depth=18),
+        decode_head=dict(type='ConversionPlain'),
+    )
+    with pytest.raises(
+        ConversionError,
+        match='nothing in the config fits: model.neck: ConversionHost takes no neck.*; '
+        "model.decode_head: .*'ConversionPlain'",
+    ):
+        convert(config(model))

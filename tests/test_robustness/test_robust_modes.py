@@ -1,0 +1,122 @@
+"""Which modules are told that they train while the loss of an attack is computed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from afan_mm.isolation import evaluation_mode, flow_modules
+from afan_mm.robustness import AttackSettings, PixelAttack
+from support.tiny import HOSTS, build, detection_batch, hub_model, segmentation_batch, stock_config
+
+
+class Flow(nn.Module):
+    """Asks whether it trains in a function within a method, as the hosts' `multi_apply` makes them
+    do.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.inner = (
+            nn.BatchNorm1d(2),
+            nn.Dropout(),
+            nn.Sequential(nn.Linear(2, 2)),
+        )
+
+    def forward(self, x):
+        return list(map(lambda part: part if self.training else -part, x))
+
+
+class OwnNorm(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) if self.training else x
+
+
+class DropRows(nn.Module):
+    def forward(self, x):
+        return x[1:] if self.training else x
+
+
+class Inherits(Flow):
+    pass
+
+
+def test_control_flow_is_told_and_layers_are_not():
+    model = nn.ModuleList([Flow(), Inherits(), OwnNorm(2), DropRows(), nn.MultiheadAttention(2, 1)])
+    assert flow_modules(model) == [model[0], model[1]]
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_most_models_have_none(host):
+    assert flow_modules(build(stock_config(host))) == []
+
+
+def test_flags_and_what_losses_collect_come_back():
+    model = nn.Sequential(Flow(), Flow()).train()
+    model[1].norm.eval()
+    flags = [module.training for module in model.modules()]
+    buffer = torch.tensor([0.0, float('nan')])
+    model[0].register_buffer('counts', buffer)
+    model[1].history = [1]
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model, [model[0]]):
+        assert model[0].training and not any(
+            module.training for module in model.modules() if module is not model[0]
+        )
+        buffer += 1
+        model[1].history.append(2)
+        1 / 0
+    assert flags == [module.training for module in model.modules()]
+    assert (
+        model[0].counts is buffer
+        and buffer[0] == 0
+        and buffer[1].isnan()
+        and model[1].history == [1]
+    )
+
+
+def fcos_config():
+    """FCOS scales its boxes by the stride unless it trains."""
+    model = hub_model(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py'
+    )
+    model.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
+    model.bbox_head.update(
+        in_channels=32, feat_channels=32, num_classes=5, norm_cfg=dict(type='GN', num_groups=4)
+    )
+    return model
+
+
+def test_a_loss_that_differs_in_evaluation_mode():
+    """The loss of the attack is the training loss: nothing in this model but that flag depends on
+    the mode.
+    """
+    model, batch = build(fcos_config()), detection_batch(num_samples=1)
+    nn.init.ones_(model.bbox_head.conv_reg.bias)
+    data = model.data_preprocessor(copy.deepcopy(batch), False)
+    losses = {
+        mode: float(model.train(mode).parse_losses(model(**data, mode='loss'))[0].detach())
+        for mode in (True, False)
+    }
+    attack = PixelAttack(model.eval(), AttackSettings.for_host('mmdet'))
+    assert [type(module).__name__ for module in attack.flow_modules] == ['FCOSHead']
+    assert (
+        abs(losses[True] - losses[False]) > 0.1
+        and float(attack.losses(batch).detach()) == losses[True]
+    )
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_loss_that_fails_in_evaluation_mode():
+    """DDRNet returns what its auxiliary loss needs only where it trains."""
+    model = hub_model('mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py')
+    model.backbone.update(channels=8, ppm_channels=8, init_cfg=None, norm_cfg=dict(type='BN'))
+    model.decode_head.update(in_channels=32, channels=8, norm_cfg=dict(type='BN'))
+    model = build(model).eval()
+    batch = segmentation_batch(num_samples=1, size=64)
+    with pytest.raises(ValueError):
+        model(**model.data_preprocessor(copy.deepcopy(batch), False), mode='loss')
+    attack = PixelAttack(model, AttackSettings.for_host('mmseg', num_steps=1))
+    perturbed = attack(batch).images
+    assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)

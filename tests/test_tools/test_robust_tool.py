@@ -1,0 +1,209 @@
+"""tools/test.py --robust, and the two lines of a config that do the same."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from afan_mm.cli import command_line
+from afan_mm.cli.runner import build_runner
+from afan_mm.robustness.attack_settings import PROTOCOLS
+from afan_mm.utils.errors import UsageError
+from support.digits import digits_voc
+from support.paths import TOOLS
+from support.robust_runs import IMAGES, config, make_data
+from support.tiny import build
+from support.tools import configure_test, test
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_data(digits_voc, tmp_path_factory.mktemp('robust_tool') / 'digits')
+
+
+@pytest.fixture(scope='module', params=['mmseg', 'mmdet'])
+def project(request, data, tmp_path_factory):
+    """A config file without a word of robustness, and a checkpoint: the folder that holds them."""
+    folder = tmp_path_factory.mktemp(f'robust_{request.param}')
+    cfg = config(request.param, data, folder / 'unused')
+    cfg.test_cfg = dict(type='TestLoop')
+    for key in ('work_dir', 'experiment_name'):
+        cfg.pop(key)
+    torch.save(dict(state_dict=build(cfg.model).state_dict()), str(folder / 'weights.pth'))
+    cfg.dump(str(folder / 'stock.py'))
+    return request.param, folder
+
+
+def run_tool(folder, *arguments):
+    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    return subprocess.run(
+        [sys.executable, str(TOOLS / 'test.py'), *arguments],
+        cwd=str(folder),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_robust_option(project):
+    """The paper's protocol for the host with one change, a table in the log, a report and
+    pictures.
+    """
+    host, folder = project
+    process = run_tool(
+        folder,
+        'stock.py',
+        'weights.pth',
+        '--robust',
+        '--work-dir',
+        'work',
+        '--show-dir',
+        'drawn',
+        '--cfg-options',
+        'test_cfg.num_steps=1',
+        'test_cfg.show_interval=4',
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    report = json.loads((folder / 'work' / 'robust.json').read_text())
+    strengths = dict(mmseg=(1 / 255, 8 / 255), mmdet=(0.3 / 255, 2 / 255))[host]
+    assert report['protocol'] == dict(
+        attack='pgd',
+        num_steps=1,
+        step_size=strengths[0],
+        epsilon=strengths[1],
+        random_start=False,
+        seed=0,
+    )
+    assert report['checkpoint'] == 'weights.pth' and report['num_images'] == IMAGES
+    assert report['clean'].keys() == report['robust'].keys() and report['clean']
+    (log,) = (folder / 'work').glob('*/*.log')
+    assert 'robust evaluation: PGD-1, ' in log.read_text()
+    assert any(
+        line.split() == ['┃', 'metric', '┃', 'clean', '┃', 'robust', '┃', 'change', '┃']
+        for line in log.read_text().splitlines()
+    )
+    assert sorted(path.name for path in (folder / 'drawn').iterdir()) == [
+        'val_00000.png',
+        'val_00004.png',
+    ]
+
+
+def test_two_lines_of_a_config(project):
+    """Without any option: the paper's protocol for the host."""
+    host, folder = project
+    (folder / 'two_lines.py').write_text(
+        "_base_ = './stock.py'\n"
+        "custom_imports = dict(imports=['afan_mm'], allow_failed_imports=False)\n"
+        "test_cfg = dict(type='RobustTestLoop')\n"
+    )
+    cfg = configure_test(
+        str(folder / 'two_lines.py'),
+        str(folder / 'weights.pth'),
+        '--work-dir',
+        str(folder / 'two_lines'),
+    )
+    build_runner(cfg).test()
+    protocol = json.loads((folder / 'two_lines' / 'robust.json').read_text())['protocol']
+    assert (
+        protocol == dict(PROTOCOLS[host], random_start=False, seed=0)
+        and protocol['num_steps'] == 10
+    )
+
+
+def test_options_become_keys_of_the_loop(project):
+    host, folder = project
+    files = [str(folder / 'stock.py'), str(folder / 'weights.pth')]
+    assert configure_test(*files).test_cfg == dict(type='TestLoop')
+    options = [
+        '--robust',
+        '--show-dir',
+        'drawn',
+        '--cfg-options',
+        'test_cfg.epsilon=4/255',
+        'test_cfg.fp16=True',
+    ]
+    cfg = configure_test(*files, *options)
+    assert cfg.test_cfg == dict(
+        type='RobustTestLoop', attack='pgd', show_dir='drawn', epsilon='4/255', fp16=True
+    )
+    assert not cfg.default_hooks.visualization.get('draw', False)  # the loop draws its own pictures
+    if host == 'mmseg':
+        assert configure_test(*files, '--robust', 'segpgd').test_cfg.attack == 'segpgd'
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ('--robust --tta', '--tta does not go with --robust'),
+        ('--robust --show', '--show does not go with --robust'),
+        (
+            '--robust --cfg-options test_cfg.steps=3',
+            r"test_cfg: .* no setting \['steps'\]; its attack knows \['epsilon'",
+        ),
+        (
+            '--robust --cfg-options test_cfg.num_steps=many',
+            "test_cfg: num_steps must be an integer >= 1, but got 'many'",
+        ),
+        (
+            '--robust --cfg-options test_cfg.epsilon=8',
+            'test_cfg: epsilon must be .* but got 8: 8 grey levels are 8/255',
+        ),
+    ],
+)
+def test_bad_options(project, options, message):
+    _, folder = project
+    with pytest.raises(UsageError, match=message):
+        configure_test(str(folder / 'stock.py'), str(folder / 'weights.pth'), *options.split())
+
+
+def test_an_attack_on_pixels_needs_a_segmentor(project):
+    host, folder = project
+    arguments = [str(folder / 'stock.py'), str(folder / 'weights.pth'), '--robust', 'cospgd']
+    if host == 'mmseg':
+        assert configure_test(*arguments).test_cfg.attack == 'cospgd'
+    else:
+        with pytest.raises(
+            UsageError,
+            match="attack must be 'pgd' for a detector, .* but got 'cospgd'",
+        ):
+            configure_test(*arguments)
+
+
+def test_a_test_set_without_ground_truth_is_one_line(project, monkeypatch, capsys):
+    _, folder = project
+    cfg = Config.fromfile(str(folder / 'stock.py'))
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    cfg.test_dataloader.dataset.pipeline = [
+        step for step in pipeline if step.type != 'LoadAnnotations'
+    ]
+    cfg.dump(str(folder / 'blind.py'))
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'test.py',
+            str(folder / 'blind.py'),
+            str(folder / 'weights.pth'),
+            '--robust',
+            '--work-dir',
+            str(folder / 'blind'),
+        ],
+    )
+    with pytest.raises(SystemExit) as stopped:
+        command_line.run(test.main)
+    assert stopped.value.code == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(
+            'test.py: error: the attack needs ground truth, but the test pipeline has no '
+            'LoadAnnotations: add it before'
+        )
+    )
+    assert not list((folder / 'blind').glob('*robust*'))

@@ -1,0 +1,253 @@
+"""What the options of tools/train.py and tools/test.py do to a config, and what a user sees of bad
+input.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from afan_mm.utils.errors import UsageError
+from support.paths import TOOLS
+from support.tools import configure_test, configure_train, demo
+
+CONFIG = """
+default_scope = '{scope}'
+model = dict(type='Model')
+optim_wrapper = dict(type='OptimWrapper', clip_grad=dict(max_norm=1.), optimizer=dict(type='SGD', lr=0.1))
+default_hooks = dict(visualization=dict(type='VisualizationHook'))
+visualizer = dict(type='Visualizer')
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
+test_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='Data', pipeline=pipeline)))
+test_evaluator = dict(type='Metric')
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+"""
+
+
+@pytest.fixture(params=['mmdet', 'mmseg'])
+def scope(request):
+    return request.param
+
+
+@pytest.fixture
+def config(scope, tmp_path):
+    path = tmp_path / f'tiny_{scope}.py'
+    path.write_text(CONFIG.format(scope=scope))
+    return str(path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(dict(state_dict={}), str(tmp_path / 'weights.pth'))
+    return str(tmp_path / 'weights.pth')
+
+
+def append(config, text):
+    with open(config, 'a') as file:
+        file.write(text + '\n')
+
+
+def test_defaults_leave_the_config_alone(config):
+    cfg = configure_train(config)
+    assert cfg.work_dir == os.path.join('work_dirs', Path(config).stem)
+    assert cfg.launcher == 'none' and cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'resume' not in cfg and 'load_from' not in cfg and cfg.auto_scale_lr.enable is False
+
+
+def test_work_dir_and_cfg_options(config):
+    assert (
+        configure_train(
+            config, '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1'
+        ).work_dir
+        == 'a'
+    )
+    cfg = configure_train(
+        config, '--work-dir', 'b', '--cfg-options', 'work_dir=a', 'optim_wrapper.optimizer.lr=1'
+    )
+    assert cfg.work_dir == 'b' and cfg.optim_wrapper.optimizer == dict(type='SGD', lr=1)
+
+
+@pytest.mark.parametrize('option', ['--local-rank', '--local_rank'])
+def test_local_rank(config, option, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '')
+    monkeypatch.delenv('LOCAL_RANK')  # set first, so that monkeypatch removes what the tool sets
+    configure_train(config, f'{option}=3', '--launcher', 'pytorch')
+    assert os.environ['LOCAL_RANK'] == '3'
+
+
+@pytest.mark.parametrize(
+    'given,expected',
+    [
+        ('OptimWrapper', 'AmpOptimWrapper'),
+        ('mmengine.OptimWrapper', 'AmpOptimWrapper'),
+        ('AFANOptimWrapper', 'AFANAmpOptimWrapper'),
+    ],
+)
+def test_amp_keeps_the_other_keys(config, given, expected):
+    cfg = configure_train(config, '--amp', '--cfg-options', f'optim_wrapper.type={given}')
+    assert cfg.optim_wrapper == dict(
+        type=expected,
+        loss_scale='dynamic',
+        clip_grad=dict(max_norm=1.0),
+        optimizer=dict(type='SGD', lr=0.1),
+    )
+
+
+def test_amp_leaves_a_mixed_precision_wrapper_alone(config):
+    options = ['optim_wrapper.type=AFANAmpOptimWrapper', 'optim_wrapper.loss_scale=512.']
+    assert (
+        configure_train(config, '--amp', '--cfg-options', *options).optim_wrapper.loss_scale
+        == 512.0
+    )
+
+
+def test_amp_refuses_other_wrappers(config):
+    with pytest.raises(UsageError, match='AFANOptimWrapper.*but got ApexOptimWrapper'):
+        configure_train(config, '--amp', '--cfg-options', 'optim_wrapper.type=ApexOptimWrapper')
+
+
+def test_auto_scale_lr(config):
+    assert configure_train(config, '--auto-scale-lr').auto_scale_lr.enable is True
+    append(config, 'auto_scale_lr = dict()')
+    with pytest.raises(UsageError, match='auto_scale_lr.base_batch_size'):
+        configure_train(config, '--auto-scale-lr')
+
+
+def test_resume(config, checkpoint):
+    append(config, "load_from = 'pretrained.pth'")
+    assert configure_train(config).load_from == 'pretrained.pth'
+    cfg = configure_train(config, '--resume')
+    assert cfg.resume is True and cfg.load_from is None
+    cfg = configure_train(config, '--resume', checkpoint)
+    assert cfg.resume is True and cfg.load_from == checkpoint
+
+
+def test_resume_checks_the_latest_checkpoint(config, tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
+    with pytest.raises(UsageError, match='checkpoint must be a file, but got .*gone.pth'):
+        configure_train(config, '--resume', '--work-dir', str(tmp_path))
+
+
+def test_out_has_the_hosts_meaning(config, scope, checkpoint):
+    if scope == 'mmdet':
+        evaluator = configure_test(config, checkpoint, '--out', 'found.pkl').test_evaluator
+        assert evaluator == [
+            dict(type='Metric'),
+            dict(type='DumpDetResults', out_file_path='found.pkl'),
+        ]
+        with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
+            configure_test(config, checkpoint, '--out', 'found.txt')
+    else:
+        evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
+        assert evaluator == dict(type='Metric', output_dir='masks', keep_results=True)
+
+
+def test_show(config, scope, checkpoint):
+    cfg = configure_test(config, checkpoint, '--show', '--wait-time', '5', '--show-dir', 'drawn')
+    hook = dict(type='VisualizationHook', draw=True, show=True, wait_time=5)
+    assert cfg.default_hooks.visualization == (
+        dict(hook, test_out_dir='drawn') if scope == 'mmdet' else hook
+    )
+    assert cfg.visualizer.get('save_dir') == (None if scope == 'mmdet' else 'drawn')
+    append(config, 'default_hooks = dict()')
+    with pytest.raises(UsageError, match='default_hooks.visualization'):
+        configure_test(config, checkpoint, '--show')
+
+
+def test_tta(config, scope, checkpoint):
+    if scope == 'mmseg':
+        with pytest.raises(UsageError, match='--tta needs a config with tta_model'):
+            configure_test(config, checkpoint, '--tta')
+        append(
+            config,
+            "tta_model = dict(type='SegTTAModel')\ntta_pipeline = [dict(type='TestTimeAug')]",
+        )
+    cfg = configure_test(config, checkpoint, '--tta')
+    assert cfg.model.type == ('DetTTAModel' if scope == 'mmdet' else 'SegTTAModel')
+    assert cfg.model.module == dict(type='Model')
+    pipeline = cfg.test_dataloader.dataset.dataset.pipeline
+    assert [step.type for step in pipeline] == (
+        ['LoadImageFromFile'] if scope == 'mmdet' else []
+    ) + ['TestTimeAug']
+
+
+def test_host_options_need_a_host(config, checkpoint):
+    append(config, "default_scope = 'mmpretrain'")
+    with pytest.raises(UsageError, match="'mmdet' or 'mmseg', but got 'mmpretrain'"):
+        configure_test(config, checkpoint, '--tta')
+
+
+@pytest.mark.parametrize(
+    'content,message',
+    [
+        (None, 'config must be a file'),
+        ('model = dict(', 'cannot read config'),
+        ("_base_ = 'gone.py'", 'cannot read config'),
+        (
+            "custom_imports = dict(imports=['gone'], allow_failed_imports=False)",
+            'cannot read config',
+        ),
+    ],
+)
+def test_bad_config(content, message, tmp_path):
+    path = tmp_path / 'config.py'
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        configure_train(str(path))
+
+
+@pytest.mark.parametrize('content', [None, b'', b'not a checkpoint', b'PK\x03\x04 cut short'])
+def test_bad_checkpoint(config, content, tmp_path):
+    path = tmp_path / 'broken.pth'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match='checkpoint .*broken.pth'):
+        configure_test(config, str(path))
+
+
+@pytest.mark.parametrize(
+    'tool,arguments', [('train', ['gone.py']), ('test', ['gone.py', 'gone.pth'])]
+)
+def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, tmp_path):
+    process = subprocess.run(
+        [sys.executable, str(TOOLS / f'{tool}.py'), *arguments],
+        cwd=str(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.returncode == 2
+    assert (
+        process.stderr.splitlines()[-1]
+        == f'{tool}.py: error: config must be a file, but got gone.py'
+    )
+    assert 'Traceback' not in process.stderr
+
+
+def test_demo_reports_fractions(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    (tmp_path / 'test' / '1').mkdir(parents=True)
+    (tmp_path / 'test' / '1' / '1.json').write_text(
+        '{"mIoU": 61.27, "pascal_voc/AP50": 70.5, "time": 0.1}'
+    )
+    assert demo.read_metrics('test', 0.01) == dict(mIoU=0.6127, AP50=0.705)
+    with pytest.raises(demo.StageError, match='no metrics'):
+        demo.read_metrics('nothing', 1.0)
+
+
+def test_demo_data_must_be_complete(tmp_path):
+    assert not demo.is_complete(tmp_path)
+    for name in (
+        'ImageSets/Main/trainval.txt',
+        'JPEGImages/a.jpg',
+        'Annotations/a.xml',
+        'SegmentationClass/a.png',
+    ):
+        assert not demo.is_complete(tmp_path)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('a\n')
+    assert demo.is_complete(tmp_path)
