@@ -46,6 +46,23 @@ def check_group(settings: Sequence[AFANSettings]) -> None:
             )
 
 
+def units(settings: Sequence[AFANSettings]) -> List[AFANSettings]:
+    """The sites that are on; of joint ones the first stands for all."""
+    running = [each for each in settings if each.num_strengths]
+    joint = [each for each in running if each.joint]
+    return [each for each in running if not each.joint or each is joint[0]]
+
+
+def adversarial_weight(settings: Sequence[AFANSettings]) -> float:
+    """Sum of the weights of all adversarial losses in the objective (Eq. 6), on average over the
+    iterations.
+
+    Args:
+        settings: Those of all sites of a model.
+    """
+    return sum(each.adv_weight * each.num_strengths for each in units(settings))
+
+
 class JointPass:
     """Takes the taps of the later sites of a group while a pass of its first site runs.
 

@@ -1,12 +1,12 @@
-"""Where a feature is perturbed: any module becomes a site with one call of :func:`tap`.
+"""Where a feature is perturbed: any module becomes a site with one call of :func:`~afan_mm.tap`.
 
 A head that perturbs what its classifier reads::
 
     class MyHead(BaseModule):
 
         def __init__(self, afan=None):
-            self.afan = AFANSettings.from_config(afan or {}, name='my_head')  # `afan` is how
-            AFANHook finds the site
+            # by this attribute AFANHook finds the site
+            self.afan = AFANSettings.from_config(afan or {}, name='my_head')
 
         def loss(self, feature, targets):
             def tail(feature):
@@ -140,6 +140,15 @@ def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if not path.startswith(frozen):
             yield path, module
+
+
+def declared_sites(model: nn.Module) -> List[Tuple[str, AFANSettings]]:
+    """The path of the module that declares a site, and its settings, for all sites of a model."""
+    return [
+        (path, settings)
+        for path, module in trained_modules(model)
+        for settings in declared_by(module)
+    ]
 
 
 class Site:

@@ -1,5 +1,5 @@
-"""Does A-FAN train what mmdet and mmseg install? Families of configs, each tried in a process of its
-own, and what came of them.
+"""Does A-FAN train what mmdet and mmseg install? Families of configs, each tried in a process of
+its own, and what came of them.
 """
 
 import importlib.util

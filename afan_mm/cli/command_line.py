@@ -1,4 +1,4 @@
-"""What the commands share: common options, outputs that can be written, and one line for bad input."""
+"""What the commands share: common options, and one line for bad input."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Pictures of what A-FAN does to the features of a trained model, for images as a user names them."""
+"""Pictures of what A-FAN does to the features of a trained model."""
 
 import os
 import os.path as osp

@@ -32,7 +32,8 @@ class CPURunner(Runner):
         if any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
             self.logger.warning(
                 'SyncBN does not run on a CPU: its layers become BatchNorm. Each process '
-                'normalises by its own batch, and a checkpoint holds the running statistics of the first.'
+                'normalises by its own batch, and a checkpoint holds the running statistics of '
+                'the first.'
             )
         settings = model_wrapper_cfg or dict(
             broadcast_buffers=False,

@@ -1,17 +1,15 @@
 """The settings of the presets that suit the task and the data of a config."""
 
-import os.path as osp
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Dict, List, Tuple
 
 from mmengine.config import Config
 
-from .. import presets
 from ..settings import AFANSettings
 from ..utils.configs import dicts, type_name
+from ..utils.files import shipped
 
-FOLDER = osp.dirname(presets.__file__)
 PRESETS = ('paper', 'released')
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
 ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
@@ -19,7 +17,7 @@ ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
 
 @lru_cache(maxsize=None)
 def _read(preset: str) -> Config:
-    return Config.fromfile(osp.join(FOLDER, f'{preset}.py'))
+    return Config.fromfile(str(shipped('configs') / '_base_' / 'presets' / f'{preset}.py'))
 
 
 def preset_entry(cfg: Config) -> Tuple[str, str]:

@@ -6,15 +6,18 @@ from collections import Counter
 from io import StringIO
 from typing import Optional, Sequence, Tuple
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from ..joint import adversarial_weight, check_group, units
 from ..settings import AFANSettings
-from ..site import declared_by, trained_modules
+from ..site import declared_sites, trained_modules
 from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sample, to_rgb
 from .optim_wrapper import AFANStep
 
@@ -50,17 +53,32 @@ class AFANHook(Hook):
     def before_train(self, runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sites = [
-            (path, settings)
-            for path, module in trained_modules(model)
-            for settings in declared_by(module)
-        ]
+        sites = declared_sites(model)
         check_sites(sites, runner.optim_wrapper)
         for _, module in trained_modules(model):
             if hasattr(module, 'afan_check'):
                 module.afan_check(model)
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))
+        if sites:
+            self._tell_weights(runner, sites, model)
+
+    def _tell_weights(self, runner, sites: Sites, model: nn.Module) -> None:
+        wrapper = runner.optim_wrapper
+        wrapper.resolve_clean_weight(model)
+        adversarial = adversarial_weight([settings for _, settings in sites])
+        total = wrapper.clean_weight + adversarial
+        runner.logger.info(
+            f'A-FAN weights: clean {wrapper.clean_weight:.4g} + adversarial {adversarial:.4g} = '
+            f'{total:.4g}'
+        )
+        if total > 1 + 1e-6 and isinstance(wrapper.optimizer, torch.optim.SGD):
+            runner.logger.warning(
+                f'A-FAN: the weights of the losses sum to {total:.4g}, which multiplies the step '
+                'of plain SGD by about as much. Keep it in mind when you compare with stock, or '
+                "write optim_wrapper=dict(clean_weight='complement', ...) with adversarial weights "
+                'below 1'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
@@ -133,6 +151,7 @@ def check_sites(sites: Sites, optim_wrapper) -> None:
                 f'A-FAN sites must have different names, but {paths} are all named {name!r}; '
                 'write afan=dict(name=...)'
             )
+    check_group([settings for _, settings in sites])
 
 
 def site_table(sites: Sites) -> str:
@@ -155,6 +174,8 @@ def site_table(sites: Sites) -> str:
         cost = f'{s.num_passes} x its tail'
         if s.num_attack_passes:
             cost += f' + {s.num_attack_passes} x without weight gradients'
+        if s.joint:
+            cost = f'joint: {cost.replace("its tail", "the tail of the first of them")}'
         if s.interval > 1:
             cost += f', every {s.interval} iterations'
         table.add_row(
@@ -170,7 +191,7 @@ def site_table(sites: Sites) -> str:
         )
     text = StringIO()
     Console(file=text, width=160).print(table)
-    running = [s for _, s in sites if s.num_strengths]
+    running = units([s for _, s in sites])
     if len(running) > 1 and any(s.within_backward for s in running):
         text.write(
             'and one more backward from the clean loss to the sites, for directions free of '

@@ -12,6 +12,15 @@ from .errors import UsageError
 PathLike = Union[str, Path]
 
 
+def shipped(name: str) -> Path:
+    """Where the 'configs' or 'tools' of the package are: inside it once installed, beside it in a
+    source tree.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / '.mim' / name
+    return inside if inside.is_dir() else package.parent / name
+
+
 @contextmanager
 def replacing(path: PathLike) -> Iterator[str]:
     """A path beside ``path``, with the same suffix, to write to; the file gets its own name only

@@ -1,10 +1,18 @@
 """The commands in tools/, as modules."""
 
+import importlib
 import importlib.util
+import sys
 
 from afan_mm.cli.evaluation import evaluation_config
 from afan_mm.cli.training import training_config
 from support.paths import TOOLS
+
+# those of the set-up run where nothing is installed yet, and import each other from their folder
+sys.path.insert(0, str(TOOLS))
+build_mmcv, mmcv_wheel = map(importlib.import_module, ('build_mmcv', 'mmcv_wheel'))
+probe_env, setup_env = map(importlib.import_module, ('probe_env', 'setup_env'))
+sys.path.remove(str(TOOLS))
 
 
 def load_tool(name):

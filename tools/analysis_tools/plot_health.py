@@ -7,8 +7,9 @@ to matter, strong enough to hurt, or neither, from which numbers, and what to ch
 are drawn side by side. The logs of a resumed run are joined.
 
 A perturbation is weak where the adversarial loss is less than 1 % above the clean loss of the same
-tail, and strong from 100 %; all limits, and the reasons for them, are in afan_mm/analysis/run_health.py. Only a
-run with AFANHook has these figures; the hook sends them every `interval` (50) iterations.
+tail, and strong from 100 %; all limits, and the reasons for them, are in
+afan_mm/analysis/run_health.py. Only a run with AFANHook has these figures; the hook sends them
+every `interval` (50) iterations.
 """
 
 import argparse
