@@ -18,6 +18,10 @@ TOOLS = {
         'analysis_tools/robustness_curve.py',
         'robust figures over the strength of the attack',
     ),
+    'hessian': ('analysis_tools/hessian.py', 'curvature of the training loss'),
+    'landscape': ('analysis_tools/landscape.py', 'the loss over a line or a plane of weights'),
+    'sharpness': ('analysis_tools/sharpness.py', 'how the loss rises around the features'),
+    'ablation': ('analysis_tools/ablation.py', 'draw the arms of an experiment'),
     'features': ('visualization/feature_maps.py', 'draw clean, augmented and normalised features'),
 }
 
