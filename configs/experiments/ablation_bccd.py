@@ -1,6 +1,6 @@
 # The panels of the paper's Figure 5 on BCCD: PGD steps, number of strengths,
-# location and step size, an arm for each setting, on the backbone alone. The rest is of Sec. 5 (PGD-1,
-# five strengths, 0.3/255, last stage).
+# location and step size, an arm for each setting, on the backbone alone. The rest is of Sec. 5:
+# PGD-1, five strengths, 0.3/255, last stage.
 # One panel, and its picture:
 #   python tools/experiment.py configs/experiments/ablation_bccd.py --arms stock 'steps-*'
 #   python tools/analysis_tools/ablation.py work_dirs/experiments/ablation_bccd/report.json

@@ -1,6 +1,6 @@
 # The panels of the paper's Figure 6 on CamVid at half size: PGD steps, number of strengths,
-# location and step size, an arm for each setting, on the backbone alone. The rest is of Sec. 6 (PGD-1,
-# three strengths, 0.4/255, last stage).
+# location and step size, an arm for each setting, on the backbone alone. The rest is of Sec. 6:
+# PGD-1, three strengths, 0.4/255, last stage.
 # One panel, and its picture:
 #   python tools/experiment.py configs/experiments/ablation_camvid.py --arms stock 'steps-*'
 #   python tools/analysis_tools/ablation.py work_dirs/experiments/ablation_camvid/report.json
