@@ -7,7 +7,7 @@ from pathlib import Path
 # This tree's package, whatever is installed; and the extension of these pages.
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / '_ext')]
 
-import afan_mm
+import afan_mm  # noqa: E402  found by the line above
 
 project = 'afan_mm'
 author = 'afan_mm contributors'
