@@ -2,12 +2,13 @@
 perturbation out.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-Radius = Union[float, Tensor]
+from .norms import Linf, Norm, Radius
+
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
 
 
@@ -34,8 +35,9 @@ def pgd(
     first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
     generator: Optional[torch.Generator] = None,
     bounds: Optional[Tuple[float, float]] = None,
+    norms: Optional[Sequence[Norm]] = None,
 ) -> Perturbation:
-    """Find the perturbation in an l-infinity ball that raises the loss (Eq. 2).
+    """Find the perturbation in a ball that raises the loss (Eq. 2).
 
     A level whose gradient is None (the loss does not read it) or zero is not moved. A gradient that
     is not finite anywhere ends in a zero perturbation of every level, decided on the device: no
@@ -43,7 +45,10 @@ def pgd(
 
     Args:
         features: The clean features, one tensor per level, any shape; never modified.
-        gradient: Maps perturbed features to the loss's gradient at each of them.
+        gradient: Maps deltas, one for each level and shaped like it, to the loss's gradient with
+            respect to each of them. It adds the features itself, since it may not be the clean ones
+            that they are added to: with several sites, a later feature depends on the earlier
+            deltas.
         epsilon: Radius of the ball for each level: a number, or a tensor that broadcasts against
             it.
         step_size: Length of one step for each level, likewise.
@@ -55,6 +60,8 @@ def pgd(
         bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image:
             after each step the deltas are clipped to what they leave. The clean features must lie
             within. Defaults to None, no bounds.
+        norms: The norm of each level's ball and step, :class:`Linf` or :class:`L2`. Defaults to
+            None, :class:`Linf` for all.
 
     Returns:
         Perturbation: The deltas and whether they can be trusted.
@@ -64,37 +71,37 @@ def pgd(
             'first_gradient must be None with random_start: the attack does not start at the '
             'clean feature'
         )
+    norms = [Linf()] * len(features) if norms is None else norms
     if random_start:
         deltas = [
-            _within(_uniform_like(f, generator) * eps, f, bounds)
-            for f, eps in zip(features, epsilon)
+            _within(norm.uniform(f, generator) * eps, f, bounds)
+            for norm, f, eps in zip(norms, features, epsilon)
         ]
     else:
         deltas = [torch.zeros_like(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     for step in range(num_steps):
-        if step == 0 and first_gradient is not None:
-            grads = first_gradient
-        else:
-            grads = gradient([f + d for f, d in zip(features, deltas)])
+        given = step == 0 and first_gradient is not None
+        grads = first_gradient if given else gradient(deltas)
         for grad in grads:
             if grad is not None:
                 finite = finite & grad.isfinite().all()
         # Zeroed within the loop, so that the next step's forward pass never meets what this
         # gradient broke.
         deltas = [
-            torch.where(finite, _within(_ascend(d, g, eps, size), f, bounds), torch.zeros_like(d))
-            for f, d, g, eps, size in zip(features, deltas, grads, epsilon, step_size)
+            torch.where(finite, _within(_ascend(d, g, *ball), f, bounds), torch.zeros_like(d))
+            for f, d, g, *ball in zip(features, deltas, grads, norms, epsilon, step_size)
         ]
     return Perturbation(deltas, finite)
 
 
-def _ascend(delta: Tensor, grad: Optional[Tensor], epsilon: Radius, step_size: Radius) -> Tensor:
-    """One step along the sign of the gradient, projected back onto the ball."""
+def _ascend(
+    delta: Tensor, grad: Optional[Tensor], norm: Norm, epsilon: Radius, step_size: Radius
+) -> Tensor:
+    """One step along the gradient, projected back onto the ball."""
     if grad is None:
         return delta
-    moved = delta + step_size * grad.sign().to(delta.dtype)
-    return torch.maximum(torch.minimum(moved, _radius(epsilon, moved)), -_radius(epsilon, moved))
+    return norm.project(delta + step_size * norm.direction(grad).to(delta.dtype), epsilon)
 
 
 def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]]) -> Tensor:
@@ -105,14 +112,3 @@ def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]
         return delta
     low, high = bounds
     return torch.maximum(torch.minimum(delta, high - feature), low - feature)
-
-
-def _radius(epsilon: Radius, like: Tensor) -> Tensor:
-    return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)
-
-
-def _uniform_like(feature: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-    noise = torch.rand(
-        feature.shape, generator=generator, device=feature.device, dtype=feature.dtype
-    )
-    return 2 * noise - 1

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .attack import Gradient, Perturbation, pgd
 from .functional import draw_strengths, full_precision, inject_moments
+from .norms import L2, Linf, l2_norm, unit_vector
 from .settings import AFANSettings
 
 
@@ -53,7 +54,7 @@ def draw(
 
 
 def perturb(
-    settings: AFANSettings,
+    settings: Union[AFANSettings, Sequence[AFANSettings]],
     features: Sequence[Tensor],
     gradient: Gradient,
     clean_gradient: Sequence[Optional[Tensor]],
@@ -63,37 +64,40 @@ def perturb(
     """The perturbation at full strength.
 
     Args:
-        settings: Those of the site.
+        settings: Those of the site, or of each level where the levels of several sites are
+            perturbed together; these have one ``perturbation``, ``num_steps`` and ``random_start``.
         features: The clean levels, each (N, C, *S), detached.
         gradient: See :func:`~afan_mm.attack.pgd`.
         clean_gradient: The clean loss's gradient at each level, None where it does not read the
             level.
-        scale: Factor on epsilon and step_size, for warming up.
+        scale: Factor on epsilon, step_size and noise_epsilon, for warming up.
         generator: On the features' device.
     """
     features = [full_precision(f) for f in features]
-    units = [_unit(settings, f) * scale for f in features]
-    epsilon = [settings.epsilon * unit for unit in units]
-    if settings.perturbation == 'gradient':
-        step_size = [
-            (settings.epsilon if settings.step_size is None else settings.step_size) * unit
-            for unit in units
-        ]
-        first = None if settings.random_start else clean_gradient
-        return pgd(
+    each = [settings] * len(features) if isinstance(settings, AFANSettings) else settings
+    method = _method(each)
+    units = [_unit(s, f) * scale for s, f in zip(each, features)]
+    deltas = [torch.zeros_like(f) for f in features]
+    finite = torch.ones((), dtype=torch.bool, device=features[0].device)
+    if method.follows_gradient:
+        deltas, finite = pgd(
             features,
             gradient,
-            epsilon,
-            step_size,
-            settings.num_steps,
-            settings.random_start,
-            first,
+            [s.epsilon * unit for s, unit in zip(each, units)],
+            [_default(s.step_size, s.epsilon) * unit for s, unit in zip(each, units)],
+            method.num_steps,
+            method.random_start,
+            None if method.random_start else clean_gradient,
             generator,
+            norms=[Linf() if s.norm == 'linf' else L2(s.norm_over) for s in each],
         )
-    deltas = [torch.zeros_like(f) for f in features]
-    if settings.perturbation == 'gaussian':
-        deltas = [eps * d.normal_(generator=generator) for eps, d in zip(epsilon, deltas)]
-    return Perturbation(deltas, torch.ones((), dtype=torch.bool, device=features[0].device))
+    if method.adds_noise:
+        sizes = [_default(s.noise_epsilon, s.epsilon) * unit for s, unit in zip(each, units)]
+        deltas = [
+            torch.where(finite, d + size * _noise(s, d, generator), d)
+            for s, d, size in zip(each, deltas, sizes)
+        ]
+    return Perturbation(deltas, finite)
 
 
 def mix(settings: AFANSettings, clean: Tensor, delta: Tensor, strength: Strength) -> Tensor:
@@ -113,10 +117,37 @@ def mix(settings: AFANSettings, clean: Tensor, delta: Tensor, strength: Strength
     return mixed.to(clean.dtype)
 
 
+def _method(settings: Sequence[AFANSettings]) -> AFANSettings:
+    """The settings that levels perturbed together must share, as the first of them has them."""
+    for key in ('perturbation', 'num_steps', 'random_start'):
+        values = {getattr(s, key) for s in settings}
+        if len(values) > 1:
+            raise ValueError(
+                f'{key} must be the same at sites that are perturbed together, but got '
+                f'{sorted(values)}'
+            )
+    return settings[0]
+
+
 def _unit(settings: AFANSettings, feature: Tensor) -> Union[float, Tensor]:
     """What epsilon is measured in; torch's own variance of a constant channel is nothing, to the
     bit.
     """
     if settings.epsilon_unit == 'absolute':
         return 1.0
-    return feature.var((0, *range(2, feature.dim())), unbiased=False, keepdim=True).sqrt()
+    if settings.epsilon_unit == 'norm':
+        return l2_norm(feature, settings.norm_over)
+    std = feature.var((0, *range(2, feature.dim())), unbiased=False, keepdim=True).sqrt()
+    if settings.norm == 'linf':
+        return std
+    return l2_norm(std.expand(1, *feature.shape[1:]), settings.norm_over)
+
+
+def _noise(settings: AFANSettings, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+    """Gaussian noise of standard deviation one, or at an l2 norm of one."""
+    noise = torch.zeros_like(like).normal_(generator=generator)
+    return noise if settings.norm == 'linf' else unit_vector(noise, settings.norm_over)
+
+
+def _default(value: Optional[float], default: float) -> float:
+    return default if value is None else value

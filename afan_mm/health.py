@@ -12,17 +12,17 @@ from torch import Tensor
 class Health:
     """Figures of the adversarial passes, by site.
 
-    ==================  ============================================================================
-    ``objective``       mean over the strengths of a pass's loss
-    ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the
-                        same parameters
-    ``delta_norm``      l2 norm of the perturbation at full strength, over all levels
-    ``zero_share``      share of elements the perturbation leaves where they are
-    ``nonfinite_share`` share of steps since the last report whose direction was not finite and was
-                        skipped
-    ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
-                        perturbation
-    ==================  ============================================================================
+    ===================  ===========================================================================
+    ``objective``        mean over the strengths of a pass's loss
+    ``gain``             ``objective`` minus the loss of the same tail on the clean feature, at the
+                         same parameters
+    ``delta_norm``       l2 norm of the perturbation at full strength, over all levels
+    ``zero_share``       share of elements the perturbation leaves where they are
+    ``nonfinite_share``  share of steps since the last report whose direction was not finite and was
+                         skipped
+    ``mix_ratio``        rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
+                         perturbation
+    ===================  ===========================================================================
 
     Args:
         due: Whether the next step is measured. Unmeasured steps only count skipped directions, on
@@ -32,37 +32,45 @@ class Health:
     def __init__(self, due: bool = False):
         self.due = due
         self._figures: Dict[str, Dict[str, Tensor]] = defaultdict(dict)
-        self._passes: Dict[str, List[Tensor]] = defaultdict(list)
+        self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
+        self._losses: Dict[str, List[Tensor]] = defaultdict(list)
         self._skipped: Dict[str, Tensor] = {}
         self._steps: Dict[str, int] = defaultdict(int)
 
     @torch.no_grad()
-    def add_pass(
+    def add_mix(
         self,
         name: str,
-        loss: Tensor,
         strength: Union[float, Tensor],
         clean: Sequence[Tensor],
         mixed: Sequence[Tensor],
         deltas: Sequence[Tensor],
     ) -> None:
+        """A pass perturbs the feature of a site."""
         if self.due:
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
             if isinstance(strength, Tensor):  # one for each sample
                 added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
             else:
                 added = strength * _norm(deltas)
-            self._passes[name].append(torch.stack([loss.detach().float(), moved, added]))
+            self._mixes[name].append(torch.stack([moved, added]))
+
+    def add_loss(self, name: str, loss: Tensor) -> None:
+        """A pass that perturbs a site has run forward."""
+        if self.due:
+            self._losses[name].append(loss.detach().float())
 
     @torch.no_grad()
     def add_step(
         self, name: str, deltas: Sequence[Tensor], finite: Tensor, clean_loss: Callable[[], Tensor]
     ) -> None:
+        """The passes that perturb a site are over."""
         skipped = (~finite).float()
         self._skipped[name] = self._skipped[name] + skipped if name in self._skipped else skipped
         self._steps[name] += 1
         if self.due:
-            objective, moved, added = torch.stack(self._passes.pop(name)).mean(0)
+            objective = torch.stack(self._losses.pop(name)).mean()
+            moved, added = torch.stack(self._mixes.pop(name)).mean(0)
             self._figures[name] = dict(
                 objective=objective,
                 gain=objective - clean_loss().float(),

@@ -1,4 +1,5 @@
-"""Backbones that start from ImageNet: weights that a package brings, and stages kept as they are."""
+"""Backbones that start from ImageNet: weights that a package brings, and stages kept as they came.
+"""
 
 from collections import OrderedDict
 from typing import Dict, Sequence

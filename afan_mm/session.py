@@ -1,101 +1,81 @@
-"""One training step of A-FAN: sites tap their features in the clean pass, the session runs the
-adversarial passes.
+"""One training step of A-FAN, in its order.
 
-Any module becomes a site with one call of :func:`tap`. A head that perturbs what its classifier
-reads::
+1. The host's clean forward pass: sites :func:`~afan_mm.tap` their features (:meth:`Session.tap`).
+2. The clean backward: a gate at each site is handed the clean gradient (:meth:`Session.at_gate`).
+3. The direction of a site, from that gradient (:meth:`Session.direction`, Eq. 2).
+4. For each strength a forward and backward of the site's tail on the perturbed feature
+   (:meth:`Session.adversarial_pass`, Eqs. 3 to 6). Of joint sites (:mod:`afan_mm.joint`) the first
+   one's passes perturb all.
 
-    class MyHead(BaseModule):
-
-        def __init__(self, afan=None):
-            self.afan = AFANSettings.from_config(afan or {}, name='my_head')  # `afan` is how
-            AFANHook finds the site
-
-        def loss(self, feature, targets):
-            def tail(feature):
-                return dict(loss_cls=F.cross_entropy(self.classifier(feature), targets))
-
-            return tail(tap('my_head', feature, tail, self.afan))
-
-With any optim wrapper but an A-FAN one, in evaluation, and inside an adversarial pass, ``tap``
-returns its input.
+Gradients add up in ``.grad``. Where the layers before the site learn from steps 3 and 4, these
+happen within step 2, while the clean backward waits at the gate. The optim wrapper then averages
+over the ranks and updates once.
 """
 
+import random
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
 
-from .passes import SitePasses
-from .settings import AFANSettings, trained_modules
-from .site import Features, Site, Tail
-
-_recording: Optional['Session'] = None
-
-
-def tap(
-    name: str,
-    features: Features,
-    tail: Tail,
-    settings: Optional[AFANSettings] = None,
-    context: Sequence[Tensor] = (),
-) -> Features:
-    """Make ``features`` a site of the training step that is being recorded.
-
-    Args:
-        name: Name of the site; one tap per name and forward pass.
-        features: The clean feature (N, C, *S), or a list or tuple of levels. All of it is
-            perturbed.
-        tail: ``tail(features, *context)`` runs everything after the site on perturbed features,
-            structured like ``features``, and returns a dict of losses. It is called after the clean
-            pass. What it closes over must not carry a gradient: that goes into ``features`` or
-            ``context``.
-        settings: How to perturb. Defaults to ``AFANSettings(name)``.
-        context: Tensors from before the site that the tail reads unperturbed.
-
-    Returns:
-        What the host must go on with in place of ``features``.
-
-    Raises:
-        ValueError: If the site was already tapped in this forward pass.
-    """
-    settings = settings or AFANSettings(name=name)
-    if not is_recording() or not settings.active(_recording.iteration):
-        return features
-    return _recording.tap(name, features, tail, settings, context)
-
-
-def is_recording(settings: Optional[AFANSettings] = None) -> bool:
-    """Whether a tap would be taken now: an A-FAN optim wrapper is in its clean pass, with gradients
-    on.
-
-    Args:
-        settings: Those of the site; one that is off, sits this iteration out, or was tapped already
-            takes no tap. Defaults to any site.
-    """
-    if _recording is None or not torch.is_grad_enabled():
-        return False
-    return (
-        settings is None
-        or settings.active(_recording.iteration)
-        and settings.name not in _recording.sites
-    )
+from .attack import Perturbation
+from .augment import Strength, draw, mix, perturb
+from .functional import full_precision
+from .health import Health
+from .isolation import frozen_statistics, isolated_random, restored_state
+from .joint import Change, JointPass, check_group
+from .settings import AFANSettings
+from .site import Features, Site, Tail, taps_go_to, trained_modules
 
 
 class Session:
     """The sites of one training step, and the order of its passes.
 
     Args:
-        passes: Runs the adversarial passes of one site.
+        model: The host. Its ``parse_losses`` turns a dict of losses into the objective.
+        key: Names the step; strengths, noise and dropout of a site depend on it and the site's name
+            alone. Defaults to ''.
         iteration: Number of the step, for sites that take part in some only. Defaults to 0.
+        scale: Factor on every epsilon, for warming up. Defaults to 1.
+        forward_context: Makes the context of a forward pass (autocast). Defaults to none.
+        weigh: Maps the sum of a pass's losses to its share in the objective (gradient
+            accumulation). Defaults to identity.
+        scale_loss: Maps a loss to what is differentiated for a direction (AMP's loss scaling).
+            Defaults to identity.
+        health: Where the figures of this step go.
+
+    Attributes:
+        sites: Those tapped in the clean pass, by name.
     """
 
-    def __init__(self, passes: SitePasses, iteration: int = 0):
-        self.passes = passes
+    records = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        key: str = '',
+        iteration: int = 0,
+        scale: float = 1.0,
+        forward_context: Callable[[], ContextManager] = ExitStack,
+        weigh: Callable[[Tensor], Tensor] = lambda loss: loss,
+        scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
+        health: Optional[Health] = None,
+    ):
+        self.model = model
+        self.key = key
         self.iteration = iteration
+        self.scale = scale
+        self.forward_context = forward_context
+        self.weigh = weigh
+        self.scale_loss = scale_loss
+        self.health = health or Health()
+        self.back_propagate: Callable[[Tensor], None] = Tensor.backward
         self.sites: Dict[str, Site] = {}
-        self._outputs: List[Tensor] = []
+        self._components: List[nn.Module] = []
+        self._outputs: Dict[str, Sequence[Tensor]] = {}
         self._hooks: List[Any] = []
         self._directions_only = False
         self._directions_known = False
@@ -104,19 +84,35 @@ class Session:
     def record(self) -> Iterator['Session']:
         """The clean forward pass: taps inside belong to this session.
 
-        A module with a ``recording(host)`` context manager (the neck wrapper) is shown the model
-        for as long.
+        A module with a context manager ``afan_recording(host)`` (the neck wrapper) is shown the
+        model for as long; ``afan_perturbing(host)`` is the same for joint adversarial passes.
         """
-        global _recording
-        before, _recording = _recording, self
-        try:
-            with ExitStack() as stack:
-                for _, module in trained_modules(self.passes.model):
-                    if hasattr(module, 'recording'):
-                        stack.enter_context(module.recording(self.passes.model))
-                yield self
-        finally:
-            _recording = before
+        self._components = [
+            module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
+        ]
+        with taps_go_to(self), self._shown('afan_recording'):
+            yield self
+
+    @contextmanager
+    def _shown(self, method: str) -> Iterator[None]:
+        """Inside, the model is shown to the components that have the method."""
+        with ExitStack() as stack:
+            for component in self._components:
+                if hasattr(component, method):
+                    stack.enter_context(getattr(component, method)(self.model))
+            yield
+
+    def wants(self, settings: AFANSettings) -> bool:
+        """Whether the site takes part in this step."""
+        return settings.active(self.iteration)
+
+    def gates_of(self, settings: AFANSettings) -> List[Any]:
+        """See :func:`~afan_mm.site.gates_of`."""
+        return [
+            outputs[0].grad_fn
+            for name, outputs in self._outputs.items()
+            if name == settings.name or settings.joint and self.sites[name].settings.joint
+        ]
 
     def tap(
         self,
@@ -126,20 +122,23 @@ class Session:
         settings: AFANSettings,
         context: Sequence[Tensor],
     ) -> Features:
-        """See :func:`tap`."""
+        """See :func:`~afan_mm.tap`."""
         if name in self.sites:
             raise ValueError(
                 f'A-FAN site {name!r} was tapped twice in one forward pass; give each call a name '
                 'of its own'
             )
-        site = self.sites[name] = Site(name, features, tail, settings, context)
+        site = Site(name, features, tail, settings, context)
+        if settings.joint:
+            self._join(site)
+        self.sites[name] = site
         # A frozen front still has a direction: its feature starts a graph of its own.
         levels = [
             f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
         ]
-        outputs = _Gate.apply(lambda gradients: self._at_gate(site, gradients), *levels)
-        self._outputs.extend(outputs)
-        if not settings.context_detached:
+        outputs = _Gate.apply(lambda gradients: self.at_gate(site, gradients), *levels)
+        self._outputs[name] = outputs
+        if not settings.context_detached and not site.is_joined:
             for index, tensor in enumerate(context):
                 if tensor.grad_fn is not None:
                     hook = tensor.register_hook(
@@ -148,40 +147,56 @@ class Session:
                     self._hooks.append(hook)
         return site.pack(outputs)
 
-    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
+    def _join(self, site: Site) -> None:
+        joint = [each for each in self.sites.values() if each.settings.joint]
+        check_group([each.settings for each in (*joint, site)])
+        if joint:
+            joint[0].join(site)
+
+    @property
+    def entries(self) -> List[Site]:
+        """The sites that have passes: all but those that are perturbed in another one's."""
+        return [site for site in self.sites.values() if not site.is_joined]
+
+    def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """Back-propagate the clean loss and every adversarial pass (Eq. 6).
 
         Args:
             loss: The clean objective as the host computed it.
-            backward: Back-propagates one loss into ``.grad``.
+            back_propagate: Back-propagates one loss into ``.grad``.
         """
-        outputs, self._outputs = self._outputs, []
-        self.passes.backward = backward
-        sites = list(self.sites.values())
+        self.back_propagate = back_propagate
+        sites = self.entries
         # An attached site adds to the gradient that a site upstream of it would take its direction
         # from.
         if len(sites) > 1 and any(site.settings.within_backward for site in sites):
             with record_function('afan/directions'):
-                self._find_directions(loss, outputs)
-        del outputs
-        backward(loss)
-        # or a tail that closes over a graph would keep it alive through its own hook
-        for hook in self._hooks:
-            hook.remove()
+                self.find_gradients(loss)
+        self._outputs = {}
+        back_propagate(loss)
+        self.remove_hooks()
         for site in reversed(sites):
             # its passes need nothing of the clean graph, which is freed by now
             if not site.settings.within_backward:
-                self.passes.run(site)
+                self.run(site)
 
-    def _find_directions(self, loss: Tensor, outputs: List[Tensor]) -> None:
+    def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
         self._directions_only = True
-        gradients = iter(self.passes.gradient_of(loss, outputs, retain_graph=True))
+        outputs = [output for levels in self._outputs.values() for output in levels]
+        gradients = iter(self.gradient_of(loss, outputs, retain_graph=True))
         for site in self.sites.values():
             site.gradients = [next(gradients) for _ in site.features]
         self._directions_only, self._directions_known = False, True
 
-    def _at_gate(
+    def remove_hooks(self) -> None:
+        """The clean backward is over. A tail that closes over a graph would keep it alive through
+        its own hook.
+        """
+        for hook in self._hooks:
+            hook.remove()
+
+    def at_gate(
         self, site: Site, gradients: Sequence[Optional[Tensor]]
     ) -> Sequence[Optional[Tensor]]:
         """The clean backward has reached the site: keep its gradients, and hand on those the front
@@ -191,13 +206,204 @@ class Session:
             return gradients
         if not self._directions_known:
             site.gradients = gradients
-        if not site.settings.within_backward:
+        if site.is_joined or not site.settings.within_backward:
             return gradients
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
         # passes.
-        self.passes.run(site)
+        self.run(site)
         adversarial, site.feature_gradients = site.feature_gradients, []
         return [_sum(*both) for both in zip(gradients, adversarial)]
+
+    def run(self, site: Site) -> None:
+        """Find the direction, then one forward and backward for each strength; gradients add up in
+        ``.grad``.
+
+        Args:
+            site: One of :attr:`entries`.
+        """
+        for each in site.group:
+            each.check()
+        with self.isolated(site):
+            with record_function(f'afan/{site.name}/attack'):
+                found = self.direction(site)
+            passes = self.strengths(site)
+            site.gradients = []  # as large as the feature, and of no more use
+            for later in site.joined:
+                later.release()
+            for feature in site.features:
+                feature.requires_grad_(not site.settings.detach)
+            for strengths in passes:
+                self.adversarial_pass(site, found, strengths)
+            # no trace, whatever bn_stats
+            with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):
+                self._add_to_health(site, found)
+        site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
+        site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
+        site.release()
+
+    @contextmanager
+    def isolated(self, site: Site) -> Iterator[None]:
+        """Whatever runs inside leaves no trace in the host but gradients."""
+        with ExitStack() as stack:
+            # a gate calls from within a backward, where gradients are off
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
+            if site.settings.bn_stats == 'clean':
+                stack.enter_context(frozen_statistics(self.model))
+                stack.enter_context(restored_state(self.model))
+            yield
+
+    def direction(self, site: Site) -> Perturbation:
+        """The perturbation at full strength, for the levels of all sites that its passes
+        perturb.
+        """
+        generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
+        return perturb(
+            [each.settings for each in site.group for _ in each.features],
+            [feature for each in site.group for feature in each.features],
+            lambda deltas: self.gradient(site, deltas),
+            [gradient for each in site.group for gradient in each.gradients],
+            self.scale,
+            generator,
+        )
+
+    def strengths(self, site: Site) -> List[Sequence[Strength]]:
+        """Those of the site's passes, drawn for this step: for each pass one for every site that it
+        perturbs. They are the same for all, but where one has other samples (RoIs, not images).
+        """
+        seed = self._seed(site, 'strengths')
+        drawn = [
+            draw(
+                each.settings,
+                torch.Generator().manual_seed(seed),
+                len(each.features[0]),
+                each.features[0].device,
+            )
+            for each in site.group
+        ]
+        return list(zip(*drawn))
+
+    def adversarial_pass(
+        self, site: Site, found: Perturbation, strengths: Sequence[Strength]
+    ) -> None:
+        """One forward and backward of the tail.
+
+        Args:
+            site: Where it enters.
+            found: The perturbation of all sites that it perturbs.
+            strengths: One for each of them.
+        """
+        settings = site.settings
+        first, *later = [
+            self._mixing(*each) for each in zip(site.group, site.split(found.deltas), strengths)
+        ]
+        mixed = first(site.features)
+        with record_function(f'afan/{site.name}/forward'):
+            loss = self.loss(site, mixed, later)
+        for each in site.group:
+            self.health.add_loss(each.name, loss)
+        # Every rank runs every pass, whatever its data: what must not count counts zero.
+        counted = torch.where(found.finite, loss, torch.zeros_like(loss))
+        weight = settings.adv_weight * settings.interval * strengths[0].weight
+        with record_function(f'afan/{site.name}/backward'):
+            self.back_propagate(self.weigh(weight * counted))
+
+    def _mixing(self, site: Site, deltas: Sequence[Tensor], strength: Strength) -> Change:
+        """Maps the site's feature, as it is in a pass, to what the pass goes on with."""
+
+        def change(levels: Sequence[Tensor]) -> List[Tensor]:
+            with record_function(f'afan/{site.name}/mix'):
+                # Computed again in the backward: cheap, and several copies of the feature less to
+                # keep until then.
+                mixed = [
+                    checkpoint(
+                        mix,
+                        site.settings,
+                        f,
+                        d,
+                        strength,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                    for f, d in zip(levels, deltas)
+                ]
+            self.health.add_mix(site.name, strength.value, levels, mixed, deltas)
+            return mixed
+
+        return change
+
+    def gradient(self, site: Site, deltas: Sequence[Tensor]) -> Sequence[Optional[Tensor]]:
+        """The loss's gradient with respect to the deltas of all sites that the passes of this one
+        perturb: one attack pass.
+        """
+        deltas = [delta.detach().requires_grad_() for delta in deltas]
+        first, *later = [_adding(each) for each in site.split(deltas)]
+        return self.gradient_of(self.loss(site, first(site.features), later), deltas)
+
+    def gradient_of(
+        self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False
+    ) -> Sequence[Optional[Tensor]]:
+        """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""
+        try:
+            return torch.autograd.grad(
+                self.scale_loss(loss), inputs, retain_graph=retain_graph, allow_unused=True
+            )
+        except RuntimeError as error:
+            if 'checkpoint' not in str(error).lower():
+                raise
+            raise RuntimeError(
+                'A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing '
+                '(with_cp=True) does not support. Either set with_cp=False, or keep to what the '
+                'clean backward gives for free: num_steps=1, random_start=False, and detach=True '
+                'where there are several sites'
+            ) from error
+
+    def loss(self, site: Site, levels: Sequence[Tensor], later: Sequence[Change] = ()) -> Tensor:
+        """The objective of the site's tail.
+
+        Args:
+            site: Where it starts.
+            levels: The feature there.
+            later: What happens to the features of the sites joined to it. Defaults to nothing.
+        """
+        with self.forward_context(), self._perturbing(site, later):
+            losses = site.tail(site.pack(levels), *site.context)
+        if not isinstance(losses, dict):
+            raise TypeError(
+                f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got '
+                f'{type(losses).__name__}'
+            )
+        if not any('loss' in key for key in losses):
+            raise ValueError(
+                f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
+                f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
+                'levels'
+            )
+        return self.model.parse_losses(losses)[0]
+
+    @contextmanager
+    def _perturbing(self, site: Site, later: Sequence[Change]) -> Iterator[None]:
+        if not later:
+            yield
+            return
+        joint_pass = JointPass(list(zip(site.joined, later)))
+        with taps_go_to(joint_pass), self._shown('afan_perturbing'):
+            yield
+        joint_pass.check_all_met(site.name)
+
+    def _add_to_health(self, site: Site, found: Perturbation) -> None:
+        """The figures of the step; of the passes of joint sites each site has its own."""
+        loss: List[Tensor] = []
+
+        def clean_loss() -> Tensor:
+            loss[:] = loss or [self.loss(site, site.features)]
+            return loss[0]
+
+        for each, deltas in zip(site.group, site.split(found.deltas)):
+            self.health.add_step(each.name, deltas, found.finite, clean_loss)
+
+    def _seed(self, site: Site, purpose: str) -> int:
+        return random.Random(f'{self.key}/{site.name}/{purpose}').getrandbits(63)
 
 
 class _Gate(torch.autograd.Function):
@@ -220,7 +426,15 @@ class _Gate(torch.autograd.Function):
         return (None, *ctx.on_backward(gradients))
 
 
+def _adding(deltas: Sequence[Tensor]) -> Change:
+    return lambda levels: [(full_precision(f) + d).to(f.dtype) for f, d in zip(levels, deltas)]
+
+
 def _sum(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
     if first is None or second is None:
         return second if first is None else first
     return first + second
+
+
+def _zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
+    return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))

@@ -3,15 +3,13 @@
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
-
-from mmengine.model import BaseModel
-from torch import nn
+from typing import Optional, Sequence
 
 from .functional import MOMENTS, STRENGTHS
+from .norms import NORM_OVER, NORMS
 
-PERTURBATIONS = ('gradient', 'gaussian', 'none')
-EPSILON_UNITS = ('absolute', 'std')
+PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
+EPSILON_UNITS = ('absolute', 'std', 'norm')
 BN_STATS = ('clean', 'all')
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
@@ -24,9 +22,22 @@ class AFANSettings:
         name: What logs and errors call the site; unique in a model.
         epsilon: Radius of the perturbation, the largest strength. Defaults to 0.4/255 (segmentation
             on VOC2012, Sec. 6).
-        epsilon_unit: 'absolute', or 'std' to measure epsilon and step_size in standard deviations
-            of each channel over the batch (a constant channel is then not perturbed). Defaults to
-            'absolute'.
+        epsilon_unit: What epsilon, step_size and noise_epsilon are measured in. 'absolute': the
+            feature's own scale. 'std' (not the paper's): with ``norm='linf'`` the standard
+            deviation of each channel over the batch (a constant channel is then not perturbed);
+            with ``norm='l2'`` the l2 norm of a vector whose every element is one such standard
+            deviation, so that equal epsilons add equal energy under both norms. 'norm' (not the
+            paper's; ``norm='l2'`` only): the l2 norm of the clean feature itself, over the same
+            elements (a zero vector is then not perturbed). Defaults to 'absolute'.
+        norm: In which norm epsilon and step_size are lengths. 'linf' (Eq. 2): a step is step_size
+            times the gradient's sign, and no element is perturbed by more than epsilon. 'l2' (not
+            the paper's): a step is step_size times the gradient at l2 norm one, and the
+            perturbation's l2 norm is at most epsilon; each level is measured by itself. Defaults
+            to 'linf'.
+        norm_over: What has an l2 norm of its own: 'sample', all of a sample (of a RoI, at a site of
+            RoIs), or 'position', the channels of each pixel of it, see
+            :func:`~afan_mm.norms.norm_axes`. The two are one where the feature is a vector.
+            Without effect with ``norm='linf'``. Defaults to 'sample'.
         step_size: Length of one PGD step, alpha in Eq. 2. Defaults to ``epsilon``.
         num_steps: PGD steps. One is free: its gradient is the clean backward's. Defaults to 1.
         random_start: Start PGD anywhere in the ball. Defaults to False.
@@ -47,15 +58,22 @@ class AFANSettings:
         unbiased: Divide these variances by n - 1 (the released code). Defaults to False.
         normalized: Which of the strengths are normalised, k booleans; the others train on f_adv
             itself (the released code). Defaults to None, all (Eq. 5).
-        perturbation: 'gradient'; 'gaussian' for noise of standard deviation epsilon (Table 11);
+        perturbation: 'gradient'; 'gaussian' for noise of standard deviation epsilon (Table 11),
+            with ``norm='l2'`` in a random direction and of l2 norm epsilon (not the paper's);
+            'gradient+gaussian' for the sum of the two (not the paper's), which may leave the ball;
             'none' to run the same passes on the clean feature, the control that tells the
             perturbation's effect from that of more gradient. Defaults to 'gradient'.
+        noise_epsilon: Size of the noise of ``perturbation='gradient+gaussian'``, in the unit and
+            norm of epsilon. Defaults to None, as ``epsilon``.
         adv_weight: Weight of the sum of the adversarial losses, lambda in Eq. 6. Defaults to 1.
         detach: True trains only the layers after the site on the adversarial losses (the released
             code), False every layer (Eq. 3). Defaults to False.
         detach_context: The same for the layers that reach the tail past the site, such as the
             low-level feature of DeepLabV3+, which the released code does not detach. Defaults to
             None, as ``detach``.
+        joint: Whether the site is perturbed in one adversarial pass together with all others of
+            the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
+            passes of its own.
         bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host
             counts or averages, to the clean pass; 'all' lets every pass update them (the released
             code). Defaults to 'clean'.
@@ -67,6 +85,8 @@ class AFANSettings:
     name: str = 'afan'
     epsilon: float = 0.4 / 255
     epsilon_unit: str = 'absolute'
+    norm: str = 'linf'
+    norm_over: str = 'sample'
     step_size: Optional[float] = None
     num_steps: int = 1
     random_start: bool = False
@@ -80,16 +100,17 @@ class AFANSettings:
     unbiased: bool = False
     normalized: Optional[Sequence[bool]] = None
     perturbation: str = 'gradient'
+    noise_epsilon: Optional[float] = None
     adv_weight: float = 1.0
     detach: bool = False
     detach_context: Optional[bool] = None
+    joint: bool = False
     bn_stats: str = 'clean'
 
     def __post_init__(self) -> None:
-        for key in ('epsilon', 'adv_weight', 'eps') + (
-            () if self.step_size is None else ('step_size',)
-        ):
-            _check_number(key, getattr(self, key))
+        for key in ('epsilon', 'adv_weight', 'eps', 'step_size', 'noise_epsilon'):
+            if key not in ('step_size', 'noise_epsilon') or getattr(self, key) is not None:
+                _check_number(key, getattr(self, key))
         if self.eps == 0:
             raise ValueError(
                 'eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0'
@@ -103,6 +124,8 @@ class AFANSettings:
             _check_count(key, getattr(self, key), least)
         for key, allowed in (
             ('epsilon_unit', EPSILON_UNITS),
+            ('norm', NORMS),
+            ('norm_over', NORM_OVER),
             ('strengths', STRENGTHS),
             ('estimator', ESTIMATORS),
             ('moments', MOMENTS + (None,)),
@@ -117,10 +140,25 @@ class AFANSettings:
             ('random_start', bool),
             ('unbiased', bool),
             ('detach', bool),
+            ('joint', bool),
         ):
             if not isinstance(getattr(self, key), kind):
                 raise TypeError(f'{key} must be a {kind.__name__}, but got {getattr(self, key)!r}')
+        self._check_size()
         self._check_normalized()
+
+    def _check_size(self) -> None:
+        if self.epsilon_unit == 'norm' and self.norm == 'linf':
+            raise ValueError(
+                "epsilon_unit must be 'absolute' or 'std' with norm='linf', which limits each "
+                "element (write norm='l2' as well), but got 'norm'"
+            )
+        if self.noise_epsilon is not None and self.perturbation != 'gradient+gaussian':
+            raise ValueError(
+                f'noise_epsilon must be None with perturbation={self.perturbation!r} (the size of '
+                f"pure noise is epsilon; both need 'gradient+gaussian'), but got "
+                f'{self.noise_epsilon!r}'
+            )
 
     def _check_normalized(self) -> None:
         mask, k = self.normalized, self.num_strengths
@@ -157,11 +195,27 @@ class AFANSettings:
         return self.num_strengths if self.estimator == 'sum' else min(self.num_strengths, 1)
 
     @property
+    def unit_text(self) -> str:
+        """What follows a number in the unit of epsilon, in tables and captions."""
+        unit = dict(absolute='', std=' std', norm=' of the norm')[self.epsilon_unit]
+        return unit if self.norm == 'linf' else f'{unit} (l2 per {self.norm_over})'
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the perturbation, or a part of it, comes from PGD."""
+        return self.perturbation in ('gradient', 'gradient+gaussian')
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether the perturbation, or a part of it, is noise."""
+        return self.perturbation in ('gaussian', 'gradient+gaussian')
+
+    @property
     def num_attack_passes(self) -> int:
         """Extra passes of the tail to find the direction; PGD-1 from the clean feature needs
         none.
         """
-        if self.num_strengths == 0 or self.perturbation != 'gradient':
+        if self.num_strengths == 0 or not self.follows_gradient:
             return 0
         return self.num_steps - (0 if self.random_start else 1)
 
@@ -179,34 +233,6 @@ class AFANSettings:
     def active(self, iteration: int) -> bool:
         """Whether the site has adversarial passes in an iteration, counted from 0."""
         return self.num_strengths > 0 and iteration % self.interval == 0
-
-
-def declared_by(module: Any) -> List[AFANSettings]:
-    """The settings of the sites that a module declares in its attribute ``afan``, which holds one
-    or a list of them.
-    """
-    declared = getattr(module, 'afan', None)
-    return [
-        s
-        for s in (declared if isinstance(declared, (list, tuple)) else [declared])
-        if isinstance(s, AFANSettings)
-    ]
-
-
-def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The modules of a model by path, but for those inside another model that is frozen: a teacher
-    has no sites.
-    """
-    frozen = tuple(
-        f'{path}.'
-        for path, module in model.named_modules()
-        if path
-        and isinstance(module, BaseModel)
-        and not any(p.requires_grad for p in module.parameters())
-    )
-    for path, module in model.named_modules():
-        if not path.startswith(frozen):
-            yield path, module
 
 
 def _check_number(key: str, value) -> None:

@@ -28,10 +28,19 @@ def linear(*weights):
     return Gradient(lambda levels: sum((w * f).sum() for w, f in zip(weights, levels)))
 
 
+def attack(features, gradient, *args, **kwargs):
+    """pgd with a gradient that is asked at the perturbed levels."""
+
+    def of_deltas(deltas):
+        return gradient([f + d for f, d in zip(features, deltas)])
+
+    return pgd(features, of_deltas, *args, **kwargs)
+
+
 def test_one_step_from_zero_is_step_times_sign():
     for seed in range(5):
         feature, weight = random_tensors(seed, (2, 3, 4, 4), (2, 3, 4, 4))
-        found = pgd([feature], linear(weight), [0.3], [0.2])
+        found = attack([feature], linear(weight), [0.3], [0.2])
         torch.testing.assert_close(found.deltas[0], 0.2 * weight.sign(), rtol=0, atol=0)
         assert bool(found.finite)
 
@@ -41,7 +50,7 @@ def test_linear_loss_is_maximised_at_the_corner_of_the_ball(random_start):
     for seed in range(5):
         feature, weight = random_tensors(seed, (2, 5), (2, 5))
         gradient = linear(weight)
-        found = pgd(
+        found = attack(
             [feature],
             gradient,
             [0.3],
@@ -57,7 +66,7 @@ def test_linear_loss_is_maximised_at_the_corner_of_the_ball(random_start):
 def test_steps_by_hand_with_projection():
     """Ascent on f^2 from 1 moves up by 0.2, 0.2 and what the ball leaves; from 0 it stays."""
     gradient = Gradient(lambda levels: levels[0].square().sum())
-    found = pgd([torch.tensor([1.0, -1.0, 0.0])], gradient, [0.5], [0.2], num_steps=3)
+    found = attack([torch.tensor([1.0, -1.0, 0.0])], gradient, [0.5], [0.2], num_steps=3)
     torch.testing.assert_close(found.deltas[0], torch.tensor([0.5, -0.5, 0.0]))
     asked = torch.stack([levels[0] for levels in gradient.asked])
     torch.testing.assert_close(
@@ -68,16 +77,18 @@ def test_steps_by_hand_with_projection():
 def test_a_step_longer_than_the_radius_is_projected():
     feature, weight = random_tensors(0, (3, 4), (3, 4))
     torch.testing.assert_close(
-        pgd([feature], linear(weight), [0.1], [5.0]).deltas[0], 0.1 * weight.sign()
+        attack([feature], linear(weight), [0.1], [5.0]).deltas[0], 0.1 * weight.sign()
     )
 
 
 def test_radius_and_step_for_each_channel():
     feature, weight = random_tensors(0, (2, 3, 4, 4), (2, 3, 4, 4))
     radius = torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64).view(1, 3, 1, 1)
-    found = pgd([feature], linear(weight), [radius], [radius / 2], num_steps=5).deltas[0]
+    found = attack([feature], linear(weight), [radius], [radius / 2], num_steps=5).deltas[0]
     torch.testing.assert_close(found, radius * weight.sign())
-    started = pgd([feature], lambda levels: [None], [radius], [radius], random_start=True).deltas[0]
+    started = attack(
+        [feature], lambda levels: [None], [radius], [radius], random_start=True
+    ).deltas[0]
     assert (started.abs() <= radius).all() and (started[:, 1:] != 0).all()
 
 
@@ -90,7 +101,7 @@ def test_levels_of_different_shapes_and_radii():
     gradient = Gradient(
         lambda levels: (weight * levels[0]).sum() + (vector * levels[1]).sum() + 0 * levels[3].sum()
     )
-    deltas, finite = pgd(
+    deltas, finite = attack(
         features, gradient, [0.3, 0.6, 0.3, 0.3], [0.2, 0.2, 0.2, 0.2], num_steps=2
     )
     torch.testing.assert_close(deltas[0], 0.3 * weight.sign())
@@ -102,7 +113,7 @@ def test_given_first_gradient_replaces_the_first_call():
     """The rest of the attack is asked at where that gradient led."""
     feature, first, weight = random_tensors(0, (2, 4), (2, 4), (2, 4))
     gradient = linear(weight)
-    found = pgd([feature], gradient, [1.0], [0.25], num_steps=2, first_gradient=[first])
+    found = attack([feature], gradient, [1.0], [0.25], num_steps=2, first_gradient=[first])
     torch.testing.assert_close(found.deltas[0], 0.25 * first.sign() + 0.25 * weight.sign())
     assert len(gradient.asked) == 1
     torch.testing.assert_close(gradient.asked[0][0], feature + 0.25 * first.sign())
@@ -114,7 +125,7 @@ def test_random_start_lies_in_the_ball_and_asks_for_every_gradient():
         torch.ones(4, 50, dtype=torch.float64),
     )
     gradient = linear(weight)
-    pgd(
+    attack(
         [feature],
         gradient,
         [0.3],
@@ -129,7 +140,7 @@ def test_random_start_lies_in_the_ball_and_asks_for_every_gradient():
 
 def test_random_start_depends_on_its_generator_alone():
     def start(seed):
-        return pgd(
+        return attack(
             [torch.zeros(3, 4)],
             lambda levels: [None],
             [0.3],
@@ -145,7 +156,7 @@ def test_random_start_depends_on_its_generator_alone():
 
 def test_random_start_does_not_take_a_first_gradient():
     with pytest.raises(ValueError, match='first_gradient must be None with random_start'):
-        pgd(
+        attack(
             [torch.zeros(2)],
             lambda levels: [None],
             [0.1],
@@ -171,7 +182,7 @@ def test_non_finite_gradient_ends_in_no_perturbation(bad, broken_step):
         asked.append(levels)
         return grads
 
-    deltas, finite = pgd(features, gradient, [0.3, 0.3], [0.2, 0.2], num_steps=3)
+    deltas, finite = attack(features, gradient, [0.3, 0.3], [0.2, 0.2], num_steps=3)
     assert len(asked) == 3 and all(level.isfinite().all() for levels in asked for level in levels)
     assert not bool(finite) and finite.shape == () and finite.dtype == torch.bool
     assert all(
@@ -180,7 +191,7 @@ def test_non_finite_gradient_ends_in_no_perturbation(bad, broken_step):
 
 
 def test_non_finite_first_gradient_given():
-    deltas, finite = pgd(
+    deltas, finite = attack(
         [torch.zeros(3)],
         lambda levels: [torch.ones(3)],
         [0.3],
@@ -194,7 +205,7 @@ def test_non_finite_first_gradient_given():
 def test_features_are_not_modified():
     feature, weight = random_tensors(0, (2, 5), (2, 5))
     before, version = feature.clone(), feature._version
-    pgd([feature], linear(weight), [0.3], [0.2], num_steps=3, random_start=True)
+    attack([feature], linear(weight), [0.3], [0.2], num_steps=3, random_start=True)
     assert torch.equal(feature, before) and feature._version == version
 
 
@@ -204,8 +215,8 @@ def test_loss_rises_with_every_step_on_a_convex_quadratic():
     """
     for seed in range(10):
         matrix, feature = random_tensors(seed, (6, 6), (6,))
-        gradient = Gradient(lambda levels: (matrix @ levels[0]).square().sum())
-        final = pgd([feature], gradient, [0.5], [0.15], num_steps=6).deltas[0]
+        gradient = Gradient(lambda levels, matrix=matrix: (matrix @ levels[0]).square().sum())
+        final = attack([feature], gradient, [0.5], [0.15], num_steps=6).deltas[0]
         losses = [gradient.loss(levels).item() for levels in gradient.asked] + [
             gradient.loss([feature + final]).item()
         ]
@@ -217,10 +228,10 @@ def test_bounds_by_hand():
     """From 1, 5 and 9 the way up by 3 is cut at 10, after each step as after the random start."""
     feature = torch.tensor([1.0, 5.0, 9.0])
     gradient = linear(torch.ones(3))
-    found = pgd([feature], gradient, [3.0], [2.0], num_steps=2, bounds=(0.0, 10.0)).deltas[0]
+    found = attack([feature], gradient, [3.0], [2.0], num_steps=2, bounds=(0.0, 10.0)).deltas[0]
     torch.testing.assert_close(found, torch.tensor([3.0, 3.0, 1.0]), rtol=0, atol=0)
     torch.testing.assert_close(gradient.asked[1][0], torch.tensor([3.0, 7.0, 10.0]), rtol=0, atol=0)
-    down = pgd([feature], linear(-torch.ones(3)), [3.0], [3.0], bounds=(0.0, 10.0)).deltas[0]
+    down = attack([feature], linear(-torch.ones(3)), [3.0], [3.0], bounds=(0.0, 10.0)).deltas[0]
     torch.testing.assert_close(down, torch.tensor([-1.0, -3.0, -3.0]), rtol=0, atol=0)
 
 
@@ -228,7 +239,7 @@ def test_random_start_within_bounds():
     feature = torch.tensor([0.0, 5.0, 10.0]).repeat(50, 1)
     start = (
         feature
-        + pgd(
+        + attack(
             [feature],
             lambda levels: [None],
             [4.0],

@@ -15,7 +15,7 @@ NUMBER, FINITE = 'must be a number >= 0', 'must be a finite number >= 0'
 # setting, wrong value, error, what the message says is allowed
 WRONG = [
     (key, value, kind, allowed)
-    for key in ('epsilon', 'step_size', 'adv_weight', 'eps')
+    for key in ('epsilon', 'step_size', 'noise_epsilon', 'adv_weight', 'eps')
     for value, kind, allowed in (
         (-0.1, ValueError, FINITE),
         (NAN, ValueError, FINITE),
@@ -34,17 +34,19 @@ WRONG += [
 WRONG += [
     (key, value, ValueError, f'must be one of {allowed}')
     for key, allowed in (
-        ('epsilon_unit', ('absolute', 'std')),
+        ('epsilon_unit', ('absolute', 'std', 'norm')),
+        ('norm', ('linf', 'l2')),
+        ('norm_over', ('sample', 'position')),
         ('strengths', ('uniform', 'linspace')),
         ('moments', ('batch', 'instance', 'layer', 'group', 'positional', None)),
-        ('perturbation', ('gradient', 'gaussian', 'none')),
+        ('perturbation', ('gradient', 'gaussian', 'gradient+gaussian', 'none')),
         ('bn_stats', ('clean', 'all')),
     )
     for value in ('Batch', '', 1, True, ['batch'])
 ]
 WRONG += [
     (key, None, ValueError, 'must be one of')
-    for key in ('epsilon_unit', 'strengths', 'perturbation', 'bn_stats')
+    for key in ('epsilon_unit', 'norm', 'norm_over', 'strengths', 'perturbation', 'bn_stats')
 ]
 WRONG += [('name', 3, TypeError, 'must be a str'), ('name', None, TypeError, 'must be a str')]
 WRONG += [
@@ -68,6 +70,23 @@ def test_wrong_setting_is_refused(key, value, kind, allowed):
         and allowed in message
         and message.endswith(f'but got {value!r}')
     )
+
+
+def test_unit_of_the_norm_needs_the_l2_norm():
+    with pytest.raises(
+        ValueError, match="epsilon_unit must be 'absolute' or 'std' with norm='linf'.*got 'norm'"
+    ):
+        AFANSettings(epsilon_unit='norm')
+    AFANSettings(epsilon_unit='norm', norm='l2')
+
+
+@pytest.mark.parametrize('perturbation', ('gradient', 'gaussian', 'none'))
+def test_size_of_the_noise_needs_both(perturbation):
+    with pytest.raises(
+        ValueError,
+        match=f"noise_epsilon must be None with perturbation='{perturbation}'.*but got 0.2",
+    ):
+        AFANSettings(perturbation=perturbation, noise_epsilon=0.2)
 
 
 def test_limits_are_allowed():
@@ -107,6 +126,7 @@ def test_config_goes_before_its_defaults():
         (dict(num_steps=3, num_strengths=0), 0),
         (dict(num_steps=3, random_start=True, perturbation='gaussian'), 0),
         (dict(num_steps=3, perturbation='none'), 0),
+        (dict(num_steps=3, random_start=True, perturbation='gradient+gaussian'), 3),
     ),
 )
 def test_num_attack_passes_is_how_often_the_gradient_is_asked_for(settings, passes):
@@ -230,5 +250,6 @@ def test_mix_is_differentiable_in_the_clean_feature():
     delta = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for moments in (None, 'batch', 'layer'):
         assert torch.autograd.gradcheck(
-            lambda f: augment.mix(AFANSettings(moments=moments), f, delta, FULL), clean
+            lambda f, moments=moments: augment.mix(AFANSettings(moments=moments), f, delta, FULL),
+            clean,
         )

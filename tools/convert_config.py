@@ -92,7 +92,7 @@ def fraction(text):
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(
             f'must be a number or a quotient such as 0.4/255, but got {text!r}'
-        )
+        ) from None
 
 
 def read_text(text):

@@ -42,7 +42,7 @@ data/VOCdevkit/VOC2007/ImageSets/Main/{trainval,test}.txt        (detection)
 data/VOCdevkit/VOC2007/SegmentationClass/*.png                   (segmentation)
 data/VOCdevkit/VOC2007/ImageSets/Segmentation/{train,val,trainval,test}.txt (segmentation)""",
         """\
-the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/""",
+the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/""",  # noqa: E501
     ),
     DataSet(
         'VOC2012',
@@ -58,7 +58,7 @@ data/VOCdevkit/VOC2012/SegmentationClassAug/*.png                (segmentation, 
 data/VOCdevkit/VOC2012/ImageSets/Segmentation/{trainaug,aug}.txt (segmentation, 'aug')""",
         """\
 the PASCAL VOC challenge site: the archive "trainval" of 2012, unpacked into data/. The 'aug' split is made by
-mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset""",
+mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset""",  # noqa: E501
     ),
     DataSet(
         'Cityscapes',
@@ -70,7 +70,7 @@ data/cityscapes/gtFine/{train,val}/*/*_gtFine_labelTrainIds.png
 data/cityscapes/annotations/instancesonly_filtered_gtFine_{train,val}.json (mmdet)""",
         """\
 cityscapes-dataset.com (registration needed): leftImg8bit_trainvaltest and gtFine_trainvaltest. *_labelTrainIds.png are
-made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name""",
+made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name""",  # noqa: E501
     ),
     DataSet(
         'COCO2017',

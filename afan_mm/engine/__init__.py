@@ -1,5 +1,6 @@
-from .feature_map_hook import AFANFeatureMapHook
-from .hooks import AFANHook
+"""The optim wrappers that run the adversarial passes, and the hooks beside them."""
+
+from .hooks import AFANFeatureMapHook, AFANHook
 from .optim_wrapper import AFANAmpOptimWrapper, AFANOptimWrapper
 
 __all__ = ['AFANAmpOptimWrapper', 'AFANFeatureMapHook', 'AFANHook', 'AFANOptimWrapper']

@@ -1,17 +1,24 @@
-"""The hook that checks the set-up, warms the strength up and reports what the perturbations do."""
+"""The hook that checks the set-up, warms the strength up and reports what the perturbations do,
+and the one that draws them.
+"""
 
 from collections import Counter
 from io import StringIO
 from typing import Optional, Sequence, Tuple
 
+import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from ..models.neck import AFANNeckWrapper
-from ..settings import AFANSettings, declared_by, trained_modules
+from ..joint import adversarial_weight, check_group, units
+from ..settings import AFANSettings
+from ..site import declared_sites, trained_modules
+from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sample, to_rgb
 from .optim_wrapper import AFANStep
 
 Sites = Sequence[Tuple[str, AFANSettings]]
@@ -46,17 +53,32 @@ class AFANHook(Hook):
     def before_train(self, runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sites = [
-            (path, settings)
-            for path, module in trained_modules(model)
-            for settings in declared_by(module)
-        ]
+        sites = declared_sites(model)
         check_sites(sites, runner.optim_wrapper)
         for _, module in trained_modules(model):
-            if isinstance(module, AFANNeckWrapper):
-                module.check(model)
+            if hasattr(module, 'afan_check'):
+                module.afan_check(model)
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))
+        if sites:
+            self._tell_weights(runner, sites, model)
+
+    def _tell_weights(self, runner, sites: Sites, model: nn.Module) -> None:
+        wrapper = runner.optim_wrapper
+        wrapper.resolve_clean_weight(model)
+        adversarial = adversarial_weight([settings for _, settings in sites])
+        total = wrapper.clean_weight + adversarial
+        runner.logger.info(
+            f'A-FAN weights: clean {wrapper.clean_weight:.4g} + adversarial {adversarial:.4g} = '
+            f'{total:.4g}'
+        )
+        if total > 1 + 1e-6 and isinstance(wrapper.optimizer, torch.optim.SGD):
+            runner.logger.warning(
+                f'A-FAN: the weights of the losses sum to {total:.4g}, which multiplies the step '
+                'of plain SGD by about as much. Keep it in mind when you compare with stock, or '
+                "write optim_wrapper=dict(clean_weight='complement', ...) with adversarial weights "
+                'below 1'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
@@ -129,6 +151,7 @@ def check_sites(sites: Sites, optim_wrapper) -> None:
                 f'A-FAN sites must have different names, but {paths} are all named {name!r}; '
                 'write afan=dict(name=...)'
             )
+    check_group([settings for _, settings in sites])
 
 
 def site_table(sites: Sites) -> str:
@@ -145,19 +168,20 @@ def site_table(sites: Sites) -> str:
         'extra cost of a step',
     )
     for path, s in sites:
-        unit = ' std' if s.epsilon_unit == 'std' else ''
         strengths = f'{s.num_strengths} {s.strengths}' + (
             '' if s.estimator == 'sum' else f', {s.estimator}'
         )
         cost = f'{s.num_passes} x its tail'
         if s.num_attack_passes:
             cost += f' + {s.num_attack_passes} x without weight gradients'
+        if s.joint:
+            cost = f'joint: {cost.replace("its tail", "the tail of the first of them")}'
         if s.interval > 1:
             cost += f', every {s.interval} iterations'
         table.add_row(
             s.name,
             path,
-            f'{s.epsilon:.3g}{unit}',
+            f'{s.epsilon:.3g}{s.unit_text}',
             strengths,
             str(s.num_steps),
             str(s.moments),
@@ -167,10 +191,106 @@ def site_table(sites: Sites) -> str:
         )
     text = StringIO()
     Console(file=text, width=160).print(table)
-    running = [s for _, s in sites if s.num_strengths]
+    running = units([s for _, s in sites])
     if len(running) > 1 and any(s.within_backward for s in running):
         text.write(
             'and one more backward from the clean loss to the sites, for directions free of '
             'adversarial gradients\n'
         )
     return text.getvalue()
+
+
+@HOOKS.register_module()
+class AFANFeatureMapHook(Hook):
+    """Draw what A-FAN does to the features of the first sample of the current batch, as in the
+    paper's Figures 7 to 9.
+
+    Each site's picture goes to every visualiser backend as ``afan_<site>``. Training goes on as
+    without the hook, to the bit. The features are those of the updated parameters, in evaluation
+    mode and full precision. Every rank computes them (a loss may average over the ranks), the first
+    one draws.
+
+    Args:
+        interval: Iterations between two pictures. Defaults to 1000.
+        num_strengths: Evenly spaced strengths up to epsilon. Defaults to None, the number of each
+            site.
+        magnify: Factor on the perturbation. Defaults to 20, as in the paper.
+        sites: Names of the sites. Defaults to None, all that are switched on.
+        channels: 'squeeze_mean', 'select_max' or 'topk', see
+            :func:`~afan_mm.visualization.choose_view`. Defaults to 'squeeze_mean'.
+        topk: Channels of ``channels='topk'``. Defaults to 9.
+        alpha: Weight of a map over the image. Defaults to 1, the map alone.
+    """
+
+    def __init__(
+        self,
+        interval: int = 1000,
+        num_strengths: Optional[int] = None,
+        magnify: float = 20.0,
+        sites: Optional[Sequence[str]] = None,
+        channels: str = 'squeeze_mean',
+        topk: int = 9,
+        alpha: float = 1.0,
+    ):
+        counts = dict(
+            interval=interval,
+            num_strengths=1 if num_strengths is None else num_strengths,
+            topk=topk,
+        )
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f'{name} of AFANFeatureMapHook must be an integer >= 1, but got {value!r}'
+                )
+        if not 0 < alpha <= 1:
+            raise ValueError(f'alpha of AFANFeatureMapHook must be in (0, 1], but got {alpha!r}')
+        if not magnify > 0:
+            raise ValueError(f'magnify of AFANFeatureMapHook must be > 0, but got {magnify!r}')
+        if channels not in CHANNELS:
+            raise ValueError(
+                f'channels of AFANFeatureMapHook must be one of {CHANNELS}, but got {channels!r}'
+            )
+        if isinstance(sites, str):
+            raise TypeError(
+                f'sites of AFANFeatureMapHook must be a list of names, but got {sites!r}'
+            )
+        self.interval = interval
+        self.num_strengths = num_strengths
+        self.magnify = magnify
+        self.sites = sites
+        self.view = dict(channels=channels, topk=topk)
+        self.alpha = alpha
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+    ) -> None:
+        """Draw every ``interval`` iterations."""
+        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
+            runner, self.interval
+        ):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        batch = first_sample(data_batch)
+        captured = capture(
+            model,
+            batch,
+            self.num_strengths,
+            self.magnify,
+            self.sites,
+            runner.optim_wrapper.epsilon_scale,
+            key=str(runner.iter),
+        )
+        if not is_main_process():
+            return
+        image = to_rgb(batch['inputs'][0])
+        for features in captured:
+            picture = draw_site(
+                features,
+                image,
+                choose_view(features, **self.view),
+                self.magnify,
+                'ground truth',
+                self.alpha,
+            )
+            # A slash would name a folder that LocalVisBackend does not make.
+            runner.visualizer.add_image(f'afan_{features.name}', picture, runner.iter + 1)

@@ -5,7 +5,7 @@ backward.
 import math
 from contextlib import ExitStack, contextmanager
 from numbers import Real
-from typing import List, Optional
+from typing import List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..health import Health
-from ..passes import SitePasses
+from ..joint import adversarial_weight
 from ..session import Session
+from ..site import declared_sites
 
 
 class AFANStep:
@@ -31,27 +32,33 @@ class AFANStep:
         afan_seed: Seed of strengths, noise, and dropout in the adversarial passes. Together with
             the iteration and the rank it determines them, so a resumed run continues as the
             uninterrupted one. Defaults to 0.
-        clean_weight: Weight of the clean loss in the objective. Defaults to 1 (Eq. 6); the released
-            code has others.
+        clean_weight: Weight of the clean loss in the objective; or 'complement', for what the
+            weights of the adversarial losses of all sites that the model declares leave of one, so
+            that a learning rate keeps its meaning (not the paper's). Defaults to 1 (Eq. 6); the
+            released code has others.
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:
-        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it
+        clean_weight: As given; 'complement' becomes a number with the first step.
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
             zero; a 0-dim tensor.
     """
 
-    def __init__(self, *args, afan_seed: int = 0, clean_weight: float = 1.0, **kwargs):
+    def __init__(self, *args, afan_seed: int = 0, clean_weight: Union[float, str] = 1.0, **kwargs):
         if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
             raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if (
+        if clean_weight != 'complement' and (
             isinstance(clean_weight, bool)
             or not isinstance(clean_weight, Real)
             or not 0 < clean_weight < math.inf
         ):
-            raise ValueError(f'clean_weight must be a finite number > 0, but got {clean_weight!r}')
+            raise ValueError(
+                "clean_weight must be a finite number > 0 or 'complement', but got "
+                f'{clean_weight!r}'
+            )
         super().__init__(*args, **kwargs)
         self.afan_seed = afan_seed
         self.clean_weight = clean_weight
@@ -76,20 +83,19 @@ class AFANStep:
                 'A-FAN trains a plain model or DistributedDataParallel, but got '
                 f'{type(model).__name__}'
             )
+        self.resolve_clean_weight(host)
         self._replicas = model if host is not model and self.should_sync() else None
         self._session = Session(
-            SitePasses(
-                host,
-                key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
-                scale=self.epsilon_scale,
-                # The host itself has no no_sync: what is left of the stock context is that of a
-                # forward pass.
-                forward_context=lambda: super(AFANStep, self).optim_context(host),
-                weigh=self.scale_loss,
-                scale_loss=self._scaled,
-                health=self.health,
-            ),
+            host,
+            key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
             iteration=self._inner_count,
+            scale=self.epsilon_scale,
+            # The host itself has no no_sync: what is left of the stock context is that of a
+            # forward pass.
+            forward_context=lambda: super(AFANStep, self).optim_context(host),
+            weigh=self.scale_loss,
+            scale_loss=self._scaled,
+            health=self.health,
         )
         with ExitStack() as stack:
             if host is not model:
@@ -116,6 +122,23 @@ class AFANStep:
             _average_gradients(self._replicas)
             self._replicas = None
         self._inner_count = count + 1
+
+    def resolve_clean_weight(self, model: nn.Module) -> None:
+        """Replace 'complement' by its number.
+
+        Args:
+            model: The host, not a data-parallel wrapper.
+        """
+        if self.clean_weight != 'complement':
+            return
+        adversarial = adversarial_weight([settings for _, settings in declared_sites(model)])
+        if adversarial >= 1:
+            raise ValueError(
+                "clean_weight='complement' needs adversarial losses whose weights sum to less than "
+                f'1, but adv_weight x num_strengths over the sites is {adversarial:.4g}; lower '
+                'adv_weight'
+            )
+        self.clean_weight = 1 - adversarial
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch

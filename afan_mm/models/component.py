@@ -1,7 +1,7 @@
 """What the three components share: they *are* the stock component, with a site in it."""
 
 import difflib
-from typing import Any, Dict, Optional, Type, Union
+from typing import Any, Dict, List, Optional, Sequence, Type, Union
 
 from mmengine.registry import MODELS
 from torch import nn
@@ -19,12 +19,12 @@ class AFANComponent:
 
     Args:
         base: The stock component: a registered name, or the class itself.
-        afan: Settings of the site, see :class:`~afan_mm.AFANSettings`. Defaults to none: the
-            paper's.
+        afan: Settings of the site, see :class:`~afan_mm.AFANSettings`, or a list of such for
+            several sites. Defaults to none: the paper's.
         kwargs: Arguments of the stock component.
 
     Attributes:
-        afan: The settings; :class:`~afan_mm.engine.AFANHook` knows a site by this attribute.
+        afan: The settings; :class:`~afan_mm.AFANHook` knows a site by this attribute.
     """
 
     default_name: str
@@ -44,16 +44,25 @@ class AFANComponent:
         super().__init__(*args, **kwargs)
         self.afan = self._read_settings({} if afan is None else afan)
 
-    def _read_settings(self, afan: dict) -> AFANSettings:
+    def _read_settings(
+        self, afan: Union[dict, Sequence[dict]]
+    ) -> Union[AFANSettings, List[AFANSettings]]:
+        if isinstance(afan, (list, tuple)):
+            return [self._read_site(each, alone=False) for each in afan]
+        return self._read_site(afan)
+
+    def _read_site(self, afan: dict, alone: bool = True) -> AFANSettings:
         if not isinstance(afan, dict):
             raise TypeError(
                 f'afan of {type(self).__name__} must be a dict of settings, but got {afan!r}'
             )
-        return AFANSettings.from_config(self._pop_options(dict(afan)), name=self.default_name)
+        return AFANSettings.from_config(
+            self._pop_options(dict(afan), alone), name=self.default_name
+        )
 
-    def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
+    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         """Take the options of this kind of component out of ``afan``; the rest are settings of the
-        site.
+        site. One that is not alone needs a name of its own.
         """
         return afan
 

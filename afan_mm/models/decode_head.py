@@ -1,25 +1,26 @@
 """A site in a decode head of mmseg."""
 
-from typing import Any, Dict, Optional
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from ..isolation import replaced
-from ..site import Losses
+from ..settings import AFANSettings
+from ..site import Losses, declared_by
 from .component import AFANComponent
-from .levels import as_levels
-from .rerun import Point, Rerun
+from .point import Passage, Point, as_levels
+from .rerun import Rerun
 
 
 @MODELS.register_module()
 class AFANDecodeHead(AFANComponent):
-    """A decode head that perturbs one of its features.
+    """A decode head that perturbs features of its own.
 
     Args:
         base: Stock type of the head: one derived from mmseg's ``BaseDecodeHead``, or any with a
             method ``loss`` that returns a dict of losses.
-        afan: Settings of the site, and
+        afan: Settings of the site, or a list of such for several sites, and
 
             - ``site``: 'classifier', what the last classifier reads, before its dropout; or the
               name of a submodule whose output is perturbed, such as DeepLabV3+'s 'bottleneck' (the
@@ -34,17 +35,23 @@ class AFANDecodeHead(AFANComponent):
     default_name = 'decode_head'
     allowed_base = 'the type of a decode head with a method loss'
 
-    def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
-        self.afan_site = afan.pop('site', 'classifier')
-        self.afan_levels = as_levels(afan.pop('levels', None))
+    def _read_settings(
+        self, afan: Union[dict, Sequence[dict]]
+    ) -> Union[AFANSettings, List[AFANSettings]]:
+        self.afan_places: List[Tuple[str, Optional[Tuple[int, ...]]]] = []
+        return super()._read_settings(afan)
+
+    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+        site, levels = afan.pop('site', 'classifier'), as_levels(afan.pop('levels', None))
         sites = ['classifier'] if _has_classifier(self) else []
-        if self.afan_site not in sites and self.afan_site not in dict(self.named_modules()):
+        if site not in sites and site not in dict(self.named_modules()):
             sites += [name for name, _ in self.named_children()]
             raise ValueError(
                 f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
-                f'but got {self.afan_site!r}'
+                f'but got {site!r}'
             )
-        return afan
+        self.afan_places.append((site, levels))
+        return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
@@ -66,58 +73,28 @@ class AFANDecodeHead(AFANComponent):
 
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
-        if self.afan_site == 'classifier':
-            rerun = _ClassifierRerun(
-                self, super().loss, Point(self, 'cls_seg', reads=True), self.afan
-            )
-        else:
-            rerun = Rerun(
-                self,
-                super().loss,
-                Point(self.get_submodule(self.afan_site)),
-                self.afan,
-                self.afan_levels,
-            )
-        return rerun(*args, **kwargs)
+        compute = super().loss
+        for passage in self._passages():
+            compute = Rerun(self, compute, passage)
+        return compute(*args, **kwargs)
+
+    @contextmanager
+    def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
+        """A joint adversarial pass of the model that the head is part of."""
+        with ExitStack() as stack:
+            for passage in self._passages():
+                if passage.settings.joint:
+                    stack.enter_context(passage.perturbed())
+            yield
+
+    def _passages(self) -> Iterator[Passage]:
+        for settings, (site, levels) in zip(declared_by(self), self.afan_places):
+            if site == 'classifier':
+                yield Passage(Point(self, 'cls_seg', reads=True), settings, levels)
+            else:
+                yield Passage(Point(self.get_submodule(site)), settings, levels)
 
 
 def _has_classifier(head: nn.Module) -> bool:
     """Heads that classify in another way than ``cls_seg`` delete the layer it applies."""
     return hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
-
-
-class _ClassifierRerun(Rerun):
-    """Where the logits go straight into the loss, as in most heads, only the classifier and the
-    loss run again.
-    """
-
-    _logits: Any = None
-    _batch: Any = None
-    _losses: Any = None
-
-    def __call__(self, *args, **kwargs) -> Losses:
-        """Losses of the stock head."""
-        self._loss_by_feat = self.root.loss_by_feat
-        with replaced(self.root, loss_by_feat=self._see_logits):
-            losses = super().__call__(*args, **kwargs)
-        if losses is not self._losses:  # the head does something with them
-            self._batch = None
-        self._losses = None
-        return losses
-
-    def _go_on(self, feature: Tensor, *args, **kwargs) -> Tensor:
-        self._logits = super()._go_on(feature, *args, **kwargs)
-        return self._logits
-
-    def _see_logits(self, seg_logits: Any, *args, **kwargs) -> Losses:
-        losses = self._loss_by_feat(seg_logits, *args, **kwargs)
-        if self._logits is not None and seg_logits is self._logits:
-            self._batch, self._losses = (args, kwargs), losses
-        self._logits = None
-        return losses
-
-    def _tail(self, perturbed, *context: Tensor) -> Losses:
-        if self._batch is None:
-            return super()._tail(perturbed, *context)
-        args, kwargs = self._batch
-        return self._dependent(self._loss_by_feat(self._stock(*perturbed), *args, **kwargs))

@@ -9,11 +9,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..isolation import replaced
-from ..settings import AFANSettings, declared_by
+from ..settings import AFANSettings
+from ..site import declared_by
 from .component import AFANComponent
-from .host_call import HostCall
-from .levels import Levels, as_levels
-from .rerun import Point
+from .host_loss import HostLoss
+from .point import Levels, Passage, Point, as_levels
 
 
 class IdentityNeck(nn.Module):
@@ -47,7 +47,9 @@ class AFANNeckWrapper(AFANComponent):
               are not given.
             - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the
               proposals, assignments and samples of the clean pass, instead of proposing and
-              sampling anew from the perturbed feature. Defaults to False.
+              sampling anew from the perturbed feature. Defaults to False; a joint site whose
+              passes perturb a site of the RoI head too always does, since that one's directions are
+              for these RoIs.
         kwargs: Arguments of the stock neck.
 
     The tail is what the host's ``loss`` computes after the site. Losses that do not depend on the
@@ -61,11 +63,9 @@ class AFANNeckWrapper(AFANComponent):
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
         self.afan_places: List[Place] = []
-        if isinstance(afan, (list, tuple)):
-            return [super(AFANNeckWrapper, self)._read_settings(each) for each in afan]
         return super()._read_settings(afan)
 
-    def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
+    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site, reuse_proposals = afan.pop('site', 'input'), afan.pop('reuse_proposals', False)
         if site not in ('input', 'output') and not (isinstance(site, str) and '.' in site):
             raise ValueError(
@@ -77,7 +77,9 @@ class AFANNeckWrapper(AFANComponent):
             raise TypeError(f'reuse_proposals must be a bool, but got {reuse_proposals!r}')
         levels = as_levels(afan.pop('levels', None if '.' in site else (-1,)))
         self.afan_places.append(Place(site, levels, reuse_proposals))
-        return dict(dict(name=site) if '.' in site else {}, **afan)
+        if '.' in site:
+            return dict(dict(name=site), **afan)
+        return afan
 
     @classmethod
     def _stock_class(cls, base: Union[str, type, None]) -> type:
@@ -88,14 +90,14 @@ class AFANNeckWrapper(AFANComponent):
         return issubclass(stock, nn.Module) and not issubclass(stock, AFANComponent)
 
     @contextmanager
-    def recording(self, host: nn.Module) -> Iterator[None]:
+    def afan_recording(self, host: nn.Module) -> Iterator[None]:
         """The clean forward pass of the model that the neck is part of."""
         with ExitStack() as stack:
             for call in self._calls(host):
                 stack.enter_context(replaced(host, loss=call))
             yield
 
-    def check(self, host: nn.Module) -> None:
+    def afan_check(self, host: nn.Module) -> None:
         """Raise where a site is known not to exist; the first pass tells the rest.
 
         Args:
@@ -117,14 +119,39 @@ class AFANNeckWrapper(AFANComponent):
             if known is not None:
                 Levels.indices(place.levels, known if isinstance(known, int) else len(known))
 
-    def _calls(self, host: nn.Module) -> Iterator[HostCall]:
+    @contextmanager
+    def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
+        """A joint adversarial pass of the model that the neck is part of."""
+        with ExitStack() as stack:
+            for passage, _ in self._passages(host):
+                if passage.settings.joint:
+                    stack.enter_context(passage.perturbed())
+            yield
+
+    def _calls(self, host: nn.Module) -> Iterator[HostLoss]:
         """For each site the host's ``loss``, as it stands when its turn comes, with the site in
         it.
         """
+        for passage, place in self._passages(host):
+            reuse = place.reuse_proposals or passage.settings.joint and self._joins_rois(host)
+            yield HostLoss(host, passage, reuse)
+
+    def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, Place]]:
         for settings, place in zip(declared_by(self), self.afan_places):
-            yield HostCall(
-                host, self._point(place, host), settings, place.levels, place.reuse_proposals
-            )
+            yield Passage(self._point(place, host), settings, place.levels), place
+
+    def _joins_rois(self, host: nn.Module) -> bool:
+        """Whether there is a joint site in the RoI head of a two-stage detector."""
+        roi_head = getattr(host, 'roi_head', None)
+        if roi_head is None or getattr(host, 'rpn_head', None) is None:
+            return False
+        inside = [s for module in roi_head.modules() for s in declared_by(module)]
+        inside += [
+            settings
+            for settings, place in zip(declared_by(self), self.afan_places)
+            if place.site.startswith('roi_head.')
+        ]
+        return any(settings.joint and settings.num_strengths for settings in inside)
 
     def _point(self, place: Place, host: nn.Module) -> Point:
         if '.' not in place.site:

@@ -1,25 +1,14 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
 
-from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, Set
+from functools import partial
+from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
 
 from torch import Tensor, nn
 
-from ..graph import depends_on
-from ..isolation import replaced
-from ..session import is_recording, tap
 from ..settings import AFANSettings
-from ..site import Losses
-from .levels import Levels
-from .samples import pack
-from .tape import Tape
-
-
-class Point(NamedTuple):
-    """A place in a network: what a method returns or, with ``reads``, its first argument."""
-
-    owner: nn.Module
-    method: str = 'forward'
-    reads: bool = False
+from ..site import Losses, gates_of, is_recording, tap
+from .point import Levels, Passage
+from .tape import Tape, pack
 
 
 class Rerun:
@@ -28,33 +17,21 @@ class Rerun:
 
     Submodules that returned before the site was reached are answered from a tape when it runs
     again. A point that is reached more than once is a site the first time. Losses that do not
-    depend on the site are not given a second time.
+    depend on the site (on any of a group, for a joint one) are not given a second time.
 
     Args:
         root: The module that owns the method.
         compute: The method.
-        point: Where the site is.
-        settings: How to perturb.
-        levels: Indices of the perturbed levels, see :class:`Levels`.
+        passage: Where the site is, and how to perturb.
     """
 
-    def __init__(
-        self,
-        root: nn.Module,
-        compute: Callable[..., Any],
-        point: Point,
-        settings: AFANSettings,
-        levels: Optional[Sequence[int]] = None,
-    ):
+    def __init__(self, root: nn.Module, compute: Callable[..., Any], passage: Passage):
         self.root = root
-        self.settings = settings
+        self.passage = passage
+        self.settings: AFANSettings = passage.settings
         self._compute = compute
-        self._point = point
-        self._stock = getattr(point.owner, point.method)
-        self._levels = levels
         self._tape = Tape(root)
         self._arguments: Any = None
-        self._gate: Any = None
         self._constant_keys: Set[str] = set()
 
     def __call__(self, *args, **kwargs) -> Any:
@@ -62,7 +39,8 @@ class Rerun:
         if not is_recording(self.settings):
             return self._compute(*args, **kwargs)
         self._arguments = pack((args, kwargs))
-        with self._tape.record(), self._instead(self._at_site):
+        at_site = partial(self._at_site, self.passage.method)
+        with self._tape.record(), self.passage.replaced(at_site):
             result = self._compute(*args, **kwargs)
         if self._arguments is not None:
             raise ValueError(
@@ -70,12 +48,8 @@ class Rerun:
                 f'{self.settings.name!r}; choose another site: '
                 + ', '.join(name for name, _ in self.root.named_children())
             )
-        if self._gate is not None:
-            elsewhere: Set[Any] = set()
-            self._see_losses(
-                self._losses_of(result), lambda loss: depends_on(loss, self._gate, elsewhere)
-            )
-        self._gate = None
+        gates, elsewhere = gates_of(self.settings), set()
+        self._see_losses(self._losses_of(result), lambda loss: depends_on(loss, gates, elsewhere))
         return result
 
     def _losses_of(self, result: Any) -> Losses:
@@ -86,43 +60,59 @@ class Rerun:
         """The clean losses are known, and which of them depend on the site."""
         self._constant_keys = {key for key, value in losses.items() if not depends(value)}
 
-    def _instead(self, method: Callable) -> ContextManager:
-        return replaced(self._point.owner, **{self._point.method: method})
-
-    def _at_site(self, *args, **kwargs) -> Any:
+    def _at_site(self, stock: Callable, *args, **kwargs) -> Any:
         if self._arguments is None:
-            return self._stock(*args, **kwargs)
-        if self._point.reads:
-            feature, *args = args
-        else:
-            feature = self._stock(*args, **kwargs)
+            return stock(*args, **kwargs)
+        feature = self.passage.reach(stock, *args, **kwargs)
+        if self.passage.answers_call:
             self._tape.forget_running_call()
-        self._feature = Levels(feature, self._levels)
+        self._feature = Levels(feature, self.passage.levels)
         perturbed, others = self._feature.split()
+        del feature
         taped = self._tape.close(self._arguments)
         self._num_taped = len(taped)
         self._arguments = None  # the tensors in it are the context's now
         tapped = tap(self.settings.name, perturbed, self._tail, self.settings, (*taped, *others))
-        self._gate = tapped[0].grad_fn
-        feature = self._feature.join(tapped, others)
-        return self._go_on(feature, *args, **kwargs) if self._point.reads else feature
-
-    def _go_on(self, feature: Any, *args, **kwargs) -> Any:
-        """The clean pass goes on with the method that reads the feature."""
-        return self._stock(feature, *args, **kwargs)
+        return self.passage.resume(stock, self._feature.join(tapped, others), *args[1:], **kwargs)
 
     def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
         taped, others = context[: self._num_taped], context[self._num_taped :]
         feature = self._feature.join(perturbed, others)
         answers: Iterator[Any] = iter([feature])
+        stock = self.passage.method
 
         def answer(*args, **kwargs):
             for feature in answers:
-                return self._stock(feature, *args[1:], **kwargs) if self._point.reads else feature
-            return self._stock(*args, **kwargs)
+                return self.passage.resume(stock, feature, *args[1:], **kwargs)
+            return stock(*args, **kwargs)
 
-        with self._tape.replay(taped) as (args, kwargs), self._instead(answer):
-            return self._dependent(self._losses_of(self._compute(*args, **kwargs)))
-
-    def _dependent(self, losses: Losses) -> Losses:
+        with self._tape.replay(taped) as (args, kwargs), self.passage.replaced(answer):
+            losses = self._losses_of(self._compute(*args, **kwargs))
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
+
+
+def depends_on(value: Any, nodes: Collection[Any], elsewhere: Optional[Set[Any]] = None) -> bool:
+    """Whether a gradient of ``value`` would pass through one of some nodes of the graph.
+
+    Args:
+        value: A tensor, or a list or tuple of them; anything else depends on nothing.
+        nodes: The ``grad_fn`` looked for.
+        elsewhere: Nodes known not to lead there. Extended on the way, so that several questions
+            about the same nodes walk every part of the graph once.
+    """
+    if isinstance(value, (list, tuple)):
+        return any(depends_on(v, nodes, elsewhere) for v in value)
+    if not isinstance(value, Tensor) or value.grad_fn is None:
+        return False
+    elsewhere = set() if elsewhere is None else elsewhere
+    seen, stack = set(), [value.grad_fn]
+    while stack:
+        current = stack.pop()
+        if current in nodes:
+            return True
+        if current in seen or current in elsewhere:
+            continue
+        seen.add(current)
+        stack.extend(upstream for upstream, _ in current.next_functions if upstream is not None)
+    elsewhere |= seen
+    return False

@@ -1,17 +1,18 @@
 """A site in the RoI head of a two-stage detector of mmdet."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..isolation import replaced
 from ..settings import AFANSettings
-from ..site import Losses
+from ..site import Losses, declared_by
 from .component import AFANComponent, find_model
-from .rerun import Point, Rerun
+from .point import Passage, Point
+from .rerun import Rerun
 
 SITES = ('vector', 'map')
 LAST_LAYERS = ('fc_cls', 'fc_reg')
@@ -19,12 +20,12 @@ LAST_LAYERS = ('fc_cls', 'fc_reg')
 
 @MODELS.register_module()
 class AFANRoIHead(AFANComponent):
-    """A RoI head that perturbs what its box head reads; in a cascade, a site for each stage.
+    """A RoI head that perturbs what its box head reads or computes; in a cascade, in each stage.
 
     Args:
         base: Stock type of the head: ``StandardRoIHead``, ``CascadeRoIHead`` or one derived from
             them.
-        afan: Settings of the site, and
+        afan: Settings of the site, or a list of such for several sites, and
 
             - ``site``: 'vector', the last vector before the classification and regression layers
               (two vectors where the box head has a branch for each), or 'map', the RoI feature map
@@ -34,33 +35,39 @@ class AFANRoIHead(AFANComponent):
 
     The tail is the rest of the box head and its loss on the RoIs sampled in the clean pass. The
     sites of a cascade are named after their stages, '<name>.s0' and so on, as mmdet names the
-    losses.
+    losses. With a list, the name's default is 'roi_head.<site>'.
     """
 
     default_name = 'roi_head'
     allowed_base = "the type of a RoI head derived from mmdet's StandardRoIHead or CascadeRoIHead"
 
-    def _read_settings(self, afan: dict) -> Union[AFANSettings, List[AFANSettings]]:
+    def _read_settings(
+        self, afan: Union[dict, Sequence[dict]]
+    ) -> Union[AFANSettings, List[AFANSettings]]:
+        self.afan_sites: List[str] = []
         settings = super()._read_settings(afan)
         if not isinstance(self.bbox_head, nn.ModuleList):
             return settings
+        each = settings if isinstance(settings, list) else [settings]
+        # for each stage its sites
         return [
-            replace(settings, name=f'{settings.name}.s{stage}')
+            replace(s, name=f'{s.name}.s{stage}')
             for stage in range(len(self.bbox_head))
+            for s in each
         ]
 
-    def _pop_options(self, afan: Dict[str, Any]) -> Dict[str, Any]:
-        self.afan_site = afan.pop('site', _site_for(type(head) for head in self._box_heads()))
-        if self.afan_site not in SITES:
-            raise ValueError(f'site must be one of {SITES}, but got {self.afan_site!r}')
+    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+        site = afan.pop('site', _site_for(type(head) for head in self._box_heads()))
+        if site not in SITES:
+            raise ValueError(f'site must be one of {SITES}, but got {site!r}')
         for head in self._box_heads():
-            if self.afan_site == 'vector' and not _last_layers(head):
+            if site == 'vector' and not _last_layers(head):
                 raise ValueError(
                     "site='vector' needs a box head that ends in fc_cls and fc_reg, but "
-                    f'{type(head).__name__} has '
-                    "neither; use site='map'"
+                    f"{type(head).__name__} has neither; use site='map'"
                 )
-        return afan
+        self.afan_sites.append(site)
+        return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
@@ -86,10 +93,33 @@ class AFANRoIHead(AFANComponent):
 
     def bbox_loss(self, *args, **kwargs) -> dict:
         """Box results and losses of the stock head."""
-        stage: Optional[int] = None
+        stage = 0
         if isinstance(self.bbox_head, nn.ModuleList):
             stage = kwargs['stage'] if 'stage' in kwargs else args[0]
-        return _BoxLossRerun(self, super().bbox_loss, stage)(*args, **kwargs)
+        compute = super().bbox_loss
+        for passage in self._passages(stage):
+            compute = _BoxLossRerun(self, compute, passage, self._weight(stage))
+        return compute(*args, **kwargs)
+
+    @contextmanager
+    def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
+        """A joint adversarial pass of the model that the head is part of."""
+        with ExitStack() as stack:
+            for stage in range(len(self._box_heads())):
+                for passage in self._passages(stage):
+                    if passage.settings.joint:
+                        stack.enter_context(passage.perturbed())
+            yield
+
+    def _passages(self, stage: int) -> Iterator[Passage]:
+        point = Point(self._box_heads()[stage], reads=True)
+        first = stage * len(self.afan_sites)
+        for settings, site in zip(declared_by(self)[first:], self.afan_sites):
+            yield (_VectorPassage if site == 'vector' else Passage)(point, settings)
+
+    def _weight(self, stage: int) -> float:
+        """Of a stage's losses in the objective."""
+        return self.stage_loss_weights[stage] if isinstance(self.bbox_head, nn.ModuleList) else 1.0
 
     def _box_heads(self) -> Sequence[nn.Module]:
         return self.bbox_head if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
@@ -110,17 +140,14 @@ class _BoxLossRerun(Rerun):
 
     Args:
         roi_head: The RoI head.
-        compute: Its stock ``bbox_loss``.
-        stage: The stage of a cascade; None for a head without stages.
+        compute: Its ``bbox_loss``.
+        passage: Where the site is.
+        weight: Of these losses in the objective.
     """
 
-    def __init__(self, roi_head: AFANRoIHead, compute, stage: Optional[int]):
-        self._box_head = roi_head.bbox_head if stage is None else roi_head.bbox_head[stage]
-        settings = roi_head.afan if stage is None else roi_head.afan[stage]
-        super().__init__(roi_head, compute, Point(self._box_head, reads=True), settings)
-        self._weight = 1.0 if stage is None else roi_head.stage_loss_weights[stage]
-        if roi_head.afan_site == 'vector':
-            self._stock_forward, self._stock = self._stock, self._classify
+    def __init__(self, roi_head: AFANRoIHead, compute: Callable, passage: Passage, weight: float):
+        super().__init__(roi_head, compute, passage)
+        self._weight = weight
 
     def _losses_of(self, result: dict) -> Losses:
         return {
@@ -128,31 +155,32 @@ class _BoxLossRerun(Rerun):
             for key, value in result['loss_bbox'].items()
         }
 
-    def _at_site(self, *features: Tensor, **options: Any) -> Any:
-        if self.root.afan_site == 'map' or self._arguments is None:
-            return super()._at_site(*features, **options)
-        vectors = self._vectors(features)
-        self._tape.forget_running_call()  # its last layers gave what they read
-        self._levels = range(len(vectors))
-        return super()._at_site(vectors)
 
-    def _vectors(self, features: Sequence[Tensor]) -> List[Tensor]:
+class _VectorPassage(Passage):
+    """The last vectors of a box head, between two parts of its one forward."""
+
+    answers_call = True
+
+    def reach(self, stock: Callable, *features: Tensor, **options: Any) -> List[Tensor]:
         """What the last layers read: one vector where they share it."""
         with ExitStack() as stack:
-            for layer in _last_layers(self._box_head):
+            for layer in _last_layers(self.point.owner):
                 stack.enter_context(replaced(layer, forward=lambda vector: vector))
-            vectors = [v for v in self._stock_forward(*features) if v is not None]
-        return vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
+            vectors = [v for v in stock(*features, **options) if v is not None]
+        vectors = vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
+        self.levels = range(len(vectors))
+        return vectors
 
-    def _classify(self, vectors: Sequence[Tensor], *features: Tensor) -> List[Optional[Tensor]]:
+    def resume(
+        self, stock: Callable, feature: Sequence[Tensor], *args, **kwargs
+    ) -> List[Optional[Tensor]]:
         """Scores and box deltas (cls_score, bbox_pred) from what the last layers read; None where a
         layer is missing.
 
-        ``features`` are further maps that the box head was given; the vectors stand for all of
-        them.
+        The vectors stand for all maps that the box head was given.
         """
-        layers = [getattr(self._box_head, name, None) for name in LAST_LAYERS]
-        each = iter(list(vectors) * len(layers) if len(vectors) == 1 else vectors)
+        layers = [getattr(self.point.owner, name, None) for name in LAST_LAYERS]
+        each = iter(list(feature) * len(layers) if len(feature) == 1 else feature)
         return [None if layer is None else layer(next(each)) for layer in layers]
 
 

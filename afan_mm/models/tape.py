@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..isolation import replaced
-from .samples import pack, unpack
 
 _TENSOR = object()  # stands for a tensor of the tape
 _AGAIN = object()  # stands for a result that was overwritten after it was recorded
@@ -107,3 +108,40 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
 def _versions(output: Any) -> List[int]:
     """How often each tensor in a result has been written to."""
     return [leaf._version for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+
+
+class Packed(NamedTuple):
+    """A data element, taken apart; pytrees look into it."""
+
+    make: Callable[[], BaseDataElement]
+    fields: Dict[str, Any]
+
+
+def pack(value: Any) -> Any:
+    """Take the data elements in lists, tuples and dicts apart; tensors are shared."""
+    if isinstance(value, BaseDataElement):
+        return Packed(
+            partial(type(value), metainfo=value.metainfo),
+            {key: pack(field) for key, field in value.items()},
+        )
+    return _each(pack, value)
+
+
+def unpack(value: Any) -> Any:
+    """Make data elements of what :func:`pack` gave: new ones, since hosts rename and replace fields
+    of theirs.
+    """
+    if isinstance(value, Packed):
+        element = value.make()
+        for key, field in value.fields.items():
+            setattr(element, key, unpack(field))
+        return element
+    return _each(unpack, value)
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: change(part) for key, part in value.items()}
+    if type(value) in (list, tuple):  # not a host's own kind of tuple
+        return type(value)(change(part) for part in value)
+    return value

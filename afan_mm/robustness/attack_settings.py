@@ -85,7 +85,8 @@ class AttackSettings:
 
     def __str__(self) -> str:
         strengths = f'step {self.step_size * 255:g}/255, epsilon {self.epsilon * 255:g}/255'
-        return f'{self.attack.upper()}-{self.num_steps}, {strengths}{", random start" if self.random_start else ""}'
+        start = ', random start' if self.random_start else ''
+        return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
 
 
 def _read_fraction(key: str, value: Any) -> float:

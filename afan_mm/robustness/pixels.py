@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import Perturbation, pgd
-from ..isolation import isolated_random
+from ..isolation import evaluation_mode, flow_modules, isolated_random
 from .attack_settings import AttackError, AttackSettings
 from .ground_truth import check_sample, to_input_frame
-from .modes import evaluation_mode, flow_modules
 from .objectives import training_loss, weighted_cross_entropy
 
 PIXEL_RANGE = (0.0, 255.0)
@@ -100,7 +99,7 @@ class PixelAttack:
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(
             [clean],
-            lambda levels: [self._gradient(levels[0], sample, next(steps), name)],
+            lambda deltas: [self._gradient(clean + deltas[0], sample, next(steps), name)],
             [settings.epsilon * high],
             [settings.step_size * high],
             settings.num_steps,

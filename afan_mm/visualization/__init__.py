@@ -1,3 +1,5 @@
+"""What A-FAN does to a feature, captured and drawn."""
+
 from .canvas import save_png, to_rgb
 from .capture import SiteFeatures, capture, first_sample
 from .feature_maps import draw_site

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..augment import Strength, mix
 from ..functional import draw_strengths, full_precision
-from ..isolation import isolated_random, restored_state
-from ..passes import SitePasses
+from ..isolation import evaluation_mode, flow_modules, isolated_random, restored_state
 from ..session import Session
 from ..settings import AFANSettings
 from ..site import Site
@@ -43,9 +42,9 @@ class SiteFeatures(NamedTuple):
     extent: Tuple[float, float] = (1.0, 1.0)
 
 
-class _Capture(SitePasses):
-    """Finds the direction of a site as training does, and keeps the perturbed features instead of
-    training on them.
+class _Capture(Session):
+    """Finds the directions as training does, and keeps the perturbed features instead of training
+    on them.
     """
 
     def __init__(
@@ -56,44 +55,42 @@ class _Capture(SitePasses):
         self.magnify = magnify
         self.captured: List[SiteFeatures] = []
 
+    def finish(self, loss: Tensor) -> None:
+        """End where the directions are known: no parameter gets a gradient."""
+        if self.sites:
+            self.find_gradients(loss)
+        self.remove_hooks()
+        for site in self.entries:
+            self.run(site)
+
     def run(self, site: Site) -> None:
+        """Keep what the site's passes would train on."""
         site.check()
-        with self._isolated(site):
-            found = self._perturb(site)
+        with self.isolated(site):
+            found = self.direction(site)
+        for each, deltas in zip(site.group, site.split(found.deltas)):
+            for level, (feature, delta) in enumerate(zip(each.features, deltas)):
+                name = each.name if len(deltas) == 1 else f'{each.name}[{level}]'
+                self._keep(name, each.settings, feature, delta, bool(found.finite))
+            each.release()
+
+    def _keep(
+        self, name: str, settings: AFANSettings, feature: Tensor, delta: Tensor, finite: bool
+    ) -> None:
         settings = replace(
-            site.settings,
-            num_strengths=self.num_strengths or site.settings.num_strengths,
+            settings,
+            num_strengths=self.num_strengths or settings.num_strengths,
             normalized=None,
         )
         values = draw_strengths(settings.num_strengths, 'linspace').tolist()
-        for level, (feature, delta) in enumerate(zip(site.features, found.deltas)):
-            clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
-            mixed = (
-                [mix(settings, clean, delta, Strength(v)) for v in values]
-                if settings.moments
-                else []
-            )
-            name = site.name if len(site.features) == 1 else f'{site.name}[{level}]'
-            augmented = [clean + v * delta for v in values]
-            self.captured.append(
-                SiteFeatures(
-                    name, settings, values, self.scale, clean, augmented, mixed, bool(found.finite)
-                )
-            )
-        site.release()
-
-
-class _DirectionsOnly(Session):
-    """A session that ends where the directions are known: no parameter gets a gradient."""
-
-    def finish(self, loss: Tensor) -> None:
-        outputs, self._outputs = self._outputs, []
-        if outputs:
-            self._find_directions(loss, outputs)
-        for hook in self._hooks:
-            hook.remove()
-        for site in self.sites.values():
-            self.passes.run(site)
+        clean, delta = full_precision(feature).cpu(), self.magnify * delta.cpu()
+        augmented = [clean + v * delta for v in values]
+        normalized = (
+            [mix(settings, clean, delta, Strength(v)) for v in values] if settings.moments else []
+        )
+        self.captured.append(
+            SiteFeatures(name, settings, values, self.scale, clean, augmented, normalized, finite)
+        )
 
 
 def first_sample(batch: Any) -> Any:
@@ -133,10 +130,7 @@ def capture(
     Raises:
         ValueError: If the model has no such site in this pass.
     """
-    from ..robustness.modes import evaluation_mode, flow_modules  # robustness imports this package
-
-    passes = _Capture(model, key, scale, num_strengths, magnify)
-    session = _DirectionsOnly(passes)
+    session = _Capture(model, key, scale, num_strengths, magnify)
     device = next(model.parameters()).device
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -156,7 +150,7 @@ def capture(
         session.finish(model.parse_losses(losses)[0])
     return [
         each._replace(extent=_extent(data))
-        for each in passes.captured
+        for each in session.captured
         if sites is None or each.name.partition('[')[0] in sites
     ]
 

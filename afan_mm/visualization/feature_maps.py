@@ -137,8 +137,11 @@ def _title(features: SiteFeatures, view: View, magnify: float, target: str) -> s
 
 
 def _units(features: SiteFeatures, strength: float, std: float) -> str:
-    size = strength * features.scale * features.settings.epsilon
-    if features.settings.epsilon_unit == 'std':
+    settings = features.settings
+    size = strength * features.scale * settings.epsilon
+    if settings.norm == 'l2':
+        return f'{size:.2g}{settings.unit_text}'
+    if settings.epsilon_unit == 'std':
         return f'{size:.2g} std of each channel'
     return f'{255 * size:.2g}/255' + (f' = {size / std:.2g} std' if std else '')
 
@@ -150,7 +153,10 @@ def _explain(axes, features: SiteFeatures) -> None:
         for f in (features.augmented[-1], features.normalized[-1])
     )
     share = f'{left / added:.0%}' if added else 'nothing to keep'
-    text = f'At full strength\nthe normalised feature\ndiffers from clean by\n{share} of what the\naugmentation added (rms).'
+    text = (
+        'At full strength\nthe normalised feature\ndiffers from clean by\n'
+        f'{share} of what the\naugmentation added (rms).'
+    )
     axes.text(0.02, 0.95, text, fontsize=9, va='top', transform=axes.transAxes)
 
 

@@ -86,8 +86,13 @@ def test_switched_off_is_bit_identical(host, kind, num_strengths, stock):
 
 @pytest.mark.parametrize(
     'settings',
-    (dict(), dict(detach=True, num_steps=2, random_start=True), dict(perturbation='gaussian')),
-    ids=('pgd1', 'pgd2_random_start', 'gaussian'),
+    (
+        dict(),
+        dict(detach=True, num_steps=2, random_start=True),
+        dict(perturbation='gaussian'),
+        dict(norm='l2', epsilon_unit='norm', epsilon=0.1, perturbation='gradient+gaussian'),
+    ),
+    ids=('pgd1', 'pgd2_random_start', 'gaussian', 'l2_and_noise'),
 )
 @pytest.mark.parametrize('host, site', SITES)
 def test_passes_leave_random_streams_alone(host, site, settings):

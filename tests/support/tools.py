@@ -9,6 +9,8 @@ from support.paths import TOOLS
 # the tools import their shared modules from their own folder, as scripts do
 sys.path.insert(0, str(TOOLS))
 command_line, data_check = map(importlib.import_module, ('command_line', 'data_check'))
+build_mmcv, mmcv_wheel = map(importlib.import_module, ('build_mmcv', 'mmcv_wheel'))
+probe_env, setup_env = map(importlib.import_module, ('probe_env', 'setup_env'))
 sys.path.remove(str(TOOLS))
 
 

@@ -308,7 +308,7 @@ def command_of(line):
 def sites_of(cfg):
     """The sites of a config's model at the backbone, each known to be there."""
     model = build(Config(without_weights(cfg.model.to_dict())))
-    model.neck.check(model)
+    model.neck.afan_check(model)
     afan = model.neck.afan
     return [site.name for site in (afan if isinstance(afan, list) else [afan])]
 

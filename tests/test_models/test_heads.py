@@ -16,7 +16,7 @@ from torch import nn
 from afan_mm import AFANSettings, tap
 from afan_mm.engine.hooks import check_sites
 from afan_mm.isolation import restored_state
-from afan_mm.settings import declared_by, trained_modules
+from afan_mm.site import declared_by, trained_modules
 from support.exact import EPSILON, assert_same, objective_gradients
 from support.tiny import (
     build,

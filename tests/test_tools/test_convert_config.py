@@ -320,8 +320,7 @@ def test_refusal_is_one_line_and_exit_code_2(project):
     (project / 'configs/stock.py').write_text("model = dict(type='Gone')\n")
     process = subprocess.run(
         [sys.executable, str(TOOLS / 'convert_config.py'), 'configs/stock.py'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=dict(os.environ, OMP_NUM_THREADS='1'),
     )

@@ -47,8 +47,7 @@ def launch(script, *arguments, cwd, **environment):
         [str(TOOLS / script), *map(str, arguments)],
         cwd=str(cwd),
         env={**defaults, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=240,
     )

@@ -90,8 +90,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, name, tmp_path):
     process = subprocess.run(
         [sys.executable, str(TOOLS / 'misc' / f'{tool}.py'), *arguments],
         cwd=str(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert process.returncode == 2 and process.stdout == ''

@@ -41,8 +41,7 @@ def run_tool(folder, *arguments):
         [sys.executable, str(TOOLS / 'test.py'), *arguments],
         cwd=str(folder),
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=240,
     )

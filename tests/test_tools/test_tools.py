@@ -219,8 +219,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, tmp_path):
     process = subprocess.run(
         [sys.executable, str(TOOLS / f'{tool}.py'), *arguments],
         cwd=str(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert process.returncode == 2

@@ -21,7 +21,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from afan_mm.isolation import isolated_random, replaced
-from afan_mm.settings import declared_by
+from afan_mm.site import declared_by
 
 SEED = 0
 

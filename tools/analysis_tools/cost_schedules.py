@@ -5,13 +5,10 @@ to train with.
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import torch
 from cost_measure import timed
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from afan_mm.augment import draw
-from afan_mm.passes import SitePasses
 from afan_mm.session import Session
 from afan_mm.settings import AFANSettings
 from afan_mm.site import Features, Site, Tail
@@ -21,44 +18,17 @@ class SiteReached(Exception):
     """Ends a forward pass that is needed up to a site only."""
 
 
-class GraphPasses(SitePasses):
-    """Hands ``backward`` losses that still hang on the clean graph."""
-
-    def run(self, site: Site, features: Sequence[Tensor], context: Sequence[Tensor]) -> None:
-        """Like the stock run, but the passes read these tensors in place of the site's leaves."""
-        with self._isolated(site):
-            found = self._perturb(site)
-            site.features, site.context = features, context
-            strengths = torch.Generator().manual_seed(self._seed(site, 'strengths'))
-            for strength in draw(site.settings, strengths, len(features[0]), features[0].device):
-                self._adversarial_pass(site, found, strength)
-
-    def attack(self, site: Site) -> Sequence[Optional[Tensor]]:
-        """The gradient at the clean feature, by a pass of its own."""
-        with self._isolated(site):
-            return self._gradient(site, site.features)
-
-    def time_tail(self, site: Site) -> float:
-        """Seconds that one forward and backward of the tail take, from the clean feature."""
-        with self._isolated(site):
-            levels = [f.clone().requires_grad_(not site.settings.detach) for f in site.features]
-            return timed(lambda: self.backward(self._loss(site, levels)), levels[0].device)
-
-
 class GraphSession(Session):
-    """A session that leaves the clean graph as the host builds it, and keeps where each site is in
-    it.
+    """A session that leaves the clean graph as the host builds it, keeps where each site is in it,
+    and hands on losses that still hang on it.
 
     Args:
-        passes: Runs the passes of one site.
         stop_at: Name of a site where the forward pass ends with :class:`SiteReached`. Defaults to
             none.
     """
 
-    passes: GraphPasses
-
-    def __init__(self, passes: GraphPasses, stop_at: Optional[str] = None):
-        super().__init__(passes)
+    def __init__(self, *args, stop_at: Optional[str] = None, **kwargs):
+        super().__init__(*args, **kwargs)
         self.stop_at = stop_at
         self.places: Dict[str, Tuple[List[Tensor], Sequence[Tensor]]] = {}
 
@@ -82,38 +52,59 @@ class GraphSession(Session):
         self.places[name] = (levels, context)
         return site.pack(levels)
 
-    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
+    def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """One backward over the clean loss and all adversarial ones."""
         places, self.places = self.places, {}
         sites, parts = list(self.sites.values()), [loss]
-        self.passes.backward = parts.append
+        self.back_propagate = parts.append
         for site, gradients in zip(
-            sites, self._directions(loss, [places[site.name][0] for site in sites])
+            sites, self.clean_gradients(loss, [places[site.name][0] for site in sites])
         ):
             site.gradients = gradients
         for site in sites:
             levels, context = places[site.name]
-            self.passes.run(
+            self.run_on(
                 site,
                 site.features if site.settings.detach else levels,
                 site.context if site.settings.context_detached else context,
             )
-        backward(sum(parts))
+        back_propagate(sum(parts))
 
-    def _directions(
+    def clean_gradients(
         self, loss: Tensor, places: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
+        """The gradients at the levels of each site."""
         raise NotImplementedError
+
+    def run_on(self, site: Site, features: Sequence[Tensor], context: Sequence[Tensor]) -> None:
+        """Like the stock run, but the passes read these tensors in place of the site's leaves."""
+        with self.isolated(site):
+            found = self.direction(site)
+            site.features, site.context = features, context
+            for strengths in self.strengths(site):
+                self.adversarial_pass(site, found, strengths)
+
+    def attack(self, site: Site) -> Sequence[Optional[Tensor]]:
+        """The gradient at the clean feature, by a pass of its own."""
+        with self.isolated(site):
+            levels = [f.clone().requires_grad_() for f in site.features]
+            return self.gradient_of(self.loss(site, levels), levels)
+
+    def time_tail(self, site: Site) -> float:
+        """Seconds that one forward and backward of the tail take, from the clean feature."""
+        with self.isolated(site):
+            levels = [f.clone().requires_grad_(not site.settings.detach) for f in site.features]
+            return timed(lambda: self.back_propagate(self.loss(site, levels)), levels[0].device)
 
 
 class JointSession(GraphSession):
     """Directions from the clean graph."""
 
-    def _directions(
+    def clean_gradients(
         self, loss: Tensor, places: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
         gradients = iter(
-            self.passes.gradient_of(
+            self.gradient_of(
                 loss, [level for levels in places for level in levels], retain_graph=True
             )
         )
@@ -123,10 +114,10 @@ class JointSession(GraphSession):
 class ReleasedSession(GraphSession):
     """Directions from an attack pass for each site."""
 
-    def _directions(
+    def clean_gradients(
         self, loss: Tensor, places: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
-        return [self.passes.attack(site) for site in self.sites.values()]
+        return [self.attack(site) for site in self.sites.values()]
 
 
 class TailSession(GraphSession):
@@ -136,10 +127,10 @@ class TailSession(GraphSession):
         seconds: By the name of the site.
     """
 
-    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
-        self.passes.backward = backward
+    def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
+        self.back_propagate = back_propagate
         self.places.clear()
-        self.seconds = {site.name: self.passes.time_tail(site) for site in self.sites.values()}
+        self.seconds = {site.name: self.time_tail(site) for site in self.sites.values()}
 
 
 class Schedule:
@@ -152,14 +143,14 @@ class Schedule:
         """Record the clean forward pass, up to a site if one is named."""
         stock = super().optim_context
         scaler = getattr(self, 'loss_scaler', None)
-        passes = GraphPasses(
+        self.session = self.session_type(
             model,
             key=f'0/0/{self._inner_count}',
             forward_context=lambda: stock(model),
             weigh=self.scale_loss,
             scale_loss=scaler.scale if scaler else lambda loss: loss,
+            stop_at=stop_at,
         )
-        self.session = self.session_type(passes, stop_at)
         with stock(model), self.session.record():
             yield
 

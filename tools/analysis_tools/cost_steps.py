@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from afan_mm.attack import pgd
-from afan_mm.settings import declared_by
+from afan_mm.site import declared_by
 
 PIXEL_EPSILON = 4 / 255  # its size does not change the work
 
@@ -46,14 +46,14 @@ def pixel_step(model: nn.Module, data: dict, wrapper: OptimWrapper, num_steps: i
         num_steps: Attack passes. Defaults to 1.
     """
     data = model.data_preprocessor(data, True)
+    clean = data['inputs']
 
-    def gradient(images: List[Tensor]) -> Sequence[Tensor]:
-        image = images[0].detach().requires_grad_()
+    def gradient(deltas: List[Tensor]) -> Sequence[Tensor]:
+        image = (clean + deltas[0]).detach().requires_grad_()
         with wrapper.optim_context(model):
             losses = model._run_forward(dict(data, inputs=image), mode='loss')
         return torch.autograd.grad(model.parse_losses(losses)[0], [image])
 
-    clean = data['inputs']
     found = pgd([clean], gradient, [PIXEL_EPSILON], [PIXEL_EPSILON], num_steps)
     _accumulate(model, data, wrapper)
     _accumulate(model, dict(data, inputs=clean + found.deltas[0]), wrapper)

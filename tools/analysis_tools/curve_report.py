@@ -43,7 +43,8 @@ def caption(metric, entries):
     protocol = entries[-1]['protocol']
     attack = f'{protocol["attack"].upper()}-{protocol["num_steps"]} on the pixels'
     if protocol['epsilon']:
-        attack += f", step {protocol['step_size'] / protocol['epsilon']:.4g} x epsilon (the ratio of the paper's protocol)"
+        ratio = protocol['step_size'] / protocol['epsilon']
+        attack += f", step {ratio:.4g} x epsilon (the ratio of the paper's protocol)"
     return f'{metric} on {entries[0]["num_images"]} images; {attack}'
 
 

@@ -176,7 +176,10 @@ def _advice_weak(medians):
     gain, mix = medians['relative_gain'], medians['mix_ratio']
     times = AIM / gain if gain > 0 else math.inf
     if times <= 1000:
-        size = f'epsilon, {float(f"{times:.1g}"):.0f} times as large (a first-order guess, for a gain of {AIM:.0%})'
+        size = (
+            f'epsilon, {float(f"{times:.1g}"):.0f} times as large '
+            f'(a first-order guess, for a gain of {AIM:.0%})'
+        )
     else:
         size = 'epsilon, more than 1000 times as large'
     advice = [

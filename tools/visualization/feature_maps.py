@@ -30,7 +30,7 @@ from command_line import UsageError, add_config_options, describe, read_checkpoi
 from data_check import check_data  # noqa: E402
 from targeted_images import SPLITS, find_parts, find_sources, load  # noqa: E402
 
-from afan_mm.settings import declared_by, trained_modules  # noqa: E402
+from afan_mm.site import declared_by, trained_modules  # noqa: E402
 from afan_mm.visualization import CHANNELS, capture, choose_view, draw_site, save_png, to_rgb  # noqa: E402
 
 

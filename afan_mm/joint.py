@@ -1,0 +1,111 @@
+"""Several sites perturbed in one adversarial pass (``joint=True``).
+
+The sites of a model with ``joint=True`` form one group. Their directions come from the one clean
+backward (with PGD-n from n joint attack passes, each differentiated with respect to all deltas).
+A pass then runs the tail of the site that the clean pass met first, on its perturbed feature; when
+it gets to a later site, that one's own delta is added to the feature as it is in this pass, and
+Eq. 5 is taken on that feature. Gradients reach the layers before the group through the first site
+alone.
+"""
+
+from typing import Callable, Dict, List, Sequence, Tuple
+
+from torch import Tensor
+
+from .settings import AFANSettings
+from .site import Features, Site, Tail
+
+SHARED = (
+    'num_strengths',
+    'strengths',
+    'estimator',
+    'interval',
+    'adv_weight',
+    'perturbation',
+    'num_steps',
+    'random_start',
+    'detach',
+    'bn_stats',
+)
+
+Change = Callable[[Sequence[Tensor]], List[Tensor]]
+
+
+def check_group(settings: Sequence[AFANSettings]) -> None:
+    """Raise where joint sites differ in a setting that belongs to their common passes.
+
+    Args:
+        settings: Those of the sites; such as are not joint, or off, are left out.
+    """
+    joint = [each for each in settings if each.joint and each.num_strengths]
+    for key in SHARED:
+        if len({getattr(each, key) for each in joint}) > 1:
+            found = ', '.join(f'{getattr(each, key)!r} at {each.name!r}' for each in joint)
+            raise ValueError(
+                f'{key} must be the same at all A-FAN sites with joint=True, but got {found}'
+            )
+
+
+def units(settings: Sequence[AFANSettings]) -> List[AFANSettings]:
+    """The sites that are on; of joint ones the first stands for all."""
+    running = [each for each in settings if each.num_strengths]
+    joint = [each for each in running if each.joint]
+    return [each for each in running if not each.joint or each is joint[0]]
+
+
+def adversarial_weight(settings: Sequence[AFANSettings]) -> float:
+    """Sum of the weights of all adversarial losses in the objective (Eq. 6), on average over the
+    iterations.
+
+    Args:
+        settings: Those of all sites of a model.
+    """
+    return sum(each.adv_weight * each.num_strengths for each in units(settings))
+
+
+class JointPass:
+    """Takes the taps of the later sites of a group while a pass of its first site runs.
+
+    Args:
+        changes: Each later site, and what maps its feature in this pass to the perturbed one.
+    """
+
+    records = False
+
+    def __init__(self, changes: Sequence[Tuple[Site, Change]]):
+        self._waiting: Dict[str, Tuple[Site, Change]] = {
+            site.name: (site, change) for site, change in changes
+        }
+
+    def wants(self, settings: AFANSettings) -> bool:
+        """Whether this is a later site that the pass has not met yet."""
+        return settings.name in self._waiting
+
+    def tap(
+        self,
+        name: str,
+        features: Features,
+        tail: Tail,
+        settings: AFANSettings,
+        context: Sequence[Tensor],
+    ) -> Features:
+        """The perturbed feature; see :func:`~afan_mm.tap`."""
+        site, change = self._waiting.pop(name)
+        levels = Site.levels_of(features)
+        shapes = [tuple(level.shape) for level in levels]
+        if shapes != site.shapes:
+            raise RuntimeError(
+                f'A-FAN site {name!r}: its feature has the shape {shapes} in the joint adversarial '
+                f'pass, but {site.shapes} in the clean pass, whose directions are not for it. A '
+                'site whose tensors the host chooses anew in every pass needs joint=False'
+            )
+        return site.pack(change(levels))
+
+    def check_all_met(self, first: str) -> None:
+        """Raise if the tail of the group's first site, of this name, did not get to every other."""
+        if self._waiting:
+            raise RuntimeError(
+                f'A-FAN sites {sorted(self._waiting)} have joint=True, but the adversarial pass '
+                f'that enters at {first!r}, which comes first, does not reach them. Set '
+                'joint=False there, or add a joint site before both'
+            )
