@@ -9,6 +9,8 @@ from afan_mm import AFANSettings
 
 PRESETS = osp.join(osp.dirname(osp.abspath(__file__)), '..', 'configs', '_base_', 'presets')
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
+# By the names of mmpretrain's data sets.
+CLASSIFICATION = dict(CIFAR10='cls_cifar', CIFAR100='cls_cifar', ImageNet='cls_imagenet')
 ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
 
 
@@ -29,7 +31,7 @@ def preset_entry(cfg):
     kinds = {
         str(part['type']).rsplit('.', 1)[-1]: str(part)
         for part in parts
-        if str(part.get('type')).endswith('Dataset')
+        if str(part.get('type')).endswith('Dataset') or part.get('type') in CLASSIFICATION
     }
     if any('decode_head' in part for part in nodes(cfg.get('model'))):
         year = 'voc07' if '2007' in kinds.get('PascalVOCDataset', '') else 'voc12'
@@ -37,6 +39,8 @@ def preset_entry(cfg):
             dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'),
             'seg_voc12',
         )
+    elif cfg.get('default_scope') == 'mmpretrain':
+        known, usual = CLASSIFICATION, 'cls_imagenet'
     else:
         known, usual = dict(VOCDataset='det_voc07', CocoDataset='det_coco'), 'det_coco'
     for kind, entry in known.items():

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model
 
-PARTS = ('backbone', 'neck', 'decode_head', 'roi_head')
+PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
 
 
 class ConversionError(ValueError):
