@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights that a package brings, and stages left as they are."""
+"""Backbones that start from ImageNet: weights that a package brings, stages kept as they came."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence
