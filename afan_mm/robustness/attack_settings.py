@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
+from ..utils.errors import UsageError
+
 ATTACKS = ('pgd', 'segpgd', 'cospgd')
 # The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6
 # (Table 8) for segmentors.
@@ -14,7 +16,7 @@ PROTOCOLS = {
 }
 
 
-class AttackError(ValueError):
+class AttackError(UsageError):
     """The config, the test set or the model does not give what an attack needs; the message is all
     that there is to say.
     """
@@ -85,7 +87,8 @@ class AttackSettings:
 
     def __str__(self) -> str:
         strengths = f'step {self.step_size * 255:g}/255, epsilon {self.epsilon * 255:g}/255'
-        return f'{self.attack.upper()}-{self.num_steps}, {strengths}{", random start" if self.random_start else ""}'
+        start = ', random start' if self.random_start else ''
+        return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
 
 
 def _read_fraction(key: str, value: Any) -> float:

@@ -153,7 +153,10 @@ def _explain(axes, features: SiteFeatures) -> None:
         for f in (features.augmented[-1], features.normalized[-1])
     )
     share = f'{left / added:.0%}' if added else 'nothing to keep'
-    text = f'At full strength\nthe normalised feature\ndiffers from clean by\n{share} of what the\naugmentation added (rms).'
+    text = (
+        'At full strength\nthe normalised feature\ndiffers from clean by\n'
+        f'{share} of what the\naugmentation added (rms).'
+    )
     axes.text(0.02, 0.95, text, fontsize=9, va='top', transform=axes.transAxes)
 
 
