@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from ..utils.errors import UsageError
 from .references import KINDS
 
 
-class ExperimentError(ValueError):
+class ExperimentError(UsageError):
     """An experiment file, or a choice from it, cannot be used; one line says why."""
 
 

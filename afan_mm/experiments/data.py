@@ -13,8 +13,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from mmengine.config import Config
 
+from ..utils.files import write_json
 from .datasets import DataError, Datasets, without_pipelines
-from .store import digest, write_json
+from .store import digest
 
 HALVES = ('selection', 'report', 'all')
 SPLITS = ('half', 'none')

@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..utils.errors import UsageError
+
 # A dataset that draws its samples by the run's seed must have one digest.
 ANY_SEED = 67280421310721
 
 
-class DataError(ValueError):
+class DataError(UsageError):
     """The data of a config cannot be read or split; one line says why."""
 
 

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..robustness.report import scalars
-from .store import write_json
+from ..utils.files import write_json
 
 FIRST_BATCHES = 5  # that the digest of the data covers
 

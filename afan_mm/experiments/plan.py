@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from ..utils.files import write_json
 from .arm_specs import ExperimentError
 from .arms import Arms
 from .config import Experiment
@@ -15,7 +16,7 @@ from .datasets import Datasets
 from .measures import MEASURES
 from .notes import seconds_per_iteration
 from .run import RunSpec, missing
-from .store import Store, digest, environment, robustness_digest, training_parts, write_json
+from .store import Store, digest, environment, robustness_digest, training_parts
 
 
 class Plan:

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from ..utils.files import write, write_json
 from .plot import plot, plot_curve
-from .store import write_json, write_text
 
 HALVES = dict(
     selection='the selection half of the validation set',
@@ -149,7 +149,7 @@ def write_report(results: Dict[str, Any], folder: Path) -> str:
     stem = 'report' if results['half'] == 'report' else f'report_{results["half"]}'
     text = markdown(results)
     write_json(folder / f'{stem}.json', results)
-    write_text(folder / f'{stem}.md', text)
+    write(folder / f'{stem}.md', text)
     if results['metrics']:
         plot(results, str(folder / f'{stem}.png'))
     if any(t.get('curve') for runs in results['training'].values() for t in runs.values()):

@@ -1,6 +1,5 @@
 """The figures of an experiment, compared."""
 
-import math
 from dataclasses import asdict
 from statistics import geometric_mean
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -98,7 +97,7 @@ def _about_metric(
         arm: {
             seed: record['figures'][name]
             for seed, record in runs.items()
-            if math.isfinite(record['figures'].get(name, math.nan))
+            if record['figures'].get(name) is not None  # absent, or not finite when stored
         }
         for arm, runs in records.items()
     }

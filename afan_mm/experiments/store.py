@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from mmengine.config import Config
+
+from ..utils.files import write_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # Of the package: what no training runs through.
@@ -68,19 +69,6 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return self.folder / 'results' / f'{key}.json'
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The whole file or none of it."""
-    write_text(path, json.dumps(content, indent=1, default=str))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def digest(content: Any) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config
-from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from ..cli.runner import build_runner
 from .notes import Notes
 from .references import is_by_epoch
 
@@ -67,11 +67,3 @@ def train(cfg: Config, folder: Path) -> Runner:
     runner.register_hook(Notes(folder))
     runner.train()
     return runner
-
-
-def build_runner(cfg: Config) -> Runner:
-    """The runner that the config names, mmengine's own by default."""
-    if 'runner_type' in cfg:
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
