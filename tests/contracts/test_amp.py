@@ -110,8 +110,9 @@ def directions(model, wrapper, monkeypatch):
     found = {}
 
     def keep(settings, *args):
-        found[settings.name] = augment.perturb(settings, *args)
-        return found[settings.name]
+        name = settings[0].name
+        found[name] = augment.perturb(settings, *args)
+        return found[name]
 
     with monkeypatch.context() as patch:
         patch.setattr(session, 'perturb', keep)
