@@ -43,9 +43,7 @@ class Evaluation:
         for kind in ('val', 'test'):
             if cfg.get(f'{kind}_dataloader') is None or cfg.get(f'{kind}_evaluator') is None:
                 raise DataError(f'an experiment needs {kind}_dataloader and {kind}_evaluator')
-        own_test = without_pipelines(cfg.val_dataloader.dataset) != without_pipelines(
-            cfg.test_dataloader.dataset
-        )
+        own_test = has_own_test(cfg)
         kind = 'test' if own_test and half == 'report' else 'val'
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
@@ -56,6 +54,16 @@ class Evaluation:
             dataset['indices'] = halves(size, self.seed)[half]
             self._restrict_annotations(cfg, dataset, evaluator)
         return loader, evaluator
+
+    def where(self, cfg: Config, half: str) -> str:
+        """In words, what :meth:`images` gives."""
+        if half == 'report' and has_own_test(cfg):
+            return 'the test set'
+        if half == 'all' or has_own_test(cfg):
+            return 'the validation set'
+        if not self.in_two:
+            return 'the whole validation set, by which settings may have been chosen'
+        return f'the {half} half of the validation set'
 
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
         """Let COCO's metric know only this half's images: it counts the objects of all images in
@@ -73,6 +81,12 @@ class Evaluation:
                     content[key] = [each for each in content[key] if each[name] in ids]
                 write_json(path, content)
             metric['ann_file'] = str(path)
+
+
+def has_own_test(cfg: Config) -> bool:
+    """Whether the test set is another than the validation set."""
+    val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
+    return without_pipelines(val) != without_pipelines(test)
 
 
 def halves(size: int, seed: int) -> Dict[str, List[int]]:

@@ -101,6 +101,10 @@ class Plan:
             return None
         return spec.factor or self._factor(name)
 
+    def images(self, name: str) -> str:
+        """What an arm is measured on, in words."""
+        return self.evaluation.where(self._config(name), self.half)
+
     def _config(self, name: str) -> Config:
         return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
 

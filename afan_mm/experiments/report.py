@@ -7,12 +7,6 @@ from typing import Any, Dict, List, Sequence
 from ..utils.files import write, write_json
 from .plot import plot, plot_curve
 
-HALVES = dict(
-    selection='the selection half of the validation set',
-    report='the report half of the validation set, which selection does not see',
-    all='the whole validation set',
-)
-
 
 def markdown(results: Dict[str, Any]) -> str:
     """The report of :func:`~.results.collect`'s results."""
@@ -29,15 +23,9 @@ def markdown(results: Dict[str, Any]) -> str:
 
 def about(results: Dict[str, Any]) -> str:
     """What the tables hold, and what is missing or amiss."""
-    seeds = results['seeds']
-    where = HALVES[results['half']]
-    if results['selection'].get('split') == 'none' and results['half'] != 'all':
-        where = HALVES['all'] + '; selection and report are not kept apart'
+    seeds, images = ', '.join(map(str, results['seeds'])), ' and '.join(results['images'])
     text = [
-        f'Seeds {", ".join(map(str, seeds))}; measured on {where}, or on the test set where the '
-        'config has one of its own.'
-        if results['half'] == 'report'
-        else f'Seeds {", ".join(map(str, seeds))}; measured on {where}.',
+        f'Seeds {seeds}; measured on {images}.',
         'Differences are paired by seed. A verdict is that of the paired t-test after '
         "Holm's correction over the arms (p < 0.05, at least five seeds); anything else is 'not "
         "shown'. 'Detectable' is the true difference that one such test finds with probability "

@@ -18,10 +18,11 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
     """Everything that the report shows, as plain data.
 
     Returns:
-        ``primary``, ``missing`` (runs that are not stored), ``unpaired`` (seeds whose arms started
-        from other weights or data), ``cost`` (by arm: time and memory relative to stock),
-        ``training`` (by arm and seed), ``metrics``: by name the ``values`` by arm and seed, the
-        ``summary`` of each arm, ``larger_is_better``, and the ``comparisons``.
+        ``primary``, ``images`` (what is measured, in words), ``missing`` (runs that are not
+        stored), ``unpaired`` (seeds whose arms started from other weights or data), ``cost`` (by
+        arm: time and memory relative to stock), ``training`` (by arm and seed), ``metrics``: by
+        name the ``values`` by arm and seed, the ``summary`` of each arm, ``larger_is_better``, and
+        the ``comparisons``.
     """
     records: Dict[str, Dict[int, dict]] = {arm: {} for arm in arms}
     missing = []
@@ -42,7 +43,7 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
     return dict(
         experiment=experiment.name,
         half=plan.half,
-        selection=experiment.selection,
+        images=sorted({plan.images(arm) for arm in arms if not plan.waits(arm)}),
         seeds=list(seeds),
         arms={arm: dict(_about_arm(experiment.arms[arm]), factor=plan.factor(arm)) for arm in arms},
         primary=names[0] if names else None,

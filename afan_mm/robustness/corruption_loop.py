@@ -10,6 +10,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import Dataset
 
+from ..utils.files import write_json
 from .corruption_report import plot, render
 from .corruptions import (
     SEVERITIES,
@@ -20,7 +21,7 @@ from .corruptions import (
     main_metric,
     summarize,
 )
-from .report import scalars, write_json
+from .report import scalars
 
 
 @LOOPS.register_module()
