@@ -40,7 +40,7 @@ class AFANStep:
 
     Attributes:
         clean_weight: As given; 'complement' becomes a number with the first step.
-        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
