@@ -12,6 +12,7 @@ from .versions import REQUIREMENTS, installed
 EXTRAS = {
     'plots': (('matplotlib',), 'plots of runs, costs and robustness'),
     'corruptions': (('imagecorruptions',), 'evaluation on corrupted images'),
+    'experiments': (('scipy', 'submitit', 'matplotlib'), 'experiments with several seeds'),
     'analysis': (('scipy', 'matplotlib'), 'analysis of the loss around a solution'),
 }
 BUILD_MMCV = (
