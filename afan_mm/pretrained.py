@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights that a package brings, and stages left as they are."""
+"""Backbones that start from ImageNet: weights that a package brings, and frozen stages."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence
