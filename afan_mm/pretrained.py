@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights that a package brings, and frozen stages."""
+"""Backbones that start from ImageNet, with weights that a package brings, and frozen stages."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence

@@ -21,7 +21,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, or mmdet::NAME or mmseg::NAME')
+    parser.add_argument(
+        'config', help='config file, or mmdet::NAME, mmseg::NAME or mmpretrain::NAME'
+    )
     parser.add_argument(
         '--out',
         metavar='FILE',

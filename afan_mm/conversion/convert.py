@@ -37,7 +37,7 @@ def convert(
     preset: Optional[str] = 'paper',
     **afan: Any,
 ) -> Conversion:
-    """Choose the components that fit a stock config of mmdet or mmseg.
+    """Choose the components that fit a stock config of mmdet, mmseg or mmpretrain.
 
     Whether a part fits is asked of the component by the part's class, so a head of the user's own
     fits by what it derives from.
