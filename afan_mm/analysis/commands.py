@@ -149,7 +149,7 @@ def sharpness_of_checkpoints(
             :func:`~afan_mm.conversion.converted`.
         checkpoints, json_file, device: As of :func:`hessian_of_checkpoints`.
         settings: See :func:`~afan_mm.analysis.sharpness.measure_sharpness`.
-        images: The first so many of the split. Defaults to None, all.
+        images: So many of the split, drawn from the seed. Defaults to None, all.
         split: Defaults to 'val'.
 
     Returns:
