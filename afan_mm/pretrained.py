@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights that a package brings, and stages kept as they came."""
+"""Backbones that start from ImageNet: weights from a package, and stages kept as they came."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence
