@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights from a package, and stages kept as they came."""
+"""Backbones that start from ImageNet, with weights that a package brings, and frozen stages."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence

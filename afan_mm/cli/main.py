@@ -3,8 +3,9 @@
 import argparse
 import runpy
 import sys
-from pathlib import Path
 from typing import List, Optional, Sequence
+
+from ..utils.files import shipped
 
 # Each command is one of the tools, with the same options.
 TOOLS = {
@@ -17,15 +18,12 @@ TOOLS = {
         'analysis_tools/robustness_curve.py',
         'robust figures over the strength of the attack',
     ),
+    'hessian': ('analysis_tools/hessian.py', 'curvature of the training loss'),
+    'landscape': ('analysis_tools/landscape.py', 'the loss over a line or a plane of weights'),
+    'sharpness': ('analysis_tools/sharpness.py', 'how the loss rises around the features'),
+    'ablation': ('analysis_tools/ablation.py', 'draw the arms of an experiment'),
     'features': ('visualization/feature_maps.py', 'draw clean, augmented and normalised features'),
 }
-
-
-def tools_folder() -> Path:
-    """Where the tools are: beside the package in a source tree, inside it once installed."""
-    package = Path(__file__).resolve().parents[1]
-    shipped = package / '.mim' / 'tools'
-    return shipped if shipped.is_dir() else package.parent / 'tools'
 
 
 def print_env(argv: Sequence[str]) -> None:
@@ -57,7 +55,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     elif name == 'env':
         print_env(options)
     elif name in TOOLS:
-        script = tools_folder() / TOOLS[name][0]
+        script = shipped('tools') / TOOLS[name][0]
         sys.argv = [f'afan {name}', *options]
         runpy.run_path(str(script), run_name='__main__')
     else:

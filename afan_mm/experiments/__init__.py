@@ -1,9 +1,10 @@
 """Arms and seeds: experiments whose outcome is a table with intervals and tests."""
 
 from .config import Experiment, ExperimentError, read_experiment, select_arms
-from .data import DataError
+from .datasets import DataError
 from .measures import MEASURES, Trained, measure
 from .plan import Plan
+from .plot import plot
 from .report import markdown, write_report
 from .results import collect
 from .runner import run_experiment
@@ -23,6 +24,7 @@ __all__ = [
     'collect',
     'markdown',
     'measure',
+    'plot',
     'read_experiment',
     'run_experiment',
     'select_arms',

@@ -8,7 +8,8 @@ from mmengine.config import Config
 
 from .arms import Arms
 from .config import Experiment, ExperimentError
-from .data import Datasets
+from .data import Evaluation
+from .datasets import Datasets
 from .measures import MEASURES
 from .run import RunSpec, missing
 from .store import Store, digest, environment, training_parts, write_json
@@ -28,6 +29,7 @@ class Plan:
     ):
         self.experiment, self.store, self.half, self.threads = experiment, store, half, threads
         self.arms, self.datasets = Arms(experiment), Datasets()
+        self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
         for each in experiment.measures:
             if each.get('type') not in MEASURES:
                 raise ExperimentError(
@@ -41,10 +43,10 @@ class Plan:
     def spec(self, name: str, seed: int) -> RunSpec:
         """The run of an arm with a seed; its config is read and its data are looked at."""
         cfg = self._config(name)
-        loader, evaluator = self._evaluation(cfg, self.half)
+        loader, evaluator = self.evaluation.images(cfg, self.half)
         curve = None
         if self.experiment.curve_interval:
-            images = self._evaluation(cfg, 'selection')
+            images = self.evaluation.images(cfg, 'selection')
             curve = dict(zip(('loader', 'evaluator'), images))
             curve['interval'] = self.experiment.curve_interval
         versions = environment(cfg)
@@ -96,9 +98,6 @@ class Plan:
 
     def _config(self, name: str) -> Config:
         return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
-
-    def _evaluation(self, cfg: Config, half: str) -> Any:
-        return self.datasets.evaluation(cfg, half, self.experiment.selection)
 
     def _factor(self, name: str) -> Optional[float]:
         """Time of an iteration of the arm over one of stock, from the runs that were stored when it

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from .plot import plot, plot_curve
 from .store import write_json, write_text
 
 HALVES = dict(
@@ -142,11 +143,15 @@ def p_value(value: float) -> str:
 
 
 def write_report(results: Dict[str, Any], folder: Path) -> str:
-    """Write ``report.md`` and ``report.json`` to the store, of another half than the report's under
-    its name; the Markdown.
+    """Write ``report.md``, ``.json`` and ``.png`` to the store, ``report_curve.png`` where there
+    are curves; of another half than the report's under its name. The Markdown.
     """
     stem = 'report' if results['half'] == 'report' else f'report_{results["half"]}'
     text = markdown(results)
     write_json(folder / f'{stem}.json', results)
     write_text(folder / f'{stem}.md', text)
+    if results['metrics']:
+        plot(results, str(folder / f'{stem}.png'))
+    if any(t.get('curve') for runs in results['training'].values() for t in runs.values()):
+        plot_curve(results, str(folder / f'{stem}_curve.png'))
     return text

@@ -69,7 +69,8 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         limit_threads(spec.threads)
         folder = store.run_folder(spec.key).absolute()
         runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
-        trained = Trained(runner, cfg, training_notes(folder), **copy.deepcopy(spec.evaluation))
+        names = [settings['type'] for settings in missing(spec, record).values()]
+        trained = Trained(runner, cfg, training_notes(folder), **spec.evaluation, names=names)
         record = record or dict(measured={})
         record.update(
             {
@@ -95,7 +96,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
     figures = MEASURES[name](trained, **settings)
     details = figures.pop('details', None)
     if name != 'stock':
-        figures = {f'{name}/{key}': value for key, value in figures.items()}
+        figures = {k if k == name else f'{name}/{k}': value for k, value in figures.items()}
     return dict(figures=figures, details=details)
 
 

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
+from ..robustness.report import scalars
 from .references import is_by_epoch
 from .store import write_json
 
@@ -29,7 +30,8 @@ class Notes(Hook):
     seed are known to be paired. ``training.json`` at the end, with them: ``iterations``,
     ``seconds`` and ``cpu_seconds`` of the training without validation, for an interrupted one
     extrapolated from its last part; ``memory`` in MiB, the process's peak, or CUDA's if it is used;
-    ``device``, ``workers`` (that load data), and whether it was ``resumed``.
+    ``device``, ``workers`` (that load data), whether it was ``resumed``, and
+    the ``curve``: of each validation its metrics and ``iteration``.
     """
 
     priority = 'VERY_HIGH'  # before anything that another hook does to the weights
@@ -37,6 +39,7 @@ class Notes(Hook):
     def __init__(self, folder: Path):
         self.folder = folder
         self.batches = hashlib.sha256()
+        self.curve: List[Dict[str, float]] = []
 
     def before_train(self, runner: Runner) -> None:
         self.first = runner.iter
@@ -57,6 +60,9 @@ class Notes(Hook):
     def before_val(self, runner: Runner) -> None:
         self._add()
 
+    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, Any]] = None) -> None:
+        self.curve.append(dict(scalars(metrics or {}), iteration=runner.iter))
+
     def after_val(self, runner: Runner) -> None:
         self.since = clock()
 
@@ -76,6 +82,7 @@ class Notes(Hook):
                 device=next(runner.model.parameters()).device.type,
                 workers=runner.train_dataloader.num_workers,
                 resumed=self.first > 0,
+                curve=self.curve,
             ),
         )
 
