@@ -2,15 +2,13 @@
 perturbation out.
 """
 
-import math
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from .functional import l2_norm, norm_axes, unit_vector
+from .norms import Linf, Norm, Radius
 
-Radius = Union[float, Tensor]
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
 
 
@@ -25,64 +23,6 @@ class Perturbation(NamedTuple):
 
     deltas: List[Tensor]
     finite: Tensor
-
-
-class Linf:
-    """The ball of the l-infinity norm (Eq. 2): no element is longer than the radius."""
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The vector of length one along which a loss of this gradient rises most: its sign."""
-        return gradient.sign()
-
-    def project(self, delta: Tensor, radius: Radius) -> Tensor:
-        """The nearest point of the ball."""
-        radius = _radius(radius, delta)
-        return torch.maximum(torch.minimum(delta, radius), -radius)
-
-    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-        """Anywhere in the ball of radius one."""
-        noise = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-        return 2 * noise - 1
-
-
-class L2:
-    """The ball of the l2 norm of each sample, or of each position (not the paper's).
-
-    Args:
-        over: See :func:`~afan_mm.functional.norm_axes`. Defaults to 'sample'.
-    """
-
-    def __init__(self, over: str = 'sample'):
-        self.over = over
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The vector of length one along which a loss of this gradient rises most: the gradient's
-        own, and zero where the gradient is.
-        """
-        return unit_vector(gradient, self.over)
-
-    def project(self, delta: Tensor, radius: Radius) -> Tensor:
-        """The nearest point of the ball."""
-        length = l2_norm(delta, self.over)
-        shrink = torch.where(length > radius, radius / length, torch.ones_like(length))
-        return (delta * shrink).to(delta.dtype)
-
-    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-        """Anywhere in the ball of radius one: in d dimensions, any direction and a radius whose
-        d-th power is uniform.
-        """
-        axes = norm_axes(like, self.over)
-        direction = self.direction(torch.zeros_like(like).normal_(generator=generator))
-        power = torch.rand(
-            [1 if axis in axes else size for axis, size in enumerate(like.shape)],
-            generator=generator,
-            device=like.device,
-            dtype=direction.dtype,
-        )
-        return (direction * power ** (1 / math.prod(like.shape[a] for a in axes))).to(like.dtype)
-
-
-Norm = Union[Linf, L2]
 
 
 def pgd(
@@ -172,7 +112,3 @@ def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]
         return delta
     low, high = bounds
     return torch.maximum(torch.minimum(delta, high - feature), low - feature)
-
-
-def _radius(epsilon: Radius, like: Tensor) -> Tensor:
-    return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)

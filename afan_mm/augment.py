@@ -5,8 +5,9 @@ from typing import List, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .attack import L2, Gradient, Linf, Perturbation, pgd
-from .functional import draw_strengths, full_precision, inject_moments, l2_norm, unit_vector
+from .attack import Gradient, Perturbation, pgd
+from .functional import draw_strengths, full_precision, inject_moments
+from .norms import L2, Linf, l2_norm, unit_vector
 from .settings import AFANSettings
 
 

@@ -4,14 +4,13 @@ Shapes, everywhere in this module: a feature is (N, C, *S) with N samples, C cha
 of spatial axes S, so (N, C, H, W) for a feature map and (N, C) for a RoI vector.
 """
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 
 MOMENTS = ('batch', 'instance', 'layer', 'group', 'positional')
 STRENGTHS = ('uniform', 'linspace')
-NORM_OVER = ('sample', 'position')
 
 
 def full_precision(feature: Tensor) -> Tensor:
@@ -19,49 +18,6 @@ def full_precision(feature: Tensor) -> Tensor:
     half-precision 1.0.
     """
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
-
-
-def norm_axes(feature: Tensor, over: str) -> Tuple[int, ...]:
-    """The axes of the vectors that an l2 norm is taken of.
-
-    ==========  =======  ============  ====================================================
-    over        axes     norms         a vector is
-    ==========  =======  ============  ====================================================
-    'sample'    C, S     (N, 1, 1...)  a whole sample; a whole RoI at a site of RoIs
-    'position'  C        (N, 1, *S)    the channels of one pixel; 'sample' where S is empty
-    ==========  =======  ============  ====================================================
-
-    Args:
-        feature: (N, C, *S).
-        over: One of the table.
-
-    Raises:
-        ValueError: If ``over`` is unknown.
-    """
-    if over not in NORM_OVER:
-        raise ValueError(f'norm_over must be one of {NORM_OVER}, but got {over!r}')
-    return (1,) if over == 'position' else tuple(range(1, feature.dim()))
-
-
-def l2_norm(feature: Tensor, over: str = 'sample') -> Tensor:
-    """The l2 norm of each vector of :func:`norm_axes`, in full precision and in a shape that
-    broadcasts against the feature.
-    """
-    axes = norm_axes(feature, over)
-    return torch.linalg.vector_norm(full_precision(feature), dim=axes, keepdim=True)
-
-
-def unit_vector(feature: Tensor, over: str = 'sample') -> Tensor:
-    """Each vector of :func:`norm_axes` at an l2 norm of one, in full precision; zero stays zero.
-
-    A gradient's squares may be zero or infinite where the gradient is neither: the vectors are
-    scaled by their largest element first.
-    """
-    feature = full_precision(feature)
-    largest = feature.abs().amax(norm_axes(feature, over), keepdim=True)
-    scaled = feature / torch.where(largest > 0, largest, torch.ones_like(largest))
-    # at least one, but for the zero vector
-    return scaled / l2_norm(scaled, over).clamp(min=1)
 
 
 def average(feature: Tensor, kind: str, num_groups: int = 32) -> Tensor:

@@ -12,26 +12,41 @@ from torch import Tensor
 class Health:
     """Figures of the adversarial passes, by site.
 
-    ==================  ============================================================================
-    ``objective``       mean over the strengths of a pass's loss
-    ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the
-                        same parameters
-    ``delta_norm``      l2 norm of the perturbation at full strength, over all levels
-    ``zero_share``      share of elements the perturbation leaves where they are
-    ``nonfinite_share`` share of steps since the last report whose direction was not finite and was
-                        skipped
-    ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
-                        perturbation
-    ``epsilon_factor``  what ``target_gain`` has made of epsilon, as a factor; only at such sites
-    ==================  ============================================================================
+        ``objective``       mean over the strengths of a pass's loss
+        ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the
+                            same parameters
+        ``delta_norm``      l2 norm of the perturbation at full strength, over all levels
+        ``zero_share``      share of elements the perturbation leaves where they are
+        ``nonfinite_share`` share of steps since the last report whose direction was not finite and was
+                            skipped
+        ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
+                            perturbation
+        ``epsilon_factor``  what ``target_gain`` has made of epsilon, as a factor; only at such sites
+        ==================  ============================================================================
+    =======
+        ===================  ===========================================================================
+        ``objective``        mean over the strengths of a pass's loss
+        ``gain``             ``objective`` minus the loss of the same tail on the clean feature, at the
+                             same parameters
+        ``delta_norm``       l2 norm of the perturbation at full strength, over all levels
+        ``zero_share``       share of elements the perturbation leaves where they are
+        ``nonfinite_share``  share of steps since the last report whose direction was not finite and was
+                             skipped
+        ``mix_ratio``        rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
+                             perturbation
+        ``epsilon_factor``   what ``target_gain`` has made of epsilon, as a factor; only at such sites
+        ===================  ===========================================================================
 
-    Args:
-        due: Whether the next step is measured. Unmeasured steps only count skipped directions, on
-            the device.
+        Args:
+            due: Whether the next step is measured. Unmeasured steps only count skipped directions, on
+                the device.
     """
 
     def __init__(self, due: bool = False):
         self.due = due
+        self._forget()
+
+    def _forget(self) -> None:
         self._figures: Dict[str, Dict[str, Tensor]] = defaultdict(dict)
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
@@ -104,7 +119,7 @@ class Health:
         report.update(
             {f'{name}/epsilon_factor': float(factor) for name, factor in self._factors.items()}
         )
-        self.__init__(self.due)
+        self._forget()
         return report
 
 

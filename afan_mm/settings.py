@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Optional, Sequence
 
-from .functional import MOMENTS, NORM_OVER, STRENGTHS
+from .functional import MOMENTS, STRENGTHS
+from .norms import NORM_OVER, NORMS
 
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
-NORMS = ('linf', 'l2')
 EPSILON_UNITS = ('absolute', 'std', 'norm')
 BN_STATS = ('clean', 'all')
 ESTIMATORS = ('sum', 'single', 'per_sample')
@@ -36,7 +36,7 @@ class AFANSettings:
             to 'linf'.
         norm_over: What has an l2 norm of its own: 'sample', all of a sample (of a RoI, at a site of
             RoIs), or 'position', the channels of each pixel of it, see
-            :func:`~afan_mm.functional.norm_axes`. The two are one where the feature is a vector.
+            :func:`~afan_mm.norms.norm_axes`. The two are one where the feature is a vector.
             Without effect with ``norm='linf'``. Defaults to 'sample'.
         step_size: Length of one PGD step, alpha in Eq. 2. Defaults to ``epsilon``.
         num_steps: PGD steps. One is free: its gradient is the clean backward's. Defaults to 1.
@@ -205,6 +205,12 @@ class AFANSettings:
     def num_passes(self) -> int:
         """Adversarial passes of an iteration in which the site is active."""
         return self.num_strengths if self.estimator == 'sum' else min(self.num_strengths, 1)
+
+    @property
+    def unit_text(self) -> str:
+        """What follows a number in the unit of epsilon, in tables and captions."""
+        unit = dict(absolute='', std=' std', norm=' of the norm')[self.epsilon_unit]
+        return unit if self.norm == 'linf' else f'{unit} (l2 per {self.norm_over})'
 
     @property
     def follows_gradient(self) -> bool:

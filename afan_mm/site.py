@@ -1,12 +1,12 @@
-"""Where a feature is perturbed: any module becomes a site with one call of :func:`tap`.
+"""Where a feature is perturbed: any module becomes a site with one call of :func:`~afan_mm.tap`.
 
 A head that perturbs what its classifier reads::
 
     class MyHead(BaseModule):
 
         def __init__(self, afan=None):
-            self.afan = AFANSettings.from_config(afan or {}, name='my_head')  # `afan` is how
-            AFANHook finds the site
+            # by this attribute AFANHook finds the site
+            self.afan = AFANSettings.from_config(afan or {}, name='my_head')
 
         def loss(self, feature, targets):
             def tail(feature):

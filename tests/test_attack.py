@@ -215,7 +215,7 @@ def test_loss_rises_with_every_step_on_a_convex_quadratic():
     """
     for seed in range(10):
         matrix, feature = random_tensors(seed, (6, 6), (6,))
-        gradient = Gradient(lambda levels: (matrix @ levels[0]).square().sum())
+        gradient = Gradient(lambda levels, matrix=matrix: (matrix @ levels[0]).square().sum())
         final = attack([feature], gradient, [0.5], [0.15], num_steps=6).deltas[0]
         losses = [gradient.loss(levels).item() for levels in gradient.asked] + [
             gradient.loss([feature + final]).item()

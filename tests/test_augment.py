@@ -250,5 +250,6 @@ def test_mix_is_differentiable_in_the_clean_feature():
     delta = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for moments in (None, 'batch', 'layer'):
         assert torch.autograd.gradcheck(
-            lambda f: augment.mix(AFANSettings(moments=moments), f, delta, FULL), clean
+            lambda f, moments=moments: augment.mix(AFANSettings(moments=moments), f, delta, FULL),
+            clean,
         )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from afan_mm import AFANSettings, augment
-from afan_mm.attack import L2, Linf, pgd
+from afan_mm.attack import pgd
 from afan_mm.engine.hooks import site_table
-from afan_mm.functional import l2_norm, norm_axes, unit_vector
+from afan_mm.norms import L2, Linf, l2_norm, norm_axes, unit_vector
 
 OVER = ('sample', 'position')
 SHAPES = ((3, 5), (2, 3, 4, 2), (2, 3, 5), (1, 4, 1, 1))
@@ -367,7 +367,21 @@ def test_sites_perturbed_together_share_their_method(key, values):
         augment.perturb(settings, features, lambda d: features, features, 1.0, generator())
 
 
-def test_table_of_sites_names_unit_and_norm():
-    settings = AFANSettings(epsilon=0.1, epsilon_unit='norm', norm='l2', norm_over='position')
-    table = ' '.join(site_table([('neck', settings)]).split())
-    assert '0.1 of the norm (l2' in table and 'position)' in table
+@pytest.mark.parametrize(
+    'settings, shown',
+    (
+        (dict(), '0.1'),
+        (dict(epsilon_unit='std'), '0.1 std'),
+        (dict(norm='l2'), '0.1 (l2 per sample)'),
+        (dict(norm='l2', epsilon_unit='std'), '0.1 std (l2 per sample)'),
+        (
+            dict(norm='l2', epsilon_unit='norm', norm_over='position'),
+            '0.1 of the norm (l2 per position)',
+        ),
+    ),
+    ids=str,
+)
+def test_table_of_sites_names_unit_and_norm(settings, shown):
+    table = site_table([('neck', AFANSettings(epsilon=0.1, **settings))])
+    rows = [[cell.strip() for cell in row.split('│')] for row in table.splitlines() if '│' in row]
+    assert ' '.join(row[3] for row in rows if row[3]) == shown

@@ -6,26 +6,24 @@ why these. It runs under the stock tools.
 """
 
 import argparse
-import os
 import os.path as osp
-import tempfile
+from typing import Optional, Sequence
 
-from command_line import UsageError, describe, run
-from mmengine.config import Config
-from preset_settings import preset_settings
+from afan_mm.cli.command_line import quotient, run
+from afan_mm.conversion.config_file import converted_file, write_config
+from afan_mm.conversion.presets import PRESETS
+from afan_mm.utils.errors import UsageError
 
-from afan_mm.conversion import ConversionError, convert
-from afan_mm.conversion.convert import inherit
-from afan_mm.conversion.text import config_text
-
-SETTINGS = ('epsilon', 'num_strengths', 'num_steps', 'moments', 'detach', 'estimator', 'interval')
+OWN_OPTIONS = ('config', 'out', 'force', 'print', 'sites', 'preset')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, or mmdet::NAME or mmseg::NAME')
+    parser.add_argument(
+        'config', help='config file, or mmdet::NAME, mmseg::NAME or mmpretrain::NAME'
+    )
     parser.add_argument(
         '--out',
         metavar='FILE',
@@ -35,6 +33,7 @@ def parse_args(argv=None):
     parser.add_argument('--print', action='store_true', help='print the config, and write nothing')
     parser.add_argument(
         '--sites',
+        type=lambda text: text.split(','),
         metavar='SITE[,SITE...]',
         help="neck (the backbone's features), output (the neck's), head, or a path such as "
         'backbone.layer3 or '
@@ -42,9 +41,10 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         '--preset',
-        choices=['paper', 'released'],
+        choices=PRESETS,
         default='paper',
-        help='settings of the paper or of its released code, for the data set of the config; '
+        help='settings of the paper or of its released code, for the data set of the config, or the '
+        'late joint sites that this project recommends; '
         'default: paper',
     )
     settings = parser.add_argument_group(
@@ -52,7 +52,7 @@ def parse_args(argv=None):
     )
     settings.add_argument(
         '--epsilon',
-        type=fraction,
+        type=quotient,
         help='largest strength, such as 0.4/255; default: that of the preset',
     )
     settings.add_argument(
@@ -84,46 +84,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def fraction(text):
-    """A number, or a quotient such as 0.4/255."""
-    numerator, _, denominator = text.partition('/')
-    try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(
-            f'must be a number or a quotient such as 0.4/255, but got {text!r}'
-        )
-
-
-def read_text(text):
-    """The config that a text is; files in it are named by their whole path."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = osp.join(folder, 'config.py')
-        with open(path, 'w', encoding='utf-8') as file:
-            file.write(text)
-        return Config.fromfile(path)
-
-
-def read_stock(config):
-    """The config, as one that inherits from it finds it."""
-    if '::' not in config and not osp.isfile(config):
-        raise UsageError(f'config must be a file or a name such as mmdet::NAME, but got {config}')
-    address = config if '::' in config else osp.abspath(config)
-    try:
-        lazy = '::' not in config and config.endswith('.py') and Config._is_lazy_import(config)
-        cfg = None if lazy else read_text(f'_base_ = [{address!r}]\n')
-    except Exception as error:  # a config is a program and may fail in any way
-        raise UsageError(f'cannot read config {config}: {describe(error)}') from error
-    if lazy:
-        raise UsageError(
-            f'config must be one that others inherit by _base_, but {config} is in the pure '
-            'Python style, with '
-            "read_base() or imports: add the README's lines to it by hand"
-        )
-    return cfg
-
-
-def target(args):
+def target(args: argparse.Namespace) -> str:
     """Where to write; UsageError where that is not possible."""
     stem = osp.splitext(osp.basename(args.config.rpartition('::')[2]))[0]
     path = args.out or f'afan_{stem}.py'
@@ -140,69 +101,16 @@ def target(args):
     return path
 
 
-def same(one, other):
-    """Whether two configs say the same; mmengine adds ``_scope_`` to what a config takes from
-    ``_base_`` by name.
-    """
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = (one.keys() | other.keys()) - {'_scope_'}
-        return all(key in one and key in other and same(one[key], other[key]) for key in keys)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    # a function is made anew each time a config is read
-    return one == other or callable(one) and callable(other)
-
-
-def write(path, text, expected):
-    """Write the config, once it has been read in its place and is what it should be."""
-    temporary = f'{path[: -len(".py")]}.{os.getpid()}.tmp.py'
-    try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            file.write(text)
-        check(Config.fromfile(temporary), expected)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f'cannot write {path}: {describe(error)}') from error
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
-
-
-def check(found, expected):
-    if not same(found._cfg_dict, expected._cfg_dict):
-        different = [
-            key for key in {**found, **expected} if not same(found.get(key), expected.get(key))
-        ]
-        raise UsageError(
-            f'the new config does not read back as it should in {", ".join(different)}; nothing '
-            'was written'
-        )
-
-
-def main():
+def main() -> None:
     args = parse_args()
     path = target(args)
-    cfg = read_stock(args.config)
-    afan, notes = preset_settings(
-        cfg, args.preset, {key: value for key, value in vars(args).items() if key in SETTINGS}
-    )
-    try:
-        conversion = convert(cfg, args.sites.split(',') if args.sites is not None else None, **afan)
-        reference = args.config if '::' in args.config else relative(args.config, path)
-        text = config_text(reference, cfg, conversion, notes)
-    except ConversionError as error:
-        raise UsageError(f'{args.config} cannot be converted: {error}') from error
+    afan = {key: value for key, value in vars(args).items() if key not in OWN_OPTIONS}
+    text, expected = converted_file(args.config, path, args.sites, args.preset, **afan)
     if args.print:
         print(text, end='')
     else:
-        write(path, text, inherit(cfg, conversion.overrides))
+        write_config(path, text, expected)
         print(f'wrote {path}')
-
-
-def relative(config, path):
-    """The address of a config file from the folder of the new one."""
-    address = osp.relpath(config, osp.dirname(path) or '.').replace(os.sep, '/')
-    return address if address.startswith('.') else f'./{address}'
 
 
 if __name__ == '__main__':

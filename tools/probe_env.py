@@ -3,13 +3,16 @@ complaint, '' if sound.
 
 tools/setup_env.py runs it with the virtual environment's own interpreter, which need not have
 anything installed but pip, hence the late imports. Usage: python -I tools/probe_env.py [part ...]
+With --torch it describes torch instead.
 """
 
 import importlib
 import importlib.util
 import json
+import platform
 import re
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -18,22 +21,29 @@ ROOT = Path(__file__).resolve().parent.parent
 # What each part of the set-up installs and the modules that show that it works. A part that
 # installs '*' owns every line of requirements.txt which no other part names.
 PARTS = {
-    'torch': (['torch'], ['torch']),
+    'torch': (['torch', 'torchvision'], ['torchvision.ops']),
     'build': (['setuptools', 'wheel', 'ninja'], []),
     'opencv': (['opencv-python'], ['cv2']),
-    'mmcv': (['mmcv'], ['mmcv.ops']),
-    'hosts': (
+    'libraries': (
         ['*'],
         [
-            'mmdet.apis',
-            'mmseg.apis',
+            'mmengine',
+            'timm',
             'ftfy',
             'regex',
+            'scipy.ndimage',
             'sklearn.datasets',
             'skimage.draw',
+            'imagecorruptions',
+            'submitit',
             'torch.utils.tensorboard',
             'pytest',
         ],
+    ),
+    'mmcv': (['mmcv'], ['mmcv.ops']),
+    'hosts': (
+        ['mmdet', 'mmsegmentation', 'mmpretrain'],
+        ['mmdet.apis', 'mmseg.apis', 'mmpretrain.apis'],
     ),
 }
 
@@ -114,7 +124,30 @@ def probe_package():
     return '' if found == ROOT / 'afan_mm' else f'afan_mm is installed from {found.parent}'
 
 
+def describe_torch():
+    """What decides how an extension of torch is compiled, and where the outcome can be used."""
+    import torch
+
+    mlu = getattr(torch, 'is_mlu_available', bool)
+    mps = getattr(torch.backends, 'mps', None)
+    devices = {
+        'CUDA': torch.cuda.is_available(),
+        'ROCm': torch.version.hip is not None,
+        'MLU': mlu(),
+        'MPS': mps is not None and mps.is_available(),
+    }
+    return {
+        'torch': torch.__version__,
+        'python': sysconfig.get_config_var('SOABI') or sys.implementation.cache_tag,
+        'platform': '-'.join([sysconfig.get_platform(), *platform.libc_ver()]).strip('-'),
+        'devices': [name for name, found in devices.items() if found],
+    }
+
+
 def main():
+    if sys.argv[1:] == ['--torch']:
+        print(json.dumps(describe_torch()))
+        return
     probes = {'files': probe_files, 'package': probe_package}
     parts = sys.argv[1:] or ['files', *PARTS, 'package']
     print(

@@ -3,99 +3,25 @@
 mmcv comes as source and compiles its operators only where torch is already installed and pip's
 build isolation is off; pip also caches a wheel that was built without them, or for another torch.
 So the packages go in one part at a time, each part is probed before and after, and a part whose
-probe passes is left alone. Standard library only.
+probe passes is left alone. mmcv itself is compiled by tools/build_mmcv.py while other packages are
+installed, where that can be. Standard library only.
 """
 
 import argparse
-import json
-import os
-import shutil
+import signal
 import subprocess
 import sys
+import time
 
+from build_mmcv import SourceError
+from mmcv_wheel import WheelSource
 from probe_env import PARTS, ROOT, select_requirements
+from virtual_env import Environment, SetupError
 
 OLDEST_PYTHON = (3, 10)  # the plugin runs on 3.8; the pinned torch does not
 FORCE = ['--force-reinstall', '--no-deps']
-
-
-class SetupError(Exception):
-    """The environment could not be brought up; the message says why and what to do."""
-
-
-class Environment:
-    """A virtual environment: its interpreter, its pip and its probe."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.python = folder / 'bin' / 'python'
-        # Another environment's paths must not leak in, nor a user's own packages hide a missing
-        # one.
-        hidden = ('PYTHONPATH', 'PYTHONHOME', 'PIP_USER', 'PIP_TARGET', 'PIP_PREFIX')
-        self.variables = {key: value for key, value in os.environ.items() if key not in hidden}
-        self.variables.update(PYTHONNOUSERSITE='1', PIP_DISABLE_PIP_VERSION_CHECK='1')
-
-    def is_usable(self):
-        """Whether its interpreter runs, is of the version asked for now, lives in this folder and
-        has pip.
-        """
-        code = 'import pip._internal.cli.main, sys; print(sys.version_info[:2] + (sys.prefix,))'
-        wanted = sys.version_info[:2] + (str(self.folder),)
-        try:
-            answer = self._ask('-c', code)
-        except OSError:
-            return False
-        return answer.returncode == 0 and answer.stdout.decode().strip() == str(wanted)
-
-    def create(self):
-        """Make it anew, whatever was there."""
-        if self.folder.is_symlink() or self.folder.is_file():
-            self.folder.unlink()
-        elif self.folder.exists():
-            shutil.rmtree(str(self.folder))
-        subprocess.run([sys.executable, '-m', 'venv', str(self.folder)], check=True)
-
-    def probe(self, *parts):
-        """What tools/probe_env.py says of these parts, or of everything at once, as part ->
-        complaint.
-        """
-        answer = self._ask(str(ROOT / 'tools' / 'probe_env.py'), *parts)
-        lines = answer.stdout.decode().splitlines()
-        # a broken library may take the interpreter down with it
-        if answer.returncode != 0 or not lines:
-            return dict.fromkeys(
-                parts or ['all'], f'its probe died (exit code {answer.returncode})'
-            )
-        return json.loads(lines[-1])
-
-    def install(self, arguments, **variables):
-        """Run pip install, showing the command."""
-        print(
-            '+',
-            *(f'{key}={value}' for key, value in variables.items()),
-            'pip install',
-            *arguments,
-            flush=True,
-        )
-        command = [str(self.python), '-m', 'pip', 'install', *arguments]
-        if (
-            subprocess.run(command, cwd=str(ROOT), env={**self.variables, **variables}).returncode
-            != 0
-        ):
-            raise SetupError(
-                'pip failed, see above. What is already installed is kept: mend that and run this '
-                'again. '
-                f'To start from nothing, remove {self.folder.name} first.'
-            )
-
-    def _ask(self, *arguments):
-        # -I keeps the current folder, and this one, off the module path.
-        return subprocess.run(
-            [str(self.python), '-I', *arguments],
-            env=self.variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+# over what an interrupted pip left, which it may not be able to remove
+IGNORE = ['--ignore-installed', '--no-deps', '--no-build-isolation']
 
 
 def choose_arguments(part, again):
@@ -113,18 +39,15 @@ def choose_arguments(part, again):
         # `cv2` without it. Laid over opencv-python, not put in its place: pip would bring the other
         # back for mmcv's sake.
         return [line.replace('opencv-python', 'opencv-python-headless') for line in lines] + force
-    if part == 'hosts' and not again:
-        # all, so that no earlier pin is moved
-        return ['-r', 'requirements.txt', '--no-build-isolation']
+    if part in ('libraries', 'hosts') and not again:
+        # all pins as limits, so that no earlier one is moved
+        return [*lines, '-c', 'requirements.txt', '--no-build-isolation']
     return [*lines, *force]
 
 
 def install_part(env, part, again):
     if part == 'mmcv':
-        print(
-            'mmcv compiles its operators: some ten minutes on two cores, seconds where pip kept '
-            'the wheel.'
-        )
+        print('mmcv: compiling its operators its own way, a quarter of an hour on two cores')
     env.install(choose_arguments(part, again), **({'MMCV_WITH_OPS': '1'} if part == 'mmcv' else {}))
 
 
@@ -141,20 +64,58 @@ def ensure(env, part):
         raise SetupError(f'{part} was installed, yet {complaint}')
 
 
+def start_mmcv(env):
+    """Have the compiler begin if there is no mmcv of the right version yet; the source of its
+    wheel.
+    """
+    source = WheelSource(
+        env.python,
+        env.variables,
+        env.describe_torch(),
+        (ROOT / 'requirements.txt').read_text(),
+    )
+    # any other complaint may be due to another package, which is mended first
+    if env.probe('mmcv')['mmcv'].startswith('mmcv is '):
+        source.start()
+    return source
+
+
+def ensure_mmcv(env, source):
+    """Install its wheel; while that does not work another one, and at last what its own build
+    gives.
+    """
+    for _ in ('from the cache', 'built', 'its own way', 'a last look'):
+        damaged = 'mmcv==' in env.probe('files')['files']
+        complaint = env.probe('mmcv')['mmcv'] or ('files of it are missing' if damaged else '')
+        if not complaint:
+            return
+        print(f'mmcv: {complaint}', flush=True)
+        wheel = source.get()
+        if wheel is None:
+            if damaged:
+                env.install(['mmcv', *IGNORE, '-c', 'requirements.txt'], MMCV_WITH_OPS='1')
+            return ensure(env, 'mmcv')
+        try:
+            # without what mmcv depends on: mmengine, installed before, depends on all of it
+            env.install([str(wheel), *(IGNORE if damaged else FORCE)])
+            works = not env.probe('mmcv')['mmcv']
+        except SetupError:
+            works = False
+        if not works:
+            source.discard()
+    raise SetupError(f'mmcv was installed, yet {complaint}')
+
+
 def repair_files(env):
     """Put back what an interrupted pip left incomplete. It may be past uninstalling, so lay the
     same version over it.
     """
     damaged = env.probe('files')['files'].split()
     ours = [name for name in damaged if name.startswith(('afan_mm==', 'afan-mm=='))]
-    mmcv = [name for name in damaged if name.startswith('mmcv==')]
-    rest = [name for name in damaged if name not in ours + mmcv]
-    for names in (rest, mmcv):  # mmcv last: it may have to be compiled against the others
-        if names:
-            env.install(
-                [*names, '--ignore-installed', '--no-deps', '--no-build-isolation'],
-                MMCV_WITH_OPS='1',
-            )
+    # mmcv is mended in its turn: it may have to be compiled
+    rest = [name for name in damaged if name not in ours and not name.startswith('mmcv==')]
+    if rest:
+        env.install([*rest, *IGNORE])
     if ours:
         install_part(env, 'package', again=True)
 
@@ -165,10 +126,12 @@ def main():
     ).parse_args()
     if sys.version_info < OLDEST_PYTHON:
         raise SetupError(
-            'Python {}.{} or newer is needed, this is {}; make PYTHON=... setup chooses another'.format(
+            'Python {}.{} or newer is needed, this is {}; '.format(
                 *OLDEST_PYTHON, sys.version.split()[0]
             )
+            + 'make PYTHON=... setup chooses another'
         )
+    started = time.monotonic()
     env = Environment(ROOT / '.venv')
     if not env.is_usable():
         print(f'creating {env.folder.name}', flush=True)
@@ -177,13 +140,22 @@ def main():
         print(f'{env.folder.name} is ready')
         return
     repair_files(env)
+    source = None
     for part in [*PARTS, 'package']:
-        ensure(env, part)
-    print(f'{env.folder.name} is ready')
+        if part == 'mmcv':
+            ensure_mmcv(env, source)
+        else:
+            ensure(env, part)
+        if part == 'build':
+            source = start_mmcv(env)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f'{env.folder.name} is ready, after {minutes} min {seconds} s')
 
 
 if __name__ == '__main__':
+    # end as after Ctrl-C, which stops the compiler
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('setup was terminated'))
     try:
         main()
-    except (SetupError, OSError, subprocess.CalledProcessError) as error:
+    except (SetupError, SourceError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f'setup failed: {error}')

@@ -5,9 +5,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
+from ..utils.checks import check_choice
+from ..utils.configs import type_name
 from .host import ConversionError, find_host, in_scope, refuse_converted
-from .parts import Parts, read_sites
-from .training import training_overrides
+from .placement import Parts, read_sites
+from .presets import PRESETS, preset_settings
+
+WRAPPERS = {'OptimWrapper': 'AFANOptimWrapper', 'AmpOptimWrapper': 'AFANAmpOptimWrapper'}
 
 
 class Conversion(NamedTuple):
@@ -18,15 +22,22 @@ class Conversion(NamedTuple):
             ``optim_wrapper``, parts of ``model``.
         choices: For each part that gets a site, such as 'model.neck', why this one.
         left_out: For each part that gets none, why not.
+        notes: Where the settings come from.
     """
 
     overrides: Dict[str, Any]
     choices: List[Tuple[str, str]]
     left_out: List[Tuple[str, str]]
+    notes: List[str]
 
 
-def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> Conversion:
-    """Choose the components that fit a stock config of mmdet or mmseg.
+def convert(
+    cfg: Config,
+    sites: Optional[Sequence[str]] = None,
+    preset: Optional[str] = 'paper',
+    **afan: Any,
+) -> Conversion:
+    """Choose the components that fit a stock config of mmdet, mmseg or mmpretrain.
 
     Whether a part fits is asked of the component by the part's class, so a head of the user's own
     fits by what it derives from.
@@ -36,25 +47,35 @@ def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> 
         sites: 'neck' (what the neck reads), 'output' (what it returns), the path of a module of the
             host such as 'backbone.layer3', 'head', or a site in the head such as 'roi_head.map'.
             Defaults to None: 'neck' and 'head', as far as they fit.
-        afan: Settings of every site, see :class:`~afan_mm.AFANSettings`. The keys ``neck`` and
-            ``head`` hold those of one component alone, and ``optim_wrapper`` further keys of the
-            optim wrapper, such as ``clean_weight``.
+        preset: Settings of the 'paper' or of its 'released' code for the data set of the config,
+            'recommended' for late sites perturbed together (configs/_base_/presets), or
+            None for those of :class:`~afan_mm.AFANSettings`. Defaults to 'paper'.
+        afan: Settings of every site, which win over the preset's; see
+            :class:`~afan_mm.AFANSettings`. The keys ``neck`` and ``head`` hold those of one
+            component alone, and ``optim_wrapper`` further keys of the optim wrapper, such as
+            ``clean_weight``.
 
     Raises:
         ConversionError: If nothing fits, or not the sites that were asked for; if the config trains
             nothing, has A-FAN components already, or an optim wrapper that A-FAN has no twin of.
     """
     own = {key: dict(afan.pop(key, None) or {}) for key in ('neck', 'head', 'optim_wrapper')}
+    try:
+        check_choice('preset', preset, (*PRESETS, None))
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    ready, notes = preset_settings(cfg, preset, afan) if preset else ({}, [])
+    ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
     model = cfg.get('model')
     with in_scope(
         (model.get('_scope_') if isinstance(model, dict) else None) or cfg.get('default_scope')
     ):
         host = find_host(model)
         refuse_converted(model, 'model')
-        overrides = training_overrides(cfg, own['optim_wrapper'])
+        overrides = _training_overrides(cfg, ready['optim_wrapper'])
         parts = Parts(host, read_sites(sites, host))
-        parts.add_neck({**afan, **own['neck']})
-        parts.add_head({**afan, **own['head']})
+        parts.add_neck({**afan, **ready['neck']})
+        parts.add_head({**afan, **ready['head']})
     if not parts.choices:
         raise ConversionError(
             'nothing in the config fits: '
@@ -63,14 +84,19 @@ def convert(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> 
     stated: Dict[str, Any] = parts.stated
     for key in reversed(host.path):
         stated = {key: stated}
-    return Conversion({**overrides, **stated}, parts.choices, parts.left_out)
+    return Conversion({**overrides, **stated}, parts.choices, parts.left_out, notes)
 
 
-def converted(cfg: Config, sites: Optional[Sequence[str]] = None, **afan: Any) -> Config:
+def converted(
+    cfg: Config,
+    sites: Optional[Sequence[str]] = None,
+    preset: Optional[str] = 'paper',
+    **afan: Any,
+) -> Config:
     """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same
-    arguments.
+    arguments; tools/convert_config.py writes the same one.
     """
-    return inherit(cfg, convert(cfg, sites, **afan).overrides)
+    return inherit(cfg, convert(cfg, sites, preset, **afan).overrides)
 
 
 def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:
@@ -78,3 +104,53 @@ def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:
     merged = copy.deepcopy(cfg)
     merged.merge_from_dict(copy.deepcopy(overrides), allow_list_keys=False)
     return merged
+
+
+def _training_overrides(cfg: Any, optim_wrapper: Dict[str, Any]) -> Dict[str, Any]:
+    """Overrides of ``optim_wrapper``, ``custom_hooks`` and ``custom_imports``; lists are whole, as
+    inheriting ones replace them.
+
+    Args:
+        cfg: The stock config.
+        optim_wrapper: Further keys of the optim wrapper.
+    """
+    return dict(
+        custom_imports=_imports(cfg.get('custom_imports') or {}),
+        custom_hooks=_hooks(list(cfg.get('custom_hooks') or [])),
+        optim_wrapper=dict(type=_wrapper_type(cfg.get('optim_wrapper')), **optim_wrapper),
+    )
+
+
+def _wrapper_type(stock: Any) -> str:
+    if not stock:
+        raise ConversionError('the config has no optim_wrapper: it trains nothing')
+    name = type_name(stock) or 'OptimWrapper'
+    if name in WRAPPERS.values():
+        raise ConversionError(
+            f"the config is an A-FAN config already: optim_wrapper=dict(type='{name}', ...)"
+        )
+    if name not in WRAPPERS:
+        raise ConversionError(
+            f'optim_wrapper.type must be {" or ".join(WRAPPERS)}, which A-FAN has a twin of, but '
+            f'got {name}'
+        )
+    several = [key for key, part in stock.items() if isinstance(part, dict) and 'optimizer' in part]
+    if several:
+        raise ConversionError(
+            f'A-FAN trains with one optimizer, but optim_wrapper has several: {", ".join(several)}'
+        )
+    return WRAPPERS[name]
+
+
+def _hooks(stock: List[Any]) -> List[Any]:
+    there = any(isinstance(hook, dict) and hook.get('type') == 'AFANHook' for hook in stock)
+    return stock if there else stock + [dict(type='AFANHook')]
+
+
+def _imports(stock: Dict[str, Any]) -> Dict[str, Any]:
+    imports = stock.get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    return dict(
+        imports=imports if 'afan_mm' in imports else imports + ['afan_mm'],
+        allow_failed_imports=False,
+    )

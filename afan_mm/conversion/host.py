@@ -9,11 +9,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model
+from ..utils.errors import UsageError
 
-PARTS = ('backbone', 'neck', 'decode_head', 'roi_head')
+PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
 
 
-class ConversionError(ValueError):
+class ConversionError(UsageError):
     """A config that cannot be converted; the message says why, in one line."""
 
 

@@ -168,9 +168,6 @@ def site_table(sites: Sites) -> str:
         'extra cost of a step',
     )
     for path, s in sites:
-        unit = dict(absolute='', std=' std', norm=' of the norm')[s.epsilon_unit] + (
-            '' if s.norm == 'linf' else f' (l2 per {s.norm_over})'
-        )
         strengths = f'{s.num_strengths} {s.strengths}' + (
             '' if s.estimator == 'sum' else f', {s.estimator}'
         )
@@ -184,7 +181,7 @@ def site_table(sites: Sites) -> str:
         table.add_row(
             s.name,
             path,
-            f'{s.epsilon:.3g}{unit}',
+            f'{s.epsilon:.3g}{s.unit_text}',
             strengths,
             str(s.num_steps),
             str(s.moments),

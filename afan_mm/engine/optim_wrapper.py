@@ -41,7 +41,7 @@ class AFANStep:
 
     Attributes:
         clean_weight: As given; 'complement' becomes a number with the first step.
-        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.engine.AFANHook` warms it
+        epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
         steering: What has become of the epsilon of sites with a ``target_gain``; part of

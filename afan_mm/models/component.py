@@ -24,7 +24,7 @@ class AFANComponent:
         kwargs: Arguments of the stock component.
 
     Attributes:
-        afan: The settings; :class:`~afan_mm.engine.AFANHook` knows a site by this attribute.
+        afan: The settings; :class:`~afan_mm.AFANHook` knows a site by this attribute.
     """
 
     default_name: str

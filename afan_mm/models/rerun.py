@@ -51,7 +51,8 @@ class Rerun:
         gates, elsewhere = gates_of(self.settings), set()
         losses = self._losses_of(result)
         self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
-        keep_clean_losses(self.settings, self._dependent(losses))
+        if self.settings.target_gain is not None:
+            keep_clean_losses(self.settings, self._dependent(losses))
         return result
 
     def _losses_of(self, result: Any) -> Losses:

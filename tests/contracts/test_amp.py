@@ -8,7 +8,7 @@ import importlib
 import pytest
 import torch
 
-from afan_mm import augment, passes
+from afan_mm import augment, session
 from support.tiny import (
     assert_close,
     assert_identical,
@@ -55,7 +55,7 @@ def amp_wrapper(model, dtype, init_scale=SCALE, kind='AFANAmpOptimWrapper', **kw
     return wrapper
 
 
-def model_of(device='cpu', neck=dict(), head=dict(), **settings):
+def model_of(device='cpu', neck=dict(), head=dict(), **settings):  # noqa: B006 (only read)
     settings = dict(dict(epsilon=0.1, num_strengths=2, strengths='linspace'), **settings)
     neck, head = (None if site is None else dict(settings, **site) for site in (neck, head))
     config = with_afan(segmentor_config(), neck=neck, head=head)
@@ -110,11 +110,12 @@ def directions(model, wrapper, monkeypatch):
     found = {}
 
     def keep(settings, *args):
-        found[settings.name] = augment.perturb(settings, *args)
-        return found[settings.name]
+        name = settings[0].name
+        found[name] = augment.perturb(settings, *args)
+        return found[name]
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes, 'perturb', keep)
+        patch.setattr(session, 'perturb', keep)
         gradients(model, batch_of('segmentor'), wrapper)
     return {name: perturbation.deltas[0] for name, perturbation in found.items()}
 

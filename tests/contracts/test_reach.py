@@ -3,8 +3,6 @@ nothing written by hand.
 """
 
 import copy
-import importlib
-import sys
 
 import pytest
 import torch
@@ -13,15 +11,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
+from afan_mm.analysis.random_batches import zoo_batch
 from afan_mm.conversion import converted
 from support.families import family_model
-from support.paths import TOOLS as _TOOLS
 from support.tiny import assert_identical, random_streams, seed_everything
-
-TOOLS = _TOOLS / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))
-zoo_batch = importlib.import_module('random_batches').zoo_batch
-sys.path.remove(str(TOOLS))
 
 STAGES = [f'roi_head.s{stage}' for stage in range(3)]
 FAMILIES = {

@@ -5,12 +5,12 @@ import re
 
 from mmengine.config import Config
 
-from support.paths import CONFIGS
+from support.paths import CONFIGS, is_for_a_cpu
 
 PAPER = sorted(
     path.stem
     for path in CONFIGS.glob('*/*.py')
-    if path.parent.name != '_base_' and '_r18' not in path.stem
+    if path.parent.name != '_base_' and not is_for_a_cpu(path)
 )
 
 

@@ -3,7 +3,6 @@ promises or nothing.
 """
 
 import functools
-import importlib
 import json
 import re
 import sys
@@ -16,6 +15,10 @@ from PIL import Image
 from torch import nn
 from torch.profiler import record_function
 
+from afan_mm.analysis import random_batches as batches
+from afan_mm.analysis.cost import meters, runs, schedules, steps, variants
+from afan_mm.analysis.cost.case import Case
+from afan_mm.cli import command_line
 from support.exact import (
     assert_same,
     nms_in_double,  # noqa: F401  a fixture for every test here
@@ -32,22 +35,10 @@ from support.tiny import (
     stock_config,
     with_afan,
 )
+from support.tools import load_tool
 
-TOOLS = ROOT / 'tools' / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))  # its modules import each other from their own folder, as scripts do
-benchmark, batches, measure, runs, schedules, steps, variants = map(
-    importlib.import_module,
-    (
-        'benchmark',
-        'random_batches',
-        'cost_measure',
-        'cost_runs',
-        'cost_schedules',
-        'cost_steps',
-        'cost_variants',
-    ),
-)
-sys.path.remove(str(TOOLS))
+benchmark = load_tool('analysis_tools/benchmark')
+
 
 CPU = torch.device('cpu')
 SITE = dict(epsilon=0.3, num_strengths=2)
@@ -322,24 +313,24 @@ def test_peak_memory_is_the_largest_sum_held():
         third = torch.empty(300, 1000, dtype=torch.float64)
         del second, third
 
-    assert measure.peak_memory(step, CPU) == 4 * 1000 * 1500
+    assert meters.peak_memory(step, CPU) == 4 * 1000 * 1500
 
 
 def test_held_memory_counts_weights_buffers_and_momentum():
     # 50 + 5 and 5 + 5 parameters; 5 + 5 floats and an int64 of buffers
     model = nn.Sequential(nn.Linear(10, 5), nn.BatchNorm1d(5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    assert measure.held_memory(model, optimizer) == 4 * 65 + 4 * 10 + 8
+    assert meters.held_memory(model, optimizer) == 4 * 65 + 4 * 10 + 8
     model(torch.ones(2, 10)).sum().backward()
     optimizer.step()
-    assert measure.held_memory(model, optimizer) == 2 * 4 * 65 + 4 * 10 + 8
+    assert meters.held_memory(model, optimizer) == 2 * 4 * 65 + 4 * 10 + 8
 
 
 def test_labels_are_timed_without_those_inside(monkeypatch):
     monkeypatch.setattr(
-        measure.time, 'perf_counter', iter([0.0, 1.0, 4.0, 9.0, 20.0, 36.0]).__next__
+        meters.time, 'perf_counter', iter([0.0, 1.0, 4.0, 9.0, 20.0, 36.0]).__next__
     )
-    clock = measure.LabelClock(CPU)
+    clock = meters.LabelClock(CPU)
     with clock.running():
         with record_function('outer'), record_function('inner'):
             pass
@@ -370,7 +361,7 @@ def test_rounds_interleave_and_compare_within_a_round():
         b=run('b', dict(b=4.0)),
         tails=run('tails', {('tail', 'x'): 1.0}),
     )
-    ratios, units = measure.measure_rounds(made, 'stock', rounds=4, seed=0, tick=lambda: None)
+    ratios, units = meters.measure_rounds(made, 'stock', rounds=4, seed=0, tick=lambda: None)
     rounds = [order[i : i + 6] for i in range(0, 24, 6)]
     assert all(sorted(names) == ['a', 'b', 'stock', 'stock', 'stock', 'tails'] for names in rounds)
     assert all(names[0] == names[-1] == 'stock' for names in rounds)
@@ -385,7 +376,7 @@ def test_rounds_interleave_and_compare_within_a_round():
 
 def call(monkeypatch, *argv):
     monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, argv)])
-    benchmark.run(benchmark.main)
+    command_line.run(benchmark.main)
 
 
 @pytest.mark.parametrize(
@@ -522,7 +513,7 @@ def test_growth_keeps_what_was_measured(config, tmp_path, monkeypatch, capsys):
 
 
 def test_growth_changes_what_it_says(config):
-    case = benchmark.Case(config, benchmark.parse_args([config]), CPU)
+    case = Case(config, CPU)
     assert case.shape == (160, 160) and case.batch_size == 2
     grown = case.grown('num_strengths', 7)
     assert [
@@ -540,8 +531,14 @@ def test_growth_changes_what_it_says(config):
             '--variants afan,gone',
             '--variants must be some of stock, nothing, afan, .*, but got gone',
         ),
-        ('--json gone/cost.json', '--json must be a file in a folder that exists, but got gone'),
-        ('--plot gone/cost.png', '--plot must be a file in a folder that exists, but got gone'),
+        (
+            '--json tiny.py/cost.json',
+            '--json must be a file in a folder that can be written, but got tiny',
+        ),
+        (
+            '--plot tiny.py/cost.png',
+            '--plot must be a file in a folder that can be written, but got tiny',
+        ),
         ('--plot cost.txt', '--plot must end in one of .*, but got cost.txt'),
         ('--shape 16 64', 'shape must be at least 32 x 32 pixels, but got 16 x 64'),
         ('--grow shape=64,16', 'shape must be at least 32 x 32 pixels, but got 16 x 16'),

@@ -2,22 +2,19 @@
 writes nothing.
 """
 
-import importlib
 import json
 import sys
 
 import pytest
 from PIL import Image
 
-from support.paths import ROOT
+from afan_mm.analysis import run_health as health
+from afan_mm.analysis import run_logs as logs
+from afan_mm.cli import command_line
 from support.runs import afan_model, train
+from support.tools import load_tool
 
-TOOLS = ROOT / 'tools' / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))  # its modules import each other from their own folder, as scripts do
-plot_health, logs, health = map(
-    importlib.import_module, ('plot_health', 'health_logs', 'health_report')
-)
-sys.path.remove(str(TOOLS))
+plot_health = load_tool('analysis_tools/plot_health')
 
 FIGURES = dict(
     objective=1.1, gain=0.1, delta_norm=2.0, zero_share=0.0, mix_ratio=0.6, nonfinite_share=0.0
@@ -200,7 +197,7 @@ def test_a_killed_run_loses_its_last_line_only(tmp_path):
 
 def call(monkeypatch, *argv):
     monkeypatch.setattr(sys, 'argv', ['plot_health.py', *map(str, argv)])
-    plot_health.run(plot_health.main)
+    command_line.run(plot_health.main)
 
 
 def colours(path):
@@ -299,12 +296,12 @@ def test_nan_and_infinity_are_drawn_around(tmp_path, monkeypatch):
         ('afan --sites neck heck', '--sites must be some of neck in afan, but got heck'),
         ('afan --out picture.pdf', '--out must end in .png, but got picture.pdf'),
         (
-            'afan --out gone/health.png',
-            '--out must be a file in a folder that can be written, but got gone/health.png',
+            'afan --out broken/20260101_000000/vis_data/scalars.json/health.png',
+            '--out must be a file in a folder that can be written, but got broken/20260101',
         ),
         (
-            'afan --json gone/health.json',
-            '--json must be a file in a folder that can be written, but got gone/health.json',
+            'afan --json broken/20260101_000000/vis_data/scalars.json/health.json',
+            '--json must be a file in a folder that can be written, but got broken/20260101',
         ),
     ],
 )

@@ -2,7 +2,6 @@
 and bad input.
 """
 
-import importlib
 import json
 import os
 import re
@@ -14,18 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from afan_mm.analysis import robustness_curve as report
+from afan_mm.analysis import robustness_sweep
+from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
-from support.paths import TOOLS as _TOOLS
+from support.paths import TOOLS
 from support.robust_runs import IMAGES, config, make_data
 from support.tiny import build
+from support.tools import load_tool
 
-TOOLS = _TOOLS / 'analysis_tools'
-sys.path.insert(0, str(TOOLS))
-# The tool comes first: it finds command_line.py.
-tool, runs, report = map(
-    importlib.import_module, ('robustness_curve', 'curve_runs', 'curve_report')
-)
-sys.path.remove(str(TOOLS))
+tool = load_tool('analysis_tools/robustness_curve')
 
 
 def entry(label, epsilon, clean, robust):
@@ -74,7 +71,7 @@ def test_mean_and_spread_by_hand():
         drawn = {colour for _, colour in image.convert('RGB').getcolors(1 << 20)}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= drawn
     assert report.figures(entries, 'aAcc')[0] == 'aAcc'
-    with pytest.raises(KeyError, match='aAcc'):
+    with pytest.raises(UsageError, match='--metric must be one of aAcc, mIoU, but got mDice'):
         report.figures(entries, 'mDice')
 
 
@@ -95,7 +92,13 @@ def project(tmp_path_factory):
 def curve(folder, *arguments):
     environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     process = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(TOOLS / 'robustness_curve.py'), *arguments],
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            str(TOOLS / 'analysis_tools' / 'robustness_curve.py'),
+            *arguments,
+        ],
         cwd=str(folder),
         env=environment,
         capture_output=True,
@@ -141,9 +144,7 @@ def test_sweep_and_its_second_run(project, monkeypatch, capsys):
     tool.main()
     assert capsys.readouterr().out == printed
     monkeypatch.setattr(sys, 'argv', ['robustness_curve.py', *command, '--metric', 'mDice'])
-    with pytest.raises(
-        tool.UsageError, match='--metric must be one of aAcc, mAcc, mIoU, but got mDice'
-    ):
+    with pytest.raises(UsageError, match='--metric must be one of aAcc, mAcc, mIoU, but got mDice'):
         tool.main()
 
 
@@ -154,8 +155,9 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
 
     def key(config='heir.py', weights='weights.pth', epsilon=4.0, *options):
         args = tool.parse_args([config, weights, *options])
-        (run,) = runs.prepare(args)
-        return runs.key_of(run, epsilon, args)
+        sweep = robustness_sweep.Sweep([], args.attack, args.num_images, args.cfg_options)
+        (run,) = robustness_sweep.prepare([(config, weights)], sweep)
+        return robustness_sweep.key_of(run, epsilon, sweep)
 
     keys = [key(), key('heir.py', 'other.pth'), key('heir.py', 'weights.pth', 8.0)]
     keys += [
@@ -214,11 +216,11 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
         (['tiny.py', 'weights.pth', '--plot', 'curve.txt'], '--plot must end in one of .'),
         (
             ['tiny.py', 'weights.pth', '--plot', 'tiny.py/curve.png'],
-            '--plot must be in a folder that can be written, but got tiny.py/curve.png',
+            '--plot must be a file in a folder that can be written, but got tiny.py/curve.png',
         ),
         (
             ['tiny.py', 'weights.pth', '--work-dir', 'tiny.py'],
-            '--work-dir must be in a folder that can be written, but got tiny.py',
+            '--work-dir must be a folder that can be written, but got tiny.py',
         ),
         (
             ['tiny.py', 'weights.pth', '--labels', 'a', 'b'],
@@ -250,7 +252,7 @@ def test_bad_input(project, monkeypatch, arguments, message):
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, 'argv', ['robustness_curve.py', *arguments])
     before = sorted(project.rglob('*'))
-    with pytest.raises(tool.UsageError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message)):
         tool.main()
     assert sorted(project.rglob('*')) == before
 

@@ -223,7 +223,7 @@ def test_settings_of_one_component():
     ],
 )
 def test_sites_that_are_asked_for(names, neck, head):
-    stated = convert(config(segmentor_config()), names.split(',')).overrides['model']
+    stated = convert(config(segmentor_config()), names.split(','), preset=None).overrides['model']
     expected = {
         key: afan for key, afan in (('neck', neck), ('decode_head', head)) if afan is not None
     }
@@ -231,7 +231,9 @@ def test_sites_that_are_asked_for(names, neck, head):
 
 
 def test_roi_site_that_is_asked_for():
-    stated = convert(config(detector_config(), 'mmdet'), ['roi_head.map']).overrides['model']
+    stated = convert(config(detector_config(), 'mmdet'), ['roi_head.map'], preset=None).overrides[
+        'model'
+    ]
     assert stated == dict(
         roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=dict(site='map'))
     )
@@ -255,7 +257,7 @@ def test_level_that_the_head_reads(in_index, out_indices, levels):
     model.backbone.pop('out_indices')
     if out_indices is not None:
         model.backbone.out_indices = out_indices
-    conversion = convert(config(model), ['neck'])
+    conversion = convert(config(model), ['neck'], preset=None)
     assert conversion.overrides['model']['neck']['afan'] == (
         {} if levels is None else dict(levels=levels)
     )
@@ -270,7 +272,7 @@ def test_level_that_the_head_reads(in_index, out_indices, levels):
 def test_level_that_the_neck_reads():
     model = detector_config()
     model.neck.update(start_level=0, end_level=2)
-    conversion = convert(config(model, 'mmdet'), ['neck'])
+    conversion = convert(config(model, 'mmdet'), ['neck'], preset=None)
     assert conversion.overrides['model']['neck']['afan'] == dict(levels=(2,))
     assert 'level 2 of the backbone, the last that the neck reads' in conversion.choices[0][1]
 

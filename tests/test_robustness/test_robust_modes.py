@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from afan_mm.robustness import AttackSettings, PixelAttack
 from afan_mm.isolation import evaluation_mode, flow_modules
+from afan_mm.robustness import AttackSettings, PixelAttack
 from support.tiny import HOSTS, build, detection_batch, hub_model, segmentation_batch, stock_config
 
 
@@ -25,7 +25,7 @@ class Flow(nn.Module):
         )
 
     def forward(self, x):
-        return list(map(lambda part: part if self.training else -part, x))
+        return list(map(lambda part: part if self.training else -part, x))  # noqa: C417
 
 
 class OwnNorm(nn.BatchNorm1d):
@@ -65,7 +65,7 @@ def test_flags_and_what_losses_collect_come_back():
         )
         buffer += 1
         model[1].history.append(2)
-        1 / 0
+        raise ZeroDivisionError
     assert flags == [module.training for module in model.modules()]
     assert (
         model[0].counts is buffer

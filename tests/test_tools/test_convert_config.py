@@ -12,18 +12,14 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from afan_mm.conversion import ConversionError, convert, converted
-from afan_mm.conversion.text import config_text
+from afan_mm.conversion import ConversionError, config_file, convert, converted
+from afan_mm.conversion.convert import inherit
+from afan_mm.conversion.presets import preset_entry
+from afan_mm.utils.errors import UsageError
 from support.paths import ROOT, TOOLS
-from support.tools import command_line
+from support.tools import load_tool
 
-# the tools import their shared modules from their own folder, as scripts do
-sys.path.insert(0, str(TOOLS))
-tool, preset_entry = (
-    importlib.import_module('convert_config'),
-    importlib.import_module('preset_settings').preset_entry,
-)
-sys.path.remove(str(TOOLS))
+tool = load_tool('convert_config')
 
 STOCK = """
 _base_ = ['./_base_/model.py']
@@ -97,9 +93,7 @@ def test_written_config(project, monkeypatch):
         == before
         == ['configs/_base_/model.py', 'configs/stock.py', 'new/.keep', 'new/afan.py']
     )
-    assert tool.same(
-        found._cfg_dict, converted(stock, epsilon=0.3 / 255, num_strengths=3)._cfg_dict
-    )
+    assert config_file.same(found._cfg_dict, converted(stock)._cfg_dict)
     assert [hook.type for hook in found.custom_hooks] == [
         'EMAHook',
         'AFANHook',
@@ -116,7 +110,7 @@ def test_default_name_and_force(project, monkeypatch, capsys):
     use(monkeypatch, 'configs/stock.py')
     assert (project / 'afan_stock.py').read_text() == WRITTEN.replace("'../configs", "'./configs")
     assert capsys.readouterr().out == 'wrote afan_stock.py\n'
-    with pytest.raises(command_line.UsageError, match='afan_stock.py exists; --force replaces it'):
+    with pytest.raises(UsageError, match='afan_stock.py exists; --force replaces it'):
         use(monkeypatch, 'configs/stock.py', '--epsilon', '1')
     use(monkeypatch, 'configs/stock.py', '--epsilon', '1', '--force')
     assert 'epsilon=1.0' in (project / 'afan_stock.py').read_text()
@@ -235,7 +229,7 @@ def test_base_that_inherits_from_a_host(project, monkeypatch):
     assert [hook.type for hook in found.custom_hooks] == ['EMAHook', 'AFANHook']
     assert found.model.neck.base == 'FPN' and found.model.neck.in_channels == [256, 512, 1024, 2048]
     stock = Config.fromfile('configs/stock.py')
-    assert tool.same(found.model.decode_head, stock.model.decode_head)
+    assert config_file.same(found.model.decode_head, stock.model.decode_head)
 
 
 REFUSED = {
@@ -294,7 +288,7 @@ def test_refused(project, monkeypatch, case):
         (project / 'configs' / name).write_text(text)
     before = files(project)
     arguments, message = REFUSED[case]
-    with pytest.raises(command_line.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         use(monkeypatch, *arguments)
     assert files(project) == before
 
@@ -320,8 +314,7 @@ def test_refusal_is_one_line_and_exit_code_2(project):
     (project / 'configs/stock.py').write_text("model = dict(type='Gone')\n")
     process = subprocess.run(
         [sys.executable, str(TOOLS / 'convert_config.py'), 'configs/stock.py'],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=dict(os.environ, OMP_NUM_THREADS='1'),
     )
@@ -333,10 +326,10 @@ def test_refusal_is_one_line_and_exit_code_2(project):
 
 
 def test_text_that_does_not_read_back_is_not_written(project, monkeypatch):
-    monkeypatch.setattr(tool, 'config_text', lambda *args: WRITTEN.replace('0.3', '0.2'))
+    monkeypatch.setattr(config_file, 'config_text', lambda *args: WRITTEN.replace('0.3', '0.2'))
     before = files(project)
     with pytest.raises(
-        command_line.UsageError,
+        UsageError,
         match='does not read back as it should in model; nothing was written',
     ):
         use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py')
@@ -347,7 +340,7 @@ def test_what_a_config_cannot_state(project):
     cfg = Config.fromfile('configs/stock.py')
     conversion = convert(cfg, optim_wrapper=dict(clean_weight=object))
     with pytest.raises(ConversionError, match="a config cannot state <class 'object'>"):
-        config_text('./configs/stock.py', cfg, conversion)
+        config_file.config_text('./configs/stock.py', cfg, conversion)
 
 
 # What the first config of some folders is, in place of a config that can be converted.
@@ -372,13 +365,13 @@ def test_every_family(host, least):
     ):
         path = sorted(path for path in folder.rglob('*.py') if '_base_' not in path.parts)[0]
         try:
-            cfg = tool.read_stock(str(path))
+            cfg = config_file.read_stock(str(path))
             conversion = convert(cfg, epsilon=0.1, num_strengths=2)
-            text = config_text(str(path), cfg, conversion)
-        except (ConversionError, command_line.UsageError) as error:
+            text = config_file.config_text(str(path), cfg, conversion)
+        except (ConversionError, UsageError) as error:
             reasons[folder.name] = str(error)
             continue
-        tool.check(tool.read_text(text), tool.inherit(cfg, conversion.overrides))
+        config_file.check_same(config_file.read_text(text), inherit(cfg, conversion.overrides))
         assert len(text.splitlines()) < 40 and all(
             len(line) <= 120 for line in text.splitlines() if path.name not in line
         )

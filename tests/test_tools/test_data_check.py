@@ -9,8 +9,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from afan_mm.cli import data_check
+from afan_mm.utils.errors import UsageError
 from support.paths import ROOT
-from support.tools import command_line, data_check, test, train
+from support.tools import test, train
 
 LOADER = 'train_dataloader'
 
@@ -26,7 +28,7 @@ def check(dataset, loader=LOADER):
 
 
 def complaint(dataset):
-    with pytest.raises(command_line.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         check(dataset)
     return str(caught.value).splitlines()
 
@@ -261,7 +263,7 @@ def test_tools_need_no_more_than_they_use(tool, val_cfg, needed, folder, monkeyp
     module = dict(train=train, test=test)[tool]
     monkeypatch.setattr(sys, 'argv', [tool, 'config.py'] + ['weights.pth'] * (tool == 'test'))
     monkeypatch.setattr(module, 'build_runner', Built)
-    with pytest.raises(command_line.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         module.main()
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:-1]] == needed
     for name in needed:

@@ -8,10 +8,11 @@ from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmseg.apis import MMSegInferencer
 
+from afan_mm.cli.runner import build_runner
 from support.digits import digits_voc
 from support.paths import DIGITS
 from support.tiny import assert_identical
-from support.tools import command_line, configure_train
+from support.tools import configure_train
 
 INFERENCERS = dict(mmseg=MMSegInferencer, mmdet=DetInferencer)
 VALUES = dict(
@@ -52,7 +53,7 @@ def train(config, work_dir):
         'train_cfg.val_interval=3',
         'default_hooks.checkpoint.interval=2',
     )
-    command_line.build_runner(cfg).train()
+    build_runner(cfg).train()
     return str(work_dir / 'iter_2.pth')
 
 

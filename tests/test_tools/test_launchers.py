@@ -15,9 +15,11 @@ import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
 
+from afan_mm.cli import runner as cli_runner
+from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
 from support.paths import DIGITS, TOOLS
-from support.tools import command_line, configure_test, configure_train, test, train
+from support.tools import configure_test, configure_train, test, train
 
 GPUS = 2
 LOADERS = ('train', 'val', 'test')
@@ -47,8 +49,7 @@ def launch(script, *arguments, cwd, **environment):
         [str(TOOLS / script), *map(str, arguments)],
         cwd=str(cwd),
         env={**defaults, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=240,
     )
@@ -106,7 +107,7 @@ def alone(host, data, checkpoint, work_dir):
     cfg = configure_test(
         str(DIGITS[host]), str(checkpoint), '--work-dir', str(work_dir), *options_of(host, data)
     )
-    command_line.build_runner(cfg).test()
+    cli_runner.build_runner(cfg).test()
     return metrics_of(work_dir)
 
 
@@ -167,8 +168,8 @@ def test_process_group_ends_with_the_process(tmp_path, monkeypatch):
     ).items():
         monkeypatch.setenv(name, value)
     at_exit = []
-    monkeypatch.setattr(command_line, 'get_device', lambda: 'cpu')
-    monkeypatch.setattr(command_line, 'atexit', SimpleNamespace(register=at_exit.append))
+    monkeypatch.setattr(cli_runner, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(cli_runner, 'atexit', SimpleNamespace(register=at_exit.append))
     cfg = configure_train(
         str(DIGITS['mmseg']),
         '--launcher',
@@ -182,7 +183,7 @@ def test_process_group_ends_with_the_process(tmp_path, monkeypatch):
     )
     before = cfg.to_dict()
     try:
-        runner = command_line.build_runner(cfg)
+        runner = cli_runner.build_runner(cfg)
         assert torch.distributed.get_backend() == 'gloo' and torch.distributed.get_world_size() == 1
         kinds = {
             type(module).__name__
@@ -202,13 +203,13 @@ def test_process_group_ends_with_the_process(tmp_path, monkeypatch):
 
 
 def test_other_launchers_need_an_accelerator(monkeypatch):
-    monkeypatch.setattr(command_line, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(cli_runner, 'get_device', lambda: 'cpu')
     cfg = configure_train(str(DIGITS['mmseg']), '--launcher', 'slurm')
     with pytest.raises(
-        command_line.UsageError,
+        UsageError,
         match="must be 'pytorch' or 'none' where there is only a CPU, but got 'slurm'",
     ):
-        command_line.build_runner(cfg)
+        cli_runner.build_runner(cfg)
 
 
 def record(tmp_path, command, script, *arguments, **environment):

@@ -9,12 +9,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from afan_mm.robustness.attack_settings import PROTOCOLS
+from afan_mm.cli import command_line
+from afan_mm.cli.runner import build_runner
+from afan_mm.robustness.settings import PROTOCOLS
+from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
 from support.paths import TOOLS
 from support.robust_runs import IMAGES, config, make_data
 from support.tiny import build
-from support.tools import command_line, configure_test, test
+from support.tools import configure_test, test
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +44,7 @@ def run_tool(folder, *arguments):
         [sys.executable, str(TOOLS / 'test.py'), *arguments],
         cwd=str(folder),
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=240,
     )
@@ -105,7 +107,7 @@ def test_two_lines_of_a_config(project):
         '--work-dir',
         str(folder / 'two_lines'),
     )
-    command_line.build_runner(cfg).test()
+    build_runner(cfg).test()
     protocol = json.loads((folder / 'two_lines' / 'robust.json').read_text())['protocol']
     assert (
         protocol == dict(PROTOCOLS[host], random_start=False, seed=0)
@@ -155,7 +157,7 @@ def test_options_become_keys_of_the_loop(project):
 )
 def test_bad_options(project, options, message):
     _, folder = project
-    with pytest.raises(command_line.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         configure_test(str(folder / 'stock.py'), str(folder / 'weights.pth'), *options.split())
 
 
@@ -166,7 +168,7 @@ def test_an_attack_on_pixels_needs_a_segmentor(project):
         assert configure_test(*arguments).test_cfg.attack == 'cospgd'
     else:
         with pytest.raises(
-            command_line.UsageError,
+            UsageError,
             match="attack must be 'pgd' for a detector, .* but got 'cospgd'",
         ):
             configure_test(*arguments)

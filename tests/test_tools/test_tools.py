@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from afan_mm.utils.errors import UsageError
 from support.paths import TOOLS
-from support.tools import command_line, configure_test, configure_train, demo
+from support.tools import configure_test, configure_train, demo
 
 CONFIG = """
 default_scope = '{scope}'
@@ -104,14 +105,14 @@ def test_amp_leaves_a_mixed_precision_wrapper_alone(config):
 
 
 def test_amp_refuses_other_wrappers(config):
-    with pytest.raises(command_line.UsageError, match='AFANOptimWrapper.*but got ApexOptimWrapper'):
+    with pytest.raises(UsageError, match='AFANOptimWrapper.*but got ApexOptimWrapper'):
         configure_train(config, '--amp', '--cfg-options', 'optim_wrapper.type=ApexOptimWrapper')
 
 
 def test_auto_scale_lr(config):
     assert configure_train(config, '--auto-scale-lr').auto_scale_lr.enable is True
     append(config, 'auto_scale_lr = dict()')
-    with pytest.raises(command_line.UsageError, match='auto_scale_lr.base_batch_size'):
+    with pytest.raises(UsageError, match='auto_scale_lr.base_batch_size'):
         configure_train(config, '--auto-scale-lr')
 
 
@@ -126,9 +127,7 @@ def test_resume(config, checkpoint):
 
 def test_resume_checks_the_latest_checkpoint(config, tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
-    with pytest.raises(
-        command_line.UsageError, match='checkpoint must be a file, but got .*gone.pth'
-    ):
+    with pytest.raises(UsageError, match='checkpoint must be a file, but got .*gone.pth'):
         configure_train(config, '--resume', '--work-dir', str(tmp_path))
 
 
@@ -139,9 +138,7 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
             dict(type='Metric'),
             dict(type='DumpDetResults', out_file_path='found.pkl'),
         ]
-        with pytest.raises(
-            command_line.UsageError, match='must end with .pkl or .pickle .* but got found.txt'
-        ):
+        with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
             configure_test(config, checkpoint, '--out', 'found.txt')
     else:
         evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
@@ -156,13 +153,13 @@ def test_show(config, scope, checkpoint):
     )
     assert cfg.visualizer.get('save_dir') == (None if scope == 'mmdet' else 'drawn')
     append(config, 'default_hooks = dict()')
-    with pytest.raises(command_line.UsageError, match='default_hooks.visualization'):
+    with pytest.raises(UsageError, match='default_hooks.visualization'):
         configure_test(config, checkpoint, '--show')
 
 
 def test_tta(config, scope, checkpoint):
     if scope == 'mmseg':
-        with pytest.raises(command_line.UsageError, match='--tta needs a config with tta_model'):
+        with pytest.raises(UsageError, match='--tta needs a config with tta_model'):
             configure_test(config, checkpoint, '--tta')
         append(
             config,
@@ -179,7 +176,7 @@ def test_tta(config, scope, checkpoint):
 
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmpretrain'")
-    with pytest.raises(command_line.UsageError, match="'mmdet' or 'mmseg', but got 'mmpretrain'"):
+    with pytest.raises(UsageError, match="'mmdet' or 'mmseg', but got 'mmpretrain'"):
         configure_test(config, checkpoint, '--tta')
 
 
@@ -199,7 +196,7 @@ def test_bad_config(content, message, tmp_path):
     path = tmp_path / 'config.py'
     if content is not None:
         path.write_text(content)
-    with pytest.raises(command_line.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         configure_train(str(path))
 
 
@@ -208,7 +205,7 @@ def test_bad_checkpoint(config, content, tmp_path):
     path = tmp_path / 'broken.pth'
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(command_line.UsageError, match='checkpoint .*broken.pth'):
+    with pytest.raises(UsageError, match='checkpoint .*broken.pth'):
         configure_test(config, str(path))
 
 
@@ -219,8 +216,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, tmp_path):
     process = subprocess.run(
         [sys.executable, str(TOOLS / f'{tool}.py'), *arguments],
         cwd=str(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert process.returncode == 2

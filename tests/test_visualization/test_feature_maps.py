@@ -3,7 +3,6 @@ person gets to see.
 """
 
 import copy
-import importlib.util
 import sys
 
 import cv2
@@ -11,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
+from afan_mm.cli import targeted_images
+from afan_mm.cli.feature_maps import build_model
 from afan_mm.engine import AFANFeatureMapHook
 from afan_mm.settings import AFANSettings
+from afan_mm.utils.errors import UsageError
 from afan_mm.visualization import (
     SiteFeatures,
     capture,
@@ -22,7 +25,6 @@ from afan_mm.visualization import (
     first_sample,
     save_png,
 )
-from support.paths import TOOLS
 from support.runs import Images, afan_model
 from support.runs import train as run_training
 from support.tiny import (
@@ -38,16 +40,9 @@ from support.tiny import (
     stock_config,
     with_afan,
 )
+from support.tools import load_tool
 
-sys.path.insert(0, str(TOOLS))
-spec = importlib.util.spec_from_file_location(
-    'tool_feature_maps', str(TOOLS / 'visualization' / 'feature_maps.py')
-)
-tool = importlib.util.module_from_spec(spec)
-sys.path.insert(0, str(TOOLS / 'visualization'))
-spec.loader.exec_module(tool)
-del sys.path[:2]
-UsageError = sys.modules['command_line'].UsageError
+tool = load_tool('visualization/feature_maps')
 EPSILON = 0.3
 
 
@@ -374,8 +369,7 @@ def project(tmp_path_factory):
 def draw(monkeypatch, project, host, *arguments, kind='afan', checkpoint=None):
     files = project / f'{kind}_{host}.py', project / f'{checkpoint or host}.pth'
     monkeypatch.setattr(sys, 'argv', ['feature_maps.py', *map(str, (*files, *arguments))])
-    with torch.no_grad():
-        tool.main()
+    tool.main()
 
 
 def test_tool_on_annotated_segmentation(project, tmp_path, monkeypatch, capsys):
@@ -454,12 +448,12 @@ def test_target_is_in_the_frame_of_the_input(project):
     """The pipeline halves the image: so it does the label map, though the config loads it after the
     resizing.
     """
-    targeted = sys.modules['targeted_images']
     cfg = Config.fromfile(str(project / 'afan_segmentor.py'))
-    model = tool.build_model(cfg, str(project / 'segmentor.pth'), 'cpu')
-    parts = targeted.find_parts(cfg, 'val')
-    (source,) = targeted.find_sources(['a.png'], [], parts, True)
-    batch, target = targeted.load(source, parts[0]['pipeline'], model, 0.3)
+    init_default_scope('mmseg')
+    model = build_model(cfg, str(project / 'segmentor.pth'), 'cpu')
+    parts = targeted_images.find_parts(cfg, 'val')
+    (source,) = targeted_images.find_sources(['a.png'], [], parts, True)
+    batch, target = targeted_images.load(source, parts[0]['pipeline'], model, 0.3)
     labels = cv2.imread(str(project / 'data' / 'SegmentationClass' / 'a.png'), 0)
     expected = cv2.resize(labels, (30, 20), interpolation=cv2.INTER_NEAREST)
     assert target == 'ground truth' and np.array_equal(

@@ -12,30 +12,32 @@ the stock step.
 """
 
 import argparse
-import json
 import os
 import platform
 import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
 
 # Read by torch when it is imported: its profiler would write into the progress bar.
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # command_line.py
 
-import torch  # noqa: E402
-from command_line import UsageError, describe, run  # noqa: E402
-from cost_case import MEMORY_FROM, Case  # noqa: E402
-from cost_report import FORMATS, plot, report  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
-from mmengine.device import get_device  # noqa: E402
+import torch
+from mmengine.config import DictAction
+from mmengine.device import get_device
+
+from afan_mm.analysis.cost.case import MEMORY_FROM, Case, Plan
+from afan_mm.analysis.cost.report import FORMATS, plot, report
+from afan_mm.cli.command_line import positive_integer, run
+from afan_mm.utils.errors import UsageError, describe
+from afan_mm.utils.files import check_output, write, write_json
 
 GROWTH = ('num_strengths', 'num_steps', 'shape', 'batch_size')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,26 +54,26 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         '--rounds',
-        type=positive,
+        type=positive_integer,
         default=5,
         help='every variant runs once in each; default: %(default)s',
     )
     parser.add_argument(
         '--warmup',
-        type=positive,
+        type=positive_integer,
         default=1,
         help='unmeasured runs of each variant; default: %(default)s',
     )
     parser.add_argument(
         '--shape',
-        type=positive,
+        type=positive_integer,
         nargs=2,
         metavar=('H', 'W'),
         help="pixels; default: the config's own on a GPU; on a CPU 160 160 (mmseg) or 256 256 "
         '(mmdet)',
     )
     parser.add_argument(
-        '--batch-size', type=positive, help="default: the config's own on a GPU, 2 on a CPU"
+        '--batch-size', type=positive_integer, help="default: the config's own on a GPU, 2 on a CPU"
     )
     parser.add_argument('--device', help='default: the GPU if there is one')
     parser.add_argument(
@@ -98,22 +100,17 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def positive(text):
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f'must be an integer >= 1, but got {text!r}')
-    return int(text)
-
-
-def growth(text):
+def growth(text: str) -> Tuple[str, List[int]]:
+    """The type of --grow."""
     quantity, _, values = text.partition('=')
     if quantity not in GROWTH:
         raise argparse.ArgumentTypeError(
             f'must be KEY=V,V with KEY one of {", ".join(GROWTH)}, but got {text!r}'
         )
-    return quantity, [positive(value) for value in values.split(',')]
+    return quantity, [positive_integer(value) for value in values.split(',')]
 
 
-def choose_device(args):
+def choose_device(args: argparse.Namespace) -> torch.device:
     """The device to measure on, refused where it cannot be used."""
     try:
         device = torch.device(args.device or get_device())
@@ -127,16 +124,9 @@ def choose_device(args):
     return device
 
 
-def check_outputs(args):
-    """Complain now about a file that could not be written in the end."""
-    for option, path in (('--json', args.json), ('--plot', args.plot)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageError(f'{option} must be a file in a folder that exists, but got {path}')
-    if args.plot is not None and args.plot.suffix[1:] not in FORMATS:
-        raise UsageError(f'--plot must end in one of .{", .".join(FORMATS)}, but got {args.plot}')
-
-
-def choose_variants(case, wanted, known):
+def choose_variants(
+    case: Case, wanted: Optional[Sequence[str]], known: Dict[str, None]
+) -> List[str]:
     """The variants to measure, stock first."""
     unknown = [name for name in wanted or () if name not in known]
     if unknown:
@@ -146,7 +136,8 @@ def choose_variants(case, wanted, known):
     return [name for name in case.variants if wanted is None or name in wanted or name == 'stock']
 
 
-def versions():
+def versions() -> Dict[str, str]:
+    """Of Python and the libraries that the figures depend on."""
     import mmcv
     import mmengine
 
@@ -162,34 +153,35 @@ def versions():
     return found
 
 
-def main():
+def main() -> None:
     args = parse_args()
-    check_outputs(args)
+    if args.json is not None:
+        check_output('--json', args.json)
+    if args.plot is not None:
+        check_output('--plot', args.plot, [f'.{name}' for name in FORMATS])
     device = choose_device(args)
     warnings.simplefilter('ignore')  # the hosts' own, about how they build their models
-    cases = [Case(path, args, device) for path in args.configs]
+    plan = Plan(args.rounds, args.warmup, args.amp, args.seed)
+    cases = [
+        Case(path, device, plan, args.cfg_options, args.shape, args.batch_size)
+        for path in args.configs
+    ]
     known = {name: None for case in cases for name in case.variants}
     chosen = [choose_variants(case, args.variants, known) for case in cases]
     results = []
     for case, names in zip(cases, chosen):
         results.append(case.grow(args.grow) if args.grow else case.measure(names))
         print(report(results[-1], args.markdown))
-    command = shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]])
-    text = json.dumps(
-        dict(
-            command=command,
+    if args.json:
+        about = dict(
+            command=shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]]),
             versions=versions(),
             seed=args.seed,
             warmup=args.warmup,
-            results=results,
-        ),
-        indent=2,
-    )
-    picture = plot(results, args.plot.suffix[1:]) if args.plot else b''
-    if args.json:
-        args.json.write_text(text + '\n')
+        )
+        write_json(args.json, dict(about, results=results))
     if args.plot:
-        args.plot.write_bytes(picture)
+        write(args.plot, plot(results, args.plot.suffix[1:]))
 
 
 if __name__ == '__main__':

@@ -15,30 +15,40 @@ detectors, 0.125 epsilon for segmentors, ten steps).
 """
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # command_line.py
-
-from command_line import UsageError, run  # noqa: E402
-from curve_report import FORMATS, caption, figures, plot, table  # noqa: E402
-from curve_runs import evaluate, key_of, prepare  # noqa: E402
-from rich.console import Console  # noqa: E402
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,  # noqa: E402
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from afan_mm.robustness.attack_settings import ATTACKS  # noqa: E402
+from afan_mm.analysis.robustness_curve import FORMATS, caption, figures, plot, table
+from afan_mm.analysis.robustness_sweep import Sweep, prepare, run_sweep
+from afan_mm.cli.command_line import run
+from afan_mm.robustness.settings import ATTACKS
+from afan_mm.utils.errors import UsageError
+from afan_mm.utils.files import check_output, write
+
+TEST = Path(__file__).resolve().parent.parent / 'test.py'
+COLUMNS = (
+    TextColumn('evaluations'),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn('passed,'),
+    TimeRemainingColumn(),
+    TextColumn('left'),
+)
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -81,7 +91,8 @@ def parse_args(argv=None):
     return args
 
 
-def radius(text):
+def radius(text: str) -> float:
+    """The type of --epsilons."""
     try:
         value = float(text)
     except ValueError:
@@ -93,85 +104,21 @@ def radius(text):
     return value
 
 
-def check_outputs(args):
-    """Complain now about what could not be written in the end."""
-    for option, path in (
-        ('--work-dir', args.work_dir / 'log.txt'),
-        ('--json', args.json),
-        ('--plot', args.plot),
-    ):
-        if path is not None:
-            folder = next(parent for parent in path.absolute().parents if parent.exists())
-            if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise UsageError(
-                    f'{option} must be in a folder that can be written, but got {path}'
-                )
-    if args.plot is not None and args.plot.suffix[1:] not in FORMATS:
-        raise UsageError(f'--plot must end in one of .{", .".join(FORMATS)}, but got {args.plot}')
-
-
-def write(path, content):
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def read(path):
-    """The figures of an earlier sweep, by their key."""
-    if not path.exists():
-        return {}
-    try:
-        return {entry['key']: entry for entry in json.loads(path.read_text())}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f'--json must be a file of this tool, or none, but got {path}') from error
-
-
-def sweep(runs, args):
-    """The figures of every checkpoint at every strength; each is kept in the file as soon as it is
-    there.
-    """
-    known, entries = read(args.json), []
-    columns = (
-        TextColumn('evaluations'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('passed,'),
-        TimeRemainingColumn(),
-        TextColumn('left'),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        for epsilon, each in progress.track(
-            [(epsilon, each) for epsilon in args.epsilons for each in runs]
-        ):
-            key = key_of(each, epsilon, args)
-            entry = known.get(key) or evaluate(each, epsilon, args, args.work_dir / key)
-            known[key] = dict(
-                entry, key=key, config=each['config'], epsilon=epsilon, label=each['label']
-            )
-            entries.append(known[key])
-            write(args.json, json.dumps(list(known.values()), indent=1).encode())
-            select(entries, args.metric)  # an unknown metric need not wait for the last evaluation
-    return entries
-
-
-def select(entries, metric):
-    try:
-        return figures(entries, metric)
-    except KeyError as error:
-        raise UsageError(
-            f'--metric must be one of {", ".join(error.args[0])}, but got {metric}'
-        ) from error
-
-
-def main():
+def main() -> None:
     args = parse_args()
-    check_outputs(args)
-    runs = prepare(args)
-    entries = sweep(runs, args)
-    metric, curves = select(entries, args.metric)
+    check_output('--work-dir', f'{args.work_dir}/')
+    check_output('--json', args.json)
+    if args.plot is not None:
+        check_output('--plot', args.plot, [f'.{name}' for name in FORMATS])
+    if len(args.pairs) % 2:
+        raise UsageError(f'every CONFIG needs a CHECKPOINT, but got {len(args.pairs)} paths')
+    sweep = Sweep([sys.executable, str(TEST)], args.attack, args.num_images, args.cfg_options)
+    runs = prepare(list(zip(args.pairs[::2], args.pairs[1::2])), sweep, args.labels)
+    with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+        entries = run_sweep(
+            runs, args.epsilons, sweep, args.json, args.work_dir, args.metric, progress.track
+        )
+    metric, curves = figures(entries, args.metric)
     about = caption(metric, entries)
     print(table(about, curves))
     if args.plot is not None:

@@ -11,26 +11,21 @@ A sweep that was interrupted goes on where it stopped: each family leaves a JSON
 """
 
 import argparse
-import importlib.util
-import json
-import subprocess
 import sys
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Optional, Sequence
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # command_line.py
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from command_line import UsageError, run  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-HOSTS = ('mmdet', 'mmseg')
-TRIAL = Path(__file__).resolve().with_name('zoo_trial.py')
+from afan_mm.analysis.zoo import HOSTS, families, is_wanted, read_record, report, try_family
+from afan_mm.cli.command_line import run
+from afan_mm.utils.errors import UsageError
+from afan_mm.utils.files import write_json
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,100 +58,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def families(host):
-    """The folders of configs that a host installs, by name."""
-    found = importlib.util.find_spec(host)
-    if found is None:
-        raise UsageError(f'{host} is not installed')
-    root = Path(found.origin).parent / '.mim' / 'configs'
-    return {
-        f'{host}/{folder.name}': folder
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and folder.name != '_base_'
-    }
-
-
-def try_family(name, folder, out, time_limit):
-    """Run the trial of one family in a process of its own, and complete its record."""
-    command = [sys.executable, '-W', 'ignore', str(TRIAL), str(folder), str(out.resolve())]
-    out.unlink(missing_ok=True)
-    error = None
-    with open(out.with_suffix('.log'), 'w') as log:
-        try:
-            code = subprocess.run(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=time_limit,
-                # some configs name others by 'configs/...'
-                cwd=folder.parent.parent,
-            ).returncode
-            if code:
-                error = (
-                    f'the process ended with {code} (a negative number is the signal that ended it)'
-                )
-        except subprocess.TimeoutExpired:
-            error = f'not done in {time_limit} s'
-    record = json.loads(out.read_text()) if out.exists() else dict(stage='start')
-    out.write_text(
-        json.dumps(
-            dict(record, family=name, **({} if error is None else dict(error=error))), indent=1
-        )
-    )
-
-
-def wanted(path, redo):
-    """Whether a family is to be tried, given what it left before."""
-    if redo == 'all' or not path.exists():
-        return True
-    return redo == 'failed' and 'error' in json.loads(path.read_text())
-
-
-def report(records, console):
-    """The table, the failures grouped by cause, and the count."""
-    table = Table(
-        'family', 'stock loss', 'components', 'change of the gradients', 'seconds', 'result'
-    )
-    causes = defaultdict(list)
-    for record in sorted(records, key=lambda r: r['family']):
-        result = (
-            'passed'
-            if passed(record)
-            else f'{record["stage"]}: {record["error"].splitlines()[0][:90]}'
-        )
-        if not passed(record):
-            causes[record['stage'], record['error'].splitlines()[0][:140]].append(record['family'])
-        table.add_row(
-            record['family'],
-            number(record.get('stock_loss')),
-            ', '.join(record.get('components', ())),
-            number(record.get('change')),
-            number(record.get('seconds')),
-            result,
-        )
-    console.print(table)
-    for (stage, cause), names in sorted(causes.items()):
-        console.print(f'{stage}: {cause}\n    {", ".join(names)}', markup=False, highlight=False)
-    for host in (*HOSTS, 'mm'):
-        mine = [r for r in records if r['family'].startswith(host)]
-        counted = [r for r in mine if 'stock_loss' in r]
-        good = sum(map(passed, counted))
-        share = f' = {good / len(counted):.1%}' if counted else ''
-        console.print(
-            f'{"both" if host == "mm" else host}: {len(mine)} families, {len(counted)} train '
-            f'stock, {good} of these with A-FAN{share}'
-        )
-
-
-def passed(record):
-    return 'error' not in record
-
-
-def number(value):
-    return '' if value is None else f'{value:.3g}'
-
-
-def main():
+def main() -> None:
     args = parse_args()
     todo = {name: folder for host in args.hosts for name, folder in families(host).items()}
     if args.families:
@@ -183,16 +85,15 @@ def main():
         running = {
             pool.submit(try_family, name, folder, paths[name], args.time_limit): name
             for name, folder in todo.items()
-            if wanted(paths[name], args.redo)
+            if is_wanted(paths[name], args.redo)
         }
         progress.advance(task, len(todo) - len(running))
         for done in as_completed(running):
             done.result()
             progress.update(task, advance=1, description=running[done])
-    records = [json.loads(path.read_text()) for path in paths.values()]
+    records = [record for record in map(read_record, paths.values()) if record]
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(records, indent=1))
+        write_json(args.json, records)
     report(records, console)
 
 

@@ -3,18 +3,17 @@
 """
 
 import argparse
-import os
-import os.path as osp
-import sys
+from typing import Optional, Sequence
 
-# where the tools' shared module is
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
-from command_line import UsageError, add_config_options, describe, read_config, run  # noqa: E402
+from afan_mm.cli.command_line import add_config_options, run
+from afan_mm.utils.configs import read_config
+from afan_mm.utils.errors import UsageError
+from afan_mm.utils.files import check_output, replacing
 
 SUFFIXES = ('.py', '.json', '.yml')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_options(parser)
     parser.add_argument(
@@ -25,21 +24,17 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def save(cfg, path):
-    if not path.endswith(SUFFIXES):
-        raise UsageError(f'--save-path must end in one of {", ".join(SUFFIXES)}, but got {path}')
-    try:
-        os.makedirs(osp.dirname(path) or '.', exist_ok=True)
-        cfg.dump(path)
-    except OSError as error:
-        raise UsageError(f'cannot write --save-path {path}: {describe(error)}') from error
-
-
-def main():
+def main() -> None:
     args = parse_args()
-    cfg = read_config(args)
     if args.save_path is not None:
-        save(cfg, args.save_path)
+        check_output('--save-path', args.save_path, SUFFIXES)
+    cfg = read_config(args.config, args.cfg_options)
+    if args.save_path is not None:
+        try:
+            with replacing(args.save_path) as path:
+                cfg.dump(path)
+        except OSError as error:
+            raise UsageError(f'--save-path: {error}') from error
     print(cfg.pretty_text)
 
 

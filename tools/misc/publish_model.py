@@ -7,19 +7,13 @@ the others, ``ema_state_dict``, are dropped. The file of an A-FAN model is one o
 """
 
 import argparse
-import hashlib
-import os
-import os.path as osp
-import sys
+from typing import Optional, Sequence
 
-import torch
-
-# where the tools' shared module is
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
-from command_line import UsageError, describe, read_checkpoint, run  # noqa: E402
+from afan_mm.cli.command_line import run
+from afan_mm.utils.models import publish
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,37 +31,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def publish(in_file, out_file, save_keys):
-    """Write the chosen keys of a checkpoint; returns the path of the new file."""
-    if osp.isdir(out_file):
-        raise UsageError(f'out_file must name a file, but {out_file} is a folder')
-    checkpoint = read_checkpoint(in_file)
-    missing = [key for key in save_keys if key not in checkpoint]
-    if missing:
-        there = ', '.join(map(str, checkpoint))
-        raise UsageError(
-            f'--save-keys must be among {there} for {in_file}, but got {", ".join(missing)}'
-        )
-    stem = out_file[: -len('.pth')] if out_file.endswith('.pth') else out_file
-    temporary = f'{stem}.{os.getpid()}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save({key: checkpoint[key] for key in save_keys}, file)
-        with open(temporary, 'rb') as file:
-            published = f'{stem}-{hashlib.sha256(file.read()).hexdigest()[:8]}.pth'
-        os.replace(temporary, published)
-    except (OSError, RuntimeError) as error:
-        # torch hides that a disk is full behind an error of its own
-        raise UsageError(
-            f'cannot write {out_file}: {describe(error.__context__ or error)}'
-        ) from error
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
-    return published
-
-
-def main():
+def main() -> None:
     args = parse_args()
     print(publish(args.in_file, args.out_file, args.save_keys))
 

@@ -14,27 +14,16 @@ those of the one image.
 """
 
 import argparse
-import os
-import os.path as osp
-import sys
+from typing import Optional, Sequence
 
-import torch
-from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader
-
-# where the tools' shared modules are
-sys.path.insert(0, osp.join(osp.dirname(osp.abspath(__file__)), '..'))
-from command_line import UsageError, add_config_options, describe, read_checkpoint, read_config, run  # noqa: E402
-from data_check import check_data  # noqa: E402
-from targeted_images import SPLITS, find_parts, find_sources, load  # noqa: E402
-
-from afan_mm.site import declared_by, trained_modules  # noqa: E402
-from afan_mm.visualization import CHANNELS, capture, choose_view, draw_site, save_png, to_rgb  # noqa: E402
+from afan_mm.cli.command_line import add_config_options, run
+from afan_mm.cli.feature_maps import draw_feature_maps
+from afan_mm.cli.targeted_images import SPLITS
+from afan_mm.utils.configs import read_config
+from afan_mm.visualization import CHANNELS
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -109,112 +98,12 @@ def parse_args(argv=None):
     return args
 
 
-def build_model(cfg, checkpoint, device):
-    """The model of an A-FAN config with the weights of a checkpoint."""
-    content = (
-        CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-        if '://' in checkpoint
-        else read_checkpoint(checkpoint)
-    )
-    weights = content.get('state_dict', content)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    sites = [settings for _, module in trained_modules(model) for settings in declared_by(module)]
-    if not any(settings.num_strengths for settings in sites):
-        raise UsageError(
-            'the model of the config has no A-FAN site that is switched on; '
-            'tools/convert_config.py writes the '
-            'A-FAN config of a stock one'
-        )
-    expected = model.state_dict()
-    wrong = {
-        'missing': [key for key in expected if key not in weights],
-        'of another shape': [
-            key for key in expected if key in weights and weights[key].shape != expected[key].shape
-        ],
-        'unknown': [key for key in weights if key not in expected],
-    }
-    if any(wrong.values()):
-        text = '; '.join(
-            f'{len(keys)} {what} ({", ".join(map(str, keys[:3]))}{", ..." * (len(keys) > 3)})'
-            for what, keys in wrong.items()
-            if keys
-        )
-        raise UsageError(
-            f'checkpoint must be of the model of the config, but of the keys in {checkpoint} {text}'
-        )
-    model.load_state_dict(weights)
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise UsageError(
-            f'--device must be a device of this machine, but got {device}: {describe(error)}'
-        ) from error
-
-
-def main():
-    args = parse_args()
-    cfg = read_config(args)
-    model = build_model(cfg, args.checkpoint, args.device or get_device())
-    parts = find_parts(cfg, args.split)
-    sources = find_sources(args.images, args.indices, parts, is_data_there(cfg, args))
-    names = [osp.splitext(osp.basename(source.path))[0] for source in sources]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UsageError(
-            f'images must have different names, but several are named {", ".join(repeated)}'
-        )
-    try:
-        os.makedirs(args.out_dir, exist_ok=True)
-        for source, name in zip(sources, names):
-            draw(args, model, source, name, parts[0]['pipeline'])
-    except OSError as error:
-        raise UsageError(
-            f'--out-dir must be a folder that can be written, but got {args.out_dir}: '
-            f'{describe(error)}'
-        ) from error
-
-
-def is_data_there(cfg, args):
-    """Whether the data is on the disk; only images that are files themselves can do without it."""
-    try:
-        check_data(cfg, [f'{args.split}_dataloader'])
-        return True
-    except UsageError as error:
-        names = [image for image in args.images if not osp.exists(image)] or args.indices
-        if names:
-            raise UsageError(
-                f'cannot look {", ".join(map(str, names))} up in --split {args.split}: {error}'
-            ) from error
-        print(
-            f'the data of --split {args.split} is not there: every image is compared with the '
-            "model's own prediction"
-        )
-        return False
-
-
-def draw(args, model, source, name, pipeline):
-    """The pictures of one image."""
-    batch, target = load(source, pipeline, model, args.score_thr)
-    try:
-        captured = capture(model, batch, args.num_strengths, args.magnify, args.sites)
-    except ValueError as error:
-        raise UsageError(f'cannot take features of {source.path}: {describe(error)}') from error
-    image = to_rgb(batch['inputs'][0])
-    for features in captured:
-        try:
-            view = choose_view(features, args.channels, args.topk)
-        except ValueError as error:
-            print(f'{source.path}: site {features.name} is left out: {error}')
-            continue
-        path = osp.join(args.out_dir, f'{name}_{features.name}.png')
-        save_png(draw_site(features, image, view, args.magnify, target, args.alpha), path)
-        print(
-            f'{path}: site {features.name}, loss against {target}'
-            + ('' if features.finite else ', direction not finite')
-        )
+def main() -> None:
+    options = vars(parse_args())
+    cfg = read_config(options.pop('config'), options.pop('cfg_options'))
+    for line in draw_feature_maps(cfg, **options):
+        print(line)
 
 
 if __name__ == '__main__':
-    with torch.no_grad():
-        run(main)
+    run(main)

@@ -1,0 +1,1 @@
+"""What a training step with A-FAN costs beside the stock one."""

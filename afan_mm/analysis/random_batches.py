@@ -1,0 +1,208 @@
+"""Random batches in the form that the hosts' data loaders give."""
+
+import copy
+from typing import Any, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData, PixelData
+
+from ..utils.configs import dicts
+
+IGNORED = 255
+NUM_BOXES = 5
+CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))
+CPU_BATCH_SIZE = 2
+
+
+def default_shape(cfg: Config, device: torch.device) -> Tuple[int, int]:
+    """(H, W) of the training images: the config's own on a GPU, a small one on a CPU."""
+    if device.type == 'cpu':
+        return CPU_SHAPES[cfg.default_scope]
+    size = cfg.model.get('data_preprocessor', {}).get('size') or _scale(
+        cfg.get('train_dataloader', {})
+    )
+    if size is None:
+        raise ValueError(
+            'neither its data_preprocessor nor its training pipeline names the size of an image; '
+            'give --shape'
+        )
+    return tuple(size)
+
+
+def default_batch_size(cfg: Config, device: torch.device) -> int:
+    """Images per device: the config's own on a GPU, 2 on a CPU."""
+    return (
+        CPU_BATCH_SIZE
+        if device.type == 'cpu'
+        else cfg.get('train_dataloader', {}).get('batch_size') or CPU_BATCH_SIZE
+    )
+
+
+def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int = 0) -> dict:
+    """Images of noise with random targets.
+
+    Args:
+        shape: (H, W) in pixels.
+
+    Returns:
+        ``inputs``, a list of (3, H, W) uint8 tensors, and ``data_samples``: with random blocks of
+        labels, the last of them ignored unless a loss has class weights, for mmseg; with five
+        boxes, their labels and masks for mmdet.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [
+        torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8)
+        for _ in range(batch_size)
+    ]
+    make = dict(mmseg=_segmentation_sample, mmdet=_detection_sample)[cfg.default_scope]
+    samples = [make(cfg.model, shape, generator) for _ in range(batch_size)]
+    for sample in samples:
+        sample.set_metainfo(
+            dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+        )
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
+    from mmseg.structures import SegDataSample
+
+    blocks = torch.randint(0, _num_classes(model), (1, 1, 4, 4), generator=generator)
+    # mmseg looks up the weight of ignored pixels, too, and fails
+    if not any(node.get('class_weight') for node in dicts(model)):
+        blocks[..., -1, -1] = IGNORED
+    labels = torch.nn.functional.interpolate(blocks.float(), shape).long()[0]
+    return SegDataSample(gt_sem_seg=PixelData(data=labels))
+
+
+def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    size = torch.tensor([shape[1], shape[0]])
+    corner = torch.rand(NUM_BOXES, 2, generator=generator) * size * 0.6
+    boxes = torch.cat(
+        [corner, corner + (0.1 + 0.3 * torch.rand(NUM_BOXES, 2, generator=generator)) * size], 1
+    )
+    masks = np.zeros((NUM_BOXES, *shape), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
+        mask[top:bottom, left:right] = 1
+    labels = torch.randint(0, _num_classes(model), (NUM_BOXES,), generator=generator)
+    return DetDataSample(
+        gt_instances=InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape))
+    )
+
+
+def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: int = 0) -> dict:
+    """A batch with every kind of target that a family of mmdet or mmseg reads.
+
+    Args:
+        shape: (H, W) in pixels.
+
+    Returns:
+        As :func:`random_batch`, with semantic maps, edges, proposals, ignored boxes and the fields
+        that only one family asks for; clips of two frames for trackers that train on pairs, a
+        labelled and an unlabelled branch for semi-supervised ones.
+    """
+    batch = random_batch(cfg, shape, batch_size, seed)
+    complete = dict(mmseg=_complete_segmentation, mmdet=_complete_detection)[cfg.default_scope]
+    for sample in batch['data_samples']:
+        complete(cfg.model, sample, shape)
+    kind = cfg.model.get('data_preprocessor', {}).get('type', '')
+    if kind.endswith('MultiBranchDataPreprocessor'):
+        branches = ('sup', 'unsup_teacher', 'unsup_student')
+        return {
+            key: {name: copy.deepcopy(value) for name in branches} for key, value in batch.items()
+        }
+    if kind.endswith('TrackDataPreprocessor') and not cfg.model.data_preprocessor.get(
+        'use_det_processor'
+    ):
+        return _clips(batch)
+    if kind.endswith('ReIDDataPreprocessor'):
+        return _identities(batch)
+    return batch
+
+
+def _complete_segmentation(model: dict, sample: Any, shape: Tuple[int, int]) -> None:
+    sample.gt_edge_map = PixelData(data=(sample.gt_sem_seg.data > 0).long())
+    sample.gt_depth_map = PixelData(data=1 + sample.gt_sem_seg.data.float())
+
+
+def _complete_detection(model: dict, sample: Any, shape: Tuple[int, int]) -> None:
+    boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+    # Stuff comes after the things in the numbering of a panoptic head.
+    semantic = torch.full((1, *shape), _num_classes(model) - 1)
+    for mask, label in zip(sample.gt_instances.masks.masks, labels.tolist()):
+        semantic[0, torch.from_numpy(mask) > 0] = label
+    sample.gt_sem_seg = PixelData(sem_seg=semantic)
+    sample.gt_instances.instances_ids = torch.arange(len(labels))
+    sample.ignored_instances = InstanceData(
+        bboxes=boxes[:0], labels=labels[:0], masks=sample.gt_instances.masks[:0]
+    )
+    sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
+    sample.set_metainfo(
+        dict(
+            flip=False,
+            flip_direction=None,
+            border=(0, shape[0], 0, shape[1]),
+            img_id=0,
+            img_path='',
+            homography_matrix=np.eye(3, dtype=np.float32),
+        )
+    )
+
+
+def _clips(batch: dict) -> dict:
+    """Each image as a clip of a key frame and a reference frame."""
+    from mmdet.structures import TrackDataSample
+
+    samples = []
+    for sample in batch['data_samples']:
+        frames = [copy.deepcopy(sample), copy.deepcopy(sample)]
+        for index, frame in enumerate(frames):
+            frame.set_metainfo(dict(frame_id=index))
+        clip = TrackDataSample(video_data_samples=frames)
+        clip.set_metainfo(dict(key_frames_inds=[0], ref_frames_inds=[1]))
+        samples.append(clip)
+    return dict(
+        inputs=[torch.stack([image, image.flip(-1)]) for image in batch['inputs']],
+        data_samples=samples,
+    )
+
+
+def _identities(batch: dict) -> dict:
+    """Each image, and its mirror image, as the pictures of one person."""
+    from mmdet.structures import ReIDDataSample
+
+    labels = torch.arange(len(batch['inputs']))
+    samples = [ReIDDataSample().set_gt_label(label.repeat(2)) for label in labels]
+    return dict(
+        inputs=[torch.stack([image, image.flip(-1)]) for image in batch['inputs']],
+        data_samples=samples,
+    )
+
+
+def _num_classes(model: dict) -> int:
+    """The smallest number of classes of any head: labels that every head knows."""
+    found = [
+        node[key]
+        for node in dicts(model)
+        for key in ('num_classes', 'num_things_classes')
+        if isinstance(node.get(key), int)
+    ]
+    if not found and 'rpn_head' in model:
+        return 1  # objects
+    if not found:
+        raise ValueError('no head of its model has num_classes')
+    return min(found)
+
+
+def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
+    """(H, W) of the first (W, H) that a training pipeline resizes to."""
+    for step in dicts(dataloader):
+        scale = step.get('scale') or (step.get('scales') or [None])[0]
+        if isinstance(scale, (list, tuple)):
+            return tuple(scale)[::-1]
+    return None

@@ -1,0 +1,253 @@
+"""One family of the sweep, in a process of its own: python -m afan_mm.analysis.zoo_trial FAMILY
+FOLDER OUT.json
+
+Two training steps from the same weights, on the same batch and with the same random streams: stock,
+which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
+config is the one with the shortest name, which is the plainest, or the next one where its stock
+step does not run.
+"""
+
+import argparse
+import copy
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor, nn
+
+from ..conversion import converted
+from ..utils.configs import dicts, type_name
+from ..utils.files import write_json
+from .random_batches import zoo_batch
+
+Gradients = Dict[str, Tensor]
+Shape = Tuple[int, int]
+SHAPES = ((64, 64), (128, 128), (320, 320))
+NUM_STRENGTHS = 1
+MAX_ITERS = 1000
+EPSILON = 0.05
+CONFIGS = 3  # tried in a family
+INERT = 1e-5  # relative change of the gradients below which nothing was added to them
+
+
+class StepError(Exception):
+    """A step that did not end well, in words."""
+
+
+def load(path: Path) -> Config:
+    """The config as a CPU without weights can run it."""
+    cfg = Config.fromfile(path)
+    if 'type' not in cfg.get('model', {}) or 'optim_wrapper' not in cfg:
+        raise StepError('the config has no model or no optimizer')
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    for node in dicts(cfg.model):
+        for key in ('pretrained', 'checkpoint', 'teacher_ckpt'):
+            if isinstance(node.get(key), str):
+                node[key] = None
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node['init_cfg'] = None
+    # what reached the parameters, not what clipping left of it
+    cfg.optim_wrapper.pop('clip_grad', None)
+    if 'Amp' in type_name(cfg.optim_wrapper):  # refuses to be built without a GPU
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(key, None)
+    return cfg
+
+
+def resize(model: dict, shape: Shape) -> None:
+    """Let nothing pad the small images of the batch to the size that the config trains on."""
+    for node in dicts(model):
+        if 'size' in node.get('data_preprocessor', {}):
+            node['data_preprocessor'].update(size=shape)
+        if 'batch_augments' in node:
+            node['batch_augments'] = [
+                each
+                for each in node['batch_augments'] or ()
+                if type_name(each) != 'BatchFixedSizePad'
+            ]
+
+
+def seed() -> None:
+    """Start the random streams that hosts draw from."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def build(cfg: Config) -> nn.Module:
+    """The model of a config in training mode, the same weights each time."""
+    seed()
+    # some models take their config apart
+    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).train()
+
+
+def step(model: nn.Module, cfg: Config, shape: Shape) -> Tuple[float, Gradients, OptimWrapper]:
+    """One ``train_step``: the sum of the losses, the gradients of the update by parameter name, and
+    the optim wrapper.
+    """
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    gradients: Gradients = {}
+
+    def keep(*_: Any) -> None:
+        gradients.update(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
+
+    wrapper.optimizer.register_step_pre_hook(keep)
+    # What a runner would say at the start of the first iteration.
+    wrapper.initialize_count_status(model, 0, MAX_ITERS)
+    for key, value in dict(iter=0, epoch=0, max_iters=MAX_ITERS, max_epochs=1).items():
+        MessageHub.get_current_instance().update_info(key, value)
+    if hasattr(wrapper, 'health'):
+        wrapper.health.due = True
+    batch = zoo_batch(cfg, shape)
+    seed()
+    losses = model.train_step(batch, wrapper)
+    if not gradients:
+        raise StepError('no gradient reached a parameter')
+    loss = float(losses['loss'].detach()) if 'loss' in losses else float('nan')
+    if not np.isfinite(loss):
+        raise StepError(f'the loss is {loss}')
+    broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    if broken:
+        raise StepError(
+            f'the gradients of {len(broken)} parameters are not finite, {broken[0]} among them'
+        )
+    return loss, gradients, wrapper
+
+
+def stock_step(cfg: Config, record: 'Record') -> Tuple[Gradients, Gradients, Shape]:
+    """The stock step, at the smallest of several image sizes that the family can take, its own
+    last: weights, gradients, size.
+    """
+    error, own = None, cfg.model.get('data_preprocessor', {}).get('size')
+    for shape in (*SHAPES, *([tuple(own)] if own else ())):
+        resize(cfg.model, shape)
+        model = build(cfg)
+        model.init_weights()
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        try:
+            loss, gradients, _ = step(model, cfg, shape)
+        except Exception as each:  # whatever a family does not like about random images
+            error = error or each
+            continue
+        record.update(shape=shape, stock_loss=loss)
+        return weights, gradients, shape
+    raise error
+
+
+def choose(folder: Path, record: 'Record') -> Tuple[Config, Tuple[Gradients, Gradients, Shape]]:
+    """The config of a family, and its stock step."""
+    error, tried = StepError('the folder has no config'), 0
+    for path in sorted(folder.glob('*.py'), key=lambda path: (len(path.name), path.name)):
+        record.enter('config', config=f'{folder.name}/{path.name}')
+        try:
+            cfg = load(path)
+            tried += 1
+            record.enter('stock')
+            return cfg, stock_step(cfg, record)
+        except Exception as each:
+            error = error if tried > 1 else each
+        if tried == CONFIGS:
+            break
+    raise error
+
+
+def distance(gradients: Gradients, expected: Gradients) -> float:
+    """The norm of the difference of two sets of gradients, relative to the second."""
+    zero = torch.zeros(())
+    names = {*gradients, *expected}
+    apart = sum(
+        float((gradients.get(n, zero) - expected.get(n, zero)).double().pow(2).sum()) for n in names
+    )
+    length = sum(float(g.double().pow(2).sum()) for g in expected.values())
+    return (apart / max(length, 1e-300)) ** 0.5
+
+
+def afan_step(
+    cfg: Config, weights: Gradients, expected: Gradients, shape: Shape, record: 'Record'
+) -> None:
+    """The step of the converted config."""
+    record.enter('convert')
+    new = converted(cfg, epsilon=EPSILON, num_strengths=NUM_STRENGTHS)
+    record.enter(
+        'afan',
+        components=sorted(
+            type_name(node) for node in dicts(new.model) if type_name(node).startswith('AFAN')
+        ),
+    )
+    model = build(new)
+    model.load_state_dict(weights)
+    _, gradients, wrapper = step(model, new, shape)
+    moved = distance(gradients, expected)
+    record.update(
+        sites=sorted({key.rpartition('/')[0] for key in wrapper.health.report()}), change=moved
+    )
+    if not record['sites']:
+        raise StepError('no site was passed')
+    if moved < INERT:
+        raise StepError(f'the gradients are the stock ones (relative distance {moved:.1e})')
+
+
+def trial(folder: Path, record: 'Record') -> None:
+    """Fill the record of a family."""
+    cfg, (weights, gradients, shape) = choose(folder, record)
+    afan_step(cfg, weights, gradients, shape, record)
+    record.enter('done')
+
+
+class Record(dict):
+    """What is known of a config, in a file at every stage: the process may be killed for its time
+    or memory.
+    """
+
+    def __init__(self, path: Path, **entries: Any):
+        super().__init__(entries)
+        self._path = path
+
+    def enter(self, stage: str, **entries: Any) -> None:
+        """Note that a stage begins."""
+        self.update(entries, stage=stage)
+        self.save()
+
+    def save(self) -> None:
+        """Write what is known."""
+        write_json(self._path, self)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('family')
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('out', type=Path)
+    args = parser.parse_args()
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    record = Record(args.out, family=args.family)
+    began = time.time()
+    try:
+        trial(args.folder, record)
+    except Exception as error:
+        record.update(
+            error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc()
+        )
+    record['seconds'] = time.time() - began
+    record.save()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,99 @@
+"""What the commands share: common options, and one line for bad input."""
+
+import argparse
+import os
+import os.path as osp
+import sys
+from typing import Any, Callable, Dict, Optional
+
+from mmengine.config import Config, DictAction
+
+from ..utils.checks import read_quotient
+from ..utils.configs import read_config
+from ..utils.errors import UsageError
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """The config and what changes it, for every tool that reads one."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_cfg.max_iters=100 or key="[a,b]", '
+        'also nested; quote the value, and leave no space in it',
+    )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options that train.py and test.py have, spelt as in the hosts' own tools."""
+    add_config_options(parser)
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch's launchers pass the rank under one name or the other, depending on their age.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(
+    config: str,
+    cfg_options: Optional[Dict[str, Any]] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
+    """The config of a run, with the common options applied.
+
+    Args:
+        config: A config file.
+        cfg_options: New values by key. Defaults to none.
+        work_dir: Folder of the run. Defaults to that of the config, or else
+            ``work_dirs/<name of the config>``.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
+        local_rank: Of this process, where its launcher does not set ``LOCAL_RANK``. Defaults to 0.
+
+    Raises:
+        UsageError: See :func:`~afan_mm.utils.configs.read_config`.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    cfg = read_config(config, cfg_options)
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(config))[0])
+    return cfg
+
+
+def quotient(text: str) -> float:
+    """The type of an option that is a number, or a quotient such as 0.4/255."""
+    try:
+        return read_quotient('it', text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)[len('it ') :]) from error
+
+
+def positive_integer(text: str) -> int:
+    """The type of an option that is an integer >= 1."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'must be an integer >= 1, but got {text!r}')
+    return int(text)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; turn a :class:`UsageError` into one line and exit code 2, as argparse does
+    with its own.
+    """
+    try:
+        main()
+    except UsageError as error:
+        print(f'{osp.basename(sys.argv[0])}: error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,158 @@
+"""What the options of tools/test.py do to a config."""
+
+import inspect
+from copy import deepcopy
+from typing import Any, List, Optional
+
+from mmengine.config import Config
+
+from ..robustness import AttackSettings, RobustTestLoop
+from ..utils.configs import find_host
+from ..utils.errors import UsageError
+from ..utils.models import read_checkpoint
+from .command_line import load_config
+
+# For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
+# merged by NMS.
+DET_TTA_MODEL = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+)
+DET_TTA_META_KEYS = (
+    'img_id',
+    'img_path',
+    'ori_shape',
+    'img_shape',
+    'scale_factor',
+    'flip',
+    'flip_direction',
+)
+
+
+def evaluation_config(
+    config: str,
+    checkpoint: str,
+    out: Optional[str] = None,
+    show: bool = False,
+    show_dir: Optional[str] = None,
+    wait_time: float = 2,
+    tta: bool = False,
+    robust: Optional[str] = None,
+    **common: Any,
+) -> Config:
+    """The config of an evaluation.
+
+    Args:
+        config: A config file.
+        checkpoint: A file, or the address of one.
+        out: Where to save predictions: a .pkl file (detector) or a folder of masks (segmentor).
+            Defaults to None, nowhere.
+        show, show_dir, wait_time: See :func:`enable_drawing`.
+        tta: Whether to augment the images. Defaults to False.
+        robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
+            None, the clean ones alone.
+        common: See :func:`~afan_mm.cli.command_line.load_config`.
+
+    Raises:
+        UsageError: If an option does not fit the config, or the checkpoint cannot be read.
+    """
+    cfg = load_config(config, **common)
+    read_checkpoint(checkpoint)
+    cfg.load_from = checkpoint
+    if robust:
+        for option, given in (('--tta', tta), ('--show', show)):
+            if given:
+                raise UsageError(f'{option} does not go with --robust')
+        enable_robust(cfg, robust, show_dir)
+    elif show or show_dir:
+        enable_drawing(cfg, show, show_dir, wait_time)
+    if tta:
+        enable_tta(cfg)
+    if out is not None:
+        save_predictions(cfg, out)
+    return cfg
+
+
+def enable_drawing(
+    cfg: Config, show: bool = False, show_dir: Optional[str] = None, wait_time: float = 2
+) -> None:
+    """Switch the visualization hook on. Each host has its own place for the folder.
+
+    Args:
+        show: Whether to show pictures in a window. Defaults to False.
+        show_dir: Folder for them. Defaults to none.
+        wait_time: Seconds that the window keeps a picture. Defaults to 2.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UsageError(
+            '--show and --show-dir need a config with default_hooks.visualization, but got none'
+        )
+    hook.draw = True
+    if show:
+        hook.update(show=True, wait_time=wait_time)
+    if show_dir:
+        if find_host(cfg, '--show-dir') == 'mmdet':
+            hook.test_out_dir = show_dir
+        elif cfg.get('visualizer') is None:
+            raise UsageError('--show-dir needs a config with visualizer, but got none')
+        else:
+            cfg.visualizer.save_dir = show_dir
+
+
+def enable_tta(cfg: Config) -> None:
+    """Test through the host's augmenting model and pipeline. Segmentors have no default for them,
+    detectors do.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
+        dataset = dataset.dataset
+    if find_host(cfg, '--tta') == 'mmdet':
+        cfg.setdefault('tta_model', DET_TTA_MODEL)
+        cfg.setdefault('tta_pipeline', make_det_tta_pipeline(dataset.pipeline))
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise UsageError(f'--tta needs a config with {key}, but got none')
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def make_det_tta_pipeline(pipeline: List[dict]) -> List[dict]:
+    """The test pipeline with its packing step in two versions, mirrored and not."""
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+    pack = dict(type='PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+    return [*deepcopy(pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def save_predictions(cfg: Config, out: str) -> None:
+    """Let the evaluator write predictions, beside its metrics."""
+    metrics = (
+        cfg.test_evaluator
+        if isinstance(cfg.test_evaluator, (list, tuple))
+        else [cfg.test_evaluator]
+    )
+    if find_host(cfg, '--out') == 'mmdet':
+        if not out.endswith(('.pkl', '.pickle')):
+            raise UsageError(f'--out must end with .pkl or .pickle for a detector, but got {out}')
+        cfg.test_evaluator = [*metrics, dict(type='DumpDetResults', out_file_path=out)]
+    else:
+        for metric in metrics:
+            metric.update(output_dir=out, keep_results=True)
+
+
+def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = None) -> None:
+    """Test with the loop of the robust evaluation, which draws its own pictures.
+
+    Args:
+        attack: One of :data:`~afan_mm.robustness.settings.ATTACKS`. Defaults to 'pgd'.
+        show_dir: Folder for the pictures. Defaults to none.
+    """
+    cfg.test_cfg = dict(cfg.get('test_cfg') or {}, type='RobustTestLoop', attack=attack)
+    if show_dir:
+        cfg.test_cfg.show_dir = show_dir
+    other_keys = {'type', '_scope_', *inspect.signature(RobustTestLoop).parameters} - {'attack'}
+    settings = {key: value for key, value in cfg.test_cfg.items() if key not in other_keys}
+    try:
+        AttackSettings.for_host(find_host(cfg, '--robust'), **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'test_cfg: {error}') from error

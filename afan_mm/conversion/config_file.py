@@ -1,0 +1,233 @@
+"""Config files: reading the one to inherit from, and writing the one that inherits."""
+
+import os
+import os.path as osp
+import tempfile
+import textwrap
+from typing import Any, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from yapf.yapflib.yapf_api import FormatCode
+
+from ..utils.errors import UsageError, describe
+from ..utils.files import replacing
+from .convert import Conversion, convert, inherit
+from .host import ConversionError
+
+WIDTH = 120
+MISSING = object()
+STYLE = dict(
+    based_on_style='pep8',
+    column_limit=WIDTH,
+    split_before_expression_after_opening_paren=True,
+    split_before_named_assigns=False,
+)
+
+
+def converted_file(
+    config: str,
+    path: str,
+    sites: Optional[Sequence[str]] = None,
+    preset: Optional[str] = 'paper',
+    **afan: Any,
+) -> Tuple[str, Config]:
+    """The text of a config file that inherits from another and trains with A-FAN, and the config
+    that it is.
+
+    Args:
+        config: The stock config, a file or a name such as 'mmdet::NAME'.
+        path: Where the text is to be; the address of ``config`` counts from there.
+        sites, preset, afan: See :func:`convert`.
+
+    Raises:
+        UsageError: If the config cannot be read.
+        ConversionError: If it cannot be converted, or the result not be written in a config.
+    """
+    cfg = read_stock(config)
+    try:
+        conversion = convert(cfg, sites, preset, **afan)
+        text = config_text(config if '::' in config else _relative(config, path), cfg, conversion)
+    except ConversionError as error:
+        raise ConversionError(f'{config} cannot be converted: {error}') from error
+    return text, inherit(cfg, conversion.overrides)
+
+
+def write_config(path: str, text: str, expected: Config) -> None:
+    """Write a config, once it has been read in its place and is what it should be.
+
+    Raises:
+        UsageError: If it is not, or the file cannot be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            with open(temporary, 'w', encoding='utf-8') as file:
+                file.write(text)
+            check_same(Config.fromfile(temporary), expected)
+    except OSError as error:
+        raise UsageError(str(error)) from error
+
+
+def read_stock(config: str) -> Config:
+    """The config, as one that inherits from it finds it.
+
+    Args:
+        config: A file, or a name such as 'mmdet::NAME'.
+
+    Raises:
+        UsageError: If there is none, or it cannot be read or inherited from.
+    """
+    if '::' not in config and not osp.isfile(config):
+        raise UsageError(f'config must be a file or a name such as mmdet::NAME, but got {config}')
+    address = config if '::' in config else osp.abspath(config)
+    try:
+        lazy = '::' not in config and config.endswith('.py') and Config._is_lazy_import(config)
+        cfg = None if lazy else read_text(f'_base_ = [{address!r}]\n')
+    except Exception as error:  # a config is a program and may fail in any way
+        raise UsageError(f'cannot read config {config}: {describe(error)}') from error
+    if cfg is None:
+        raise UsageError(
+            f'config must be one that others inherit by _base_, but {config} is in the pure '
+            "Python style, with read_base() or imports: add the README's lines to it by hand"
+        )
+    return cfg
+
+
+def read_text(text: str) -> Config:
+    """The config that a text is; files in it are named by their whole path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = osp.join(folder, 'config.py')
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(text)
+        return Config.fromfile(path)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two configs say the same; mmengine adds ``_scope_`` to what a config takes from
+    ``_base_`` by name.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = (one.keys() | other.keys()) - {'_scope_'}
+        return all(key in one and key in other and same(one[key], other[key]) for key in keys)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    # a function is made anew each time a config is read
+    return one == other or callable(one) and callable(other)
+
+
+def check_same(found: Config, expected: Config) -> None:
+    """Complain of a written config that does not say what it should."""
+    if not same(found._cfg_dict, expected._cfg_dict):
+        different = [
+            key for key in {**found, **expected} if not same(found.get(key), expected.get(key))
+        ]
+        raise UsageError(
+            f'the new config does not read back as it should in {", ".join(different)}; nothing '
+            'was written'
+        )
+
+
+def _relative(config: str, path: str) -> str:
+    """The address of a config file from the folder of the new one."""
+    address = osp.relpath(config, osp.dirname(path) or '.').replace(os.sep, '/')
+    return address if address.startswith('.') else f'./{address}'
+
+
+def config_text(reference: str, cfg: Any, conversion: Conversion) -> str:
+    """The text of a config that inherits and states the overrides, with the reasons as comments.
+
+    Args:
+        reference: What ``_base_`` names.
+        cfg: The config of that name.
+        conversion: That of ``cfg``.
+
+    Raises:
+        ConversionError: If an override cannot be written in a config.
+    """
+    name = reference.rpartition('/')[2]
+    lines = [
+        _comment(f'A-FAN for {name}. What is not stated here is inherited.'),
+        f'_base_ = [{reference!r}]',
+    ]
+    reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
+    reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
+    for key, value in conversion.overrides.items():
+        if key == 'model':
+            lines += ['', *map(_comment, [*reasons, *conversion.notes])]
+        elif key == 'custom_hooks' and cfg.get(key):
+            lines.append('# A list takes the place of an inherited one, so this one repeats it.')
+        elif key == 'optim_wrapper':
+            lines.append(
+                f'# In place of {cfg[key].get("type", "OptimWrapper")}, whose other keys stay.'
+            )
+        lines.append(f'{key} = {_code(value, cfg.get(key), f"_base_.{key}")}')
+    text, _ = FormatCode('\n'.join(lines) + '\n', style_config=STYLE)
+    return text
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent='# ', subsequent_indent='#   ')
+
+
+def _code(value: Any, stock: Any, name: str) -> str:
+    """An override as an expression; what is in the stock config already is called by its ``name``
+    there.
+    """
+    if isinstance(value, dict):
+        stock = stock if isinstance(stock, dict) else {}
+        items = {key: _code(each, stock.get(key), f'{name}.{key}') for key, each in value.items()}
+        if all(isinstance(key, str) and key.isidentifier() for key in items):
+            return f'dict({", ".join(f"{key}={code}" for key, code in items.items())})'
+        return '{' + ', '.join(f'{key!r}: {code}' for key, code in items.items()) + '}'
+    if (
+        isinstance(value, list)
+        and isinstance(stock, list)
+        and any(isinstance(each, dict) for each in stock)
+    ):
+        return _extended_list(value, stock, name)
+    if isinstance(value, (list, tuple)):
+        inside = ', '.join(_code(each, None, '') for each in value)
+        return (
+            f'[{inside}]'
+            if isinstance(value, list)
+            else f'({inside})'
+            if len(value) > 1
+            else f'({inside}, )'
+        )
+    if isinstance(value, float):
+        return _number(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return repr(value)
+    raise ConversionError(f'a config cannot state {value!r}')
+
+
+def _extended_list(value: list, stock: list, name: str) -> str:
+    """A stock list, of which one dict has other keys or to which some are added."""
+    parts, kept = [], None  # kept: where the run of elements that stay began
+    for i, each in enumerate([*value, None]):
+        same = i < len(stock) and each == stock[i]
+        if kept is not None and not same:
+            parts.append(
+                f'*{name}'
+                if kept == 0 and i == len(stock)
+                else f'*{name}[{kept or ""}:{"" if i == len(stock) else i}]'
+            )
+        kept = (i if kept is None else kept) if same else None
+        if same or i == len(value):
+            continue
+        if i < len(stock):
+            changed = [
+                f'{key}={_code(part, None, "")}'
+                for key, part in each.items()
+                if part != stock[i].get(key, MISSING)
+            ]
+            parts.append(f'dict({name}[{i}], {", ".join(changed)})')
+        else:
+            parts.append(_code(each, None, ''))
+    return f'[{", ".join(parts)}]'
+
+
+def _number(value: float) -> str:
+    """A strength in 1/255 where that is shorter, as the paper writes it."""
+    numerator = round(value * 255, 6)
+    exact = numerator / 255 == value and len(repr(numerator)) + 6 < len(repr(value))
+    return f'{numerator} / 255' if exact else repr(value)

@@ -1,0 +1,228 @@
+"""Which parts of a host get a site, and what an inheriting config says to give it them."""
+
+import copy
+import warnings
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+
+from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from ..settings import AFANSettings
+from .host import ConversionError, Host, last_level_read, num_levels, parameter
+
+HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
+SITES_OF_PAPER = ('classifier', 'vector')
+NECK_SITES = {'neck': 'input', 'input': 'input', 'output': 'output'}
+
+
+class Sites(NamedTuple):
+    """Sites that were asked for: those of the neck wrapper, and the head's; ``''`` for the one that
+    suits it, None for none.
+    """
+
+    neck: List[str]
+    head: Optional[str]
+    asked: bool = True
+
+
+def read_sites(names: Optional[Sequence[str]], host: Host) -> Sites:
+    """Sites by the names that a user gives them."""
+    if names is None:
+        return Sites(['input'], '', asked=False)
+    neck, heads = [], []
+    for name in names:
+        first, _, rest = name.partition('.')
+        if name in NECK_SITES:
+            neck.append(NECK_SITES[name])
+        elif name == 'head':
+            heads.append('')
+        elif rest and first in host.config:
+            (heads if first in HEADS else neck).append(rest if first in HEADS else name)
+        else:
+            raise ConversionError(
+                "sites must be 'neck', 'output', 'head', the path of a module of the host such as "
+                "'backbone.layer3', or a site "
+                f"of its head such as 'roi_head.map'; got {name!r} for a {host.cls.__name__} with "
+                f'{", ".join(host.config)}'
+            )
+    if not neck + heads or len(set(neck)) < len(neck) or len(heads) > 1:
+        raise ConversionError(
+            'sites must be different ones, at most one of them in the head, but got '
+            f'{", ".join(names)}'
+        )
+    return Sites(neck, heads[0] if heads else None)
+
+
+class Parts:
+    """Collects what is stated of each part, and why.
+
+    Attributes:
+        stated: What an inheriting config says of the host.
+        choices, left_out: As those of :class:`Conversion`.
+    """
+
+    def __init__(self, host: Host, sites: Sites):
+        self.host, self.sites = host, sites
+        self.stated: Dict[str, Any] = {}
+        self.choices: List[Tuple[str, str]] = []
+        self.left_out: List[Tuple[str, str]] = []
+
+    def add_neck(self, settings: Dict[str, Any]) -> None:
+        """The neck wrapper, if any of the sites is its."""
+        if not self.sites.neck:
+            return
+        stock = self.host.config.get('neck')
+        several = isinstance(stock, (list, tuple)) and len(stock) > 0
+        first = stock[0] if several else stock
+        where = ('neck', 0) if several else ('neck',)
+        if parameter(self.host.cls, 'neck') is None:
+            return self._leave_out(
+                where,
+                f'{self.host.cls.__name__} takes no neck, so there is no place for the wrapper',
+            )
+        if not callable(getattr(self.host.cls, 'loss', None)):
+            return self._leave_out(
+                where,
+                f'{self.host.cls.__name__} has no method loss, which is the tail of these sites',
+            )
+        base = first['type'] if first else None
+        try:
+            AFANNeckWrapper._stock_class(base)
+        except (TypeError, KeyError) as error:
+            return self._leave_out(where, str(error.args[0]))
+        afan = [self._neck_settings(site, first, settings) for site in self.sites.neck]
+        part = dict(type='AFANNeckWrapper', base=base, afan=afan if len(afan) > 1 else afan[0])
+        self._state('neck', stock, 0, part)
+        self.choices.append((self.host.name(*where), self._neck_reason(base, several, afan)))
+
+    def _neck_settings(
+        self, site: str, neck: Optional[dict], settings: Dict[str, Any]
+    ) -> Dict[str, Any]:
+        afan = dict(_checked(settings, ('levels', 'reuse_proposals')))
+        if site != 'input':
+            return dict(site=site, **afan)
+        level = self._level(neck)
+        return afan if level == -1 else dict(dict(levels=(level,)), **afan)
+
+    def _level(self, neck: Optional[dict]) -> int:
+        """The last level of the backbone that matters to the losses."""
+        head = self.host.config.get('decode_head')
+        head = head[-1] if isinstance(head, (list, tuple)) else head
+        return last_level_read(neck or head or {}, num_levels(self.host.config.get('backbone')))
+
+    def _neck_reason(self, base: Optional[str], several: bool, afan: List[dict]) -> str:
+        text = (
+            f'{base}, the first of the modules of the neck, stays'
+            if several
+            else f'{base} stays'
+            if base
+            else 'no neck'
+        )
+        reasons = []
+        for each in afan:
+            site, levels = each.get('site', 'input'), each.get('levels')
+            if site != 'input':
+                reasons.append(f"'{site}', as asked for")
+            elif levels:
+                reasons.append(
+                    f'level {levels[-1]} of the backbone, the last that '
+                    f'{"the neck" if base else "the head"} reads'
+                )
+            else:
+                reasons.append("the backbone's last layer, a site of the paper")
+        return f'{text}; site: {" and ".join(reasons)}'
+
+    def add_head(self, settings: Dict[str, Any]) -> None:
+        """The decode head or RoI head, if it is one that A-FAN has a component for."""
+        if self.sites.head is None:
+            return
+        for key, component in HEADS.items():
+            stock = self.host.config.get(key)
+            if stock and key == 'head' and not self.sites.asked:
+                return self._leave_out(
+                    (key,), 'the paper has no site there; ask for it by its name'
+                )
+            if stock:
+                return self._add_head(key, component, stock, settings)
+        heads = {
+            key: part['type']
+            for key, part in self.host.config.items()
+            if key.endswith('head') and isinstance(part, dict)
+        }
+        for key, kind in (heads or {'head': self.host.cls.__name__}).items():
+            self._leave_out(
+                (key,), f'{kind} is neither a decode head nor a RoI head, nor a classifier'
+            )
+
+    def _add_head(self, key: str, component: type, stock: Any, settings: Dict[str, Any]) -> None:
+        several = isinstance(stock, (list, tuple))
+        last = len(stock) - 1 if several else 0
+        head, where = (stock[last], (key, last)) if several else (stock, (key,))
+        try:
+            stock_class = component._stock_class(head['type'])
+        except (TypeError, KeyError) as error:
+            return self._leave_out(where, str(error.args[0]))
+        site = self.sites.head or _default_site(component, head, stock_class)
+        if site is None:
+            return self._leave_out(
+                where,
+                f'{head["type"]} has none of the sites that {component.__name__} knows by itself; '
+                f"a submodule of it can be asked for, as '{key}.NAME'",
+            )
+        afan = dict(dict(site=site) if self.sites.head else {}, **_checked(settings, ('levels',)))
+        self._state(key, stock, last, dict(type=component.__name__, base=head['type'], afan=afan))
+        of_paper = 'a site of the paper' if site in SITES_OF_PAPER else 'as its box head is made'
+        if key == 'head':
+            of_paper = 'the vector that its last layer reads'
+        reason = 'as asked for' if self.sites.head else of_paper
+        stage = 'the last of the heads; ' if several else ''
+        stages = ' of every stage' if isinstance(head.get('bbox_head'), list) else ''
+        self.choices.append(
+            (
+                self.host.name(*where),
+                f"{stage}{head['type']} stays; site: '{site}'{stages}, {reason}",
+            )
+        )
+
+    def _state(self, key: str, stock: Any, index: int, part: Dict[str, Any]) -> None:
+        """A list is stated whole, as an inheriting one replaces it; a dict by what differs."""
+        if isinstance(stock, (list, tuple)) and stock:
+            self.stated[key] = [
+                dict(each, **part) if i == index else each for i, each in enumerate(stock)
+            ]
+        elif key in self.host.config and not isinstance(stock, dict):
+            self.stated[key] = dict(_delete_=True, **part)
+        else:
+            self.stated[key] = part
+
+    def _leave_out(self, where: Tuple[Any, ...], reason: str) -> None:
+        name = self.host.name(*where)
+        if self.sites.asked:
+            raise ConversionError(f'no site in {name}: {reason}')
+        self.left_out.append((name, reason))
+
+
+def _checked(settings: Dict[str, Any], options: Sequence[str]) -> Dict[str, Any]:
+    try:
+        AFANSettings.from_config(
+            {key: value for key, value in settings.items() if key not in options}
+        )
+    except (TypeError, ValueError) as error:
+        raise ConversionError(str(error)) from error
+    return settings
+
+
+def _default_site(component: type, head: dict, stock: type) -> Optional[str]:
+    """The site of a head that is not asked for another one, by its component, which may build it;
+    None if it has none.
+    """
+    reason = ''
+    # without weights where that can be: they take time and random numbers
+    for device in ('meta', 'cpu'):
+        try:
+            with torch.device(device), warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # the run will give them again
+                return component.default_site(dict(copy.deepcopy(head), type=stock))
+        except Exception as error:  # building may fail in any way
+            reason = f'{type(error).__name__}: {error}'
+    raise ConversionError(f'{head["type"]} cannot be built: {reason}')

@@ -1,0 +1,98 @@
+"""The data of a config: what they are, and which images serve selection and which the report.
+
+Where the test set is another than the validation set, selection uses the one and the report the
+other. Where it is the same, as in most configs, the validation set is split in two by a fixed seed:
+settings chosen on one half are reported on the other.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+from mmengine.config import Config
+
+from .datasets import DataError, Datasets, without_pipelines
+from .store import digest, write_json
+
+HALVES = ('selection', 'report', 'all')
+SPLITS = ('half', 'none')
+
+
+class Evaluation:
+    """The images that are measured, or chosen by.
+
+    Args:
+        datasets: Reads them.
+        split: ``dict(split='half' | 'none', seed=0)``; 'none' lets both be the whole set.
+        folder: For the annotation files of halves.
+    """
+
+    def __init__(self, datasets: Datasets, split: dict, folder: Path):
+        if split.get('split') not in SPLITS:
+            raise DataError(f'split must be one of {SPLITS}, but got {split.get("split")!r}')
+        self.datasets, self.folder = datasets, folder
+        self.in_two, self.seed = split['split'] == 'half', split.get('seed', 0)
+
+    def images(self, cfg: Config, half: str) -> Tuple[dict, Any]:
+        """The configs of the dataloader and the evaluator of 'selection', 'report' or 'all'."""
+        if half not in HALVES:
+            raise DataError(f'half must be one of {HALVES}, but got {half!r}')
+        for kind in ('val', 'test'):
+            if cfg.get(f'{kind}_dataloader') is None or cfg.get(f'{kind}_evaluator') is None:
+                raise DataError(f'an experiment needs {kind}_dataloader and {kind}_evaluator')
+        own_test = without_pipelines(cfg.val_dataloader.dataset) != without_pipelines(
+            cfg.test_dataloader.dataset
+        )
+        kind = 'test' if own_test and half == 'report' else 'val'
+        loader, evaluator = (
+            copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
+        )
+        if half != 'all' and not own_test and self.in_two:
+            dataset = innermost(loader['dataset'])
+            size, _ = self.datasets.about(cfg, dataset)
+            dataset['indices'] = halves(size, self.seed)[half]
+            self._restrict_annotations(cfg, dataset, evaluator)
+        return loader, evaluator
+
+    def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
+        """Let COCO's metric know only this half's images: it counts the objects of all images in
+        its file, and would take those of the others as missed.
+        """
+        for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+            whole = metric.get('ann_file')
+            if 'Coco' not in str(metric.get('type')) or not whole:
+                continue
+            ids = set(self.datasets.image_ids(cfg, dataset))
+            content = json.loads(Path(whole).read_text())
+            for key, name in (('images', 'id'), ('annotations', 'image_id')):
+                content[key] = [each for each in content[key] if each[name] in ids]
+            path = self.folder / f'{digest([whole, sorted(ids, key=str)])}.json'
+            if not path.exists():
+                write_json(path, content)
+            metric['ann_file'] = str(path)
+
+
+def halves(size: int, seed: int) -> Dict[str, List[int]]:
+    """The indices of both halves, sorted, drawn by the seed alone; an odd image goes to the
+    report.
+    """
+    if size < 2:
+        raise DataError(f'a set to be split must have at least 2 images, but has {size}')
+    order = np.random.default_rng(seed).permutation(size)
+    return dict(
+        selection=sorted(order[: size // 2].tolist()), report=sorted(order[size // 2 :].tolist())
+    )
+
+
+def innermost(dataset: dict) -> dict:
+    """The dataset inside wrappers such as RepeatDataset."""
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    if isinstance(dataset.get('datasets'), (list, tuple)):
+        raise DataError(
+            f'{dataset.get("type")} of several datasets cannot be split; give the config a test '
+            "set of its own, or selection=dict(split='none')"
+        )
+    return dataset

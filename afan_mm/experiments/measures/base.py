@@ -1,0 +1,80 @@
+"""What a measure gets, and how one is added."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ...robustness.report import scalars
+
+MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
+
+# Endings of the names of figures that are better the smaller they are.
+LOWER_IS_BETTER = ('nll', 'ece', 'seconds', 'memory', 'loss')
+CALIBRATION = 'calibration/'  # what CalibrationMetric writes before its figures
+
+
+def measure(function: Callable[..., Dict[str, Any]]) -> Callable[..., Dict[str, Any]]:
+    """Add a function to ``MEASURES`` under its name; a decorator.
+
+    The function takes a :class:`Trained` and its settings as keywords, and gives figures by name.
+    The report writes the measure's name before theirs. What it gives under ``details`` is stored
+    and left out of the statistics.
+    """
+    MEASURES[function.__name__] = function
+    return function
+
+
+@dataclass
+class Trained:
+    """A trained model and the images to measure it on.
+
+    Attributes:
+        runner: After training, with the model's weights.
+        cfg: The arm's config.
+        training: See :class:`~afan_mm.experiments.training.Notes`.
+        loader, evaluator: Configs of the half that is measured.
+        names: Of all measures that are taken now.
+    """
+
+    runner: Runner
+    cfg: Config
+    training: Dict[str, Any]
+    loader: dict
+    evaluator: Any
+    names: List[str] = field(default_factory=list)
+    _clean: Dict[str, float] = field(default_factory=dict)
+
+    def clean(self) -> Dict[str, float]:
+        """The metrics of the config's evaluator and, where a measure needs them, of
+        ``CalibrationMetric``, from one pass over the images.
+        """
+        if not self._clean:
+            metrics = self.evaluator
+            metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+            if {'calibration', 'nll'} & set(self.names):
+                metrics.append(dict(type='CalibrationMetric'))
+            self._clean = self.evaluate(evaluator=metrics)
+        return self._clean
+
+    def evaluate(
+        self,
+        loader: Optional[dict] = None,
+        evaluator: Any = None,
+        test_cfg: Optional[dict] = None,
+    ) -> Dict[str, float]:
+        """Run a test loop; the metrics that are single numbers.
+
+        Args:
+            loader, evaluator, test_cfg: Other than those of the config.
+        """
+        runner = self.runner
+        runner._test_dataloader = copy.deepcopy(loader or self.loader)
+        runner._test_evaluator = copy.deepcopy(evaluator or self.evaluator)
+        # hooks look it up while it runs
+        runner._test_loop = runner.build_test_loop(
+            dict(self.cfg.get('test_cfg') or {}) if test_cfg is None else test_cfg
+        )
+        return scalars(runner.test_loop.run())

@@ -1,0 +1,33 @@
+"""The host's own metrics, the calibration of the same outputs, and what the training took."""
+
+from typing import Dict
+
+from .base import CALIBRATION, Trained, measure
+
+
+@measure
+def stock(trained: Trained) -> Dict[str, float]:
+    """The metrics of the config's evaluator, under their own names."""
+    return {k: v for k, v in trained.clean().items() if not k.startswith(CALIBRATION)}
+
+
+@measure
+def calibration(trained: Trained) -> Dict[str, float]:
+    """Expected calibration error, see :class:`~afan_mm.robustness.CalibrationMetric`; not for
+    detectors.
+    """
+    return dict(ece=trained.clean()[f'{CALIBRATION}ece'])
+
+
+@measure
+def nll(trained: Trained) -> Dict[str, float]:
+    """The mean negative log-likelihood on the images, the cross-entropy without weights and
+    smoothing; not for detectors.
+    """
+    return dict(nll=trained.clean()[f'{CALIBRATION}nll'])
+
+
+@measure
+def cost(trained: Trained) -> Dict[str, float]:
+    """Training time in seconds and peak memory in MiB; the report relates them to stock."""
+    return {key: trained.training[key] for key in ('seconds', 'cpu_seconds', 'memory')}

@@ -1,0 +1,129 @@
+"""From an experiment to its runs."""
+
+import json
+from statistics import mean
+from typing import Any, Dict, List, Optional, Sequence
+
+from mmengine.config import Config
+
+from .arms import Arms
+from .config import Experiment, ExperimentError
+from .data import Evaluation
+from .datasets import Datasets
+from .measures import MEASURES
+from .run import RunSpec, missing
+from .store import Store, digest, environment, training_parts, write_json
+from .training import seconds_per_iteration
+
+
+class Plan:
+    """The runs of an experiment.
+
+    Args:
+        half: Whose images are measured: 'selection', 'report' or 'all'.
+        threads: Of each run.
+    """
+
+    def __init__(
+        self, experiment: Experiment, store: Store, half: str = 'report', threads: int = 1
+    ):
+        self.experiment, self.store, self.half, self.threads = experiment, store, half, threads
+        self.arms, self.datasets = Arms(experiment), Datasets()
+        self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
+        for each in experiment.measures:
+            if each.get('type') not in MEASURES:
+                raise ExperimentError(
+                    f'measures must be among {sorted(MEASURES)}, but got {each.get("type")!r}'
+                )
+
+    def waits(self, name: str) -> bool:
+        """Whether an arm's length depends on runs that are not stored yet."""
+        return self.arms.needs_factor(name) and self._factor(name) is None
+
+    def spec(self, name: str, seed: int) -> RunSpec:
+        """The run of an arm with a seed; its config is read and its data are looked at."""
+        cfg = self._config(name)
+        loader, evaluator = self.evaluation.images(cfg, self.half)
+        curve = None
+        if self.experiment.curve_interval:
+            images = self.evaluation.images(cfg, 'selection')
+            curve = dict(zip(('loader', 'evaluator'), images))
+            curve['interval'] = self.experiment.curve_interval
+        versions = environment(cfg)
+        about = dict(
+            config=training_parts(cfg),
+            randomness=dict(cfg.get('randomness') or {}, seed=seed),
+            environment=versions,
+            data=self.datasets.about(cfg, cfg.train_dataloader.dataset),
+            curve=curve,
+        )
+        key = f'{name}-{seed}-{digest(about)}'
+        measured_on = dict(
+            loader=loader,
+            evaluator=evaluator,
+            data=self.datasets.about(cfg, loader['dataset']),
+            test_cfg=cfg.get('test_cfg'),
+        )
+        return RunSpec(
+            store=str(self.store.folder),
+            key=key,
+            experiment=self.experiment.name,
+            arm=name,
+            seed=seed,
+            cfg=cfg.to_dict(),
+            evaluation=dict(loader=loader, evaluator=evaluator),
+            measures={
+                f'{each["type"]}-{digest([each, measured_on])}': each
+                for each in self.experiment.measures
+            },
+            environment=versions,
+            curve=curve,
+            threads=self.threads,
+            keep_checkpoints=self.experiment.keep_checkpoints,
+        )
+
+    def record(self, spec: RunSpec) -> Optional[Dict[str, Any]]:
+        """What is stored of a run, None unless every measure is there."""
+        record = self.store.load(spec.key)
+        return None if record is None or missing(spec, record) else record
+
+    def factor(self, name: str) -> Optional[float]:
+        """Of a 'longer' arm: how many times stock's iterations it has; None for other arms, and
+        until it is known.
+        """
+        spec = self.experiment.arms[name]
+        if spec.reference != 'longer':
+            return None
+        return spec.factor or self._factor(name)
+
+    def _config(self, name: str) -> Config:
+        return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
+
+    def _factor(self, name: str) -> Optional[float]:
+        """Time of an iteration of the arm over one of stock, from the runs that were stored when it
+        was first asked for; kept, so that the arm's length does not change later.
+        """
+        other = self.experiment.arms[name].of
+        if 'stock' not in self.experiment.arms:
+            raise ExperimentError(f"arm {name} needs a factor, or an arm 'stock' to measure it by")
+        seeds: Sequence[int] = self.experiment.seeds[:1]
+        pairs = [[self.spec(arm, seed) for arm in ('stock', other)] for seed in seeds]
+        path = self.store.folder / 'factors' / f'{digest([[s.key for s in p] for p in pairs])}.json'
+        if path.exists():
+            return json.loads(path.read_text())['factor']
+        records = [[self.record(spec) for spec in pair] for pair in pairs]
+        if any(record is None for pair in records for record in pair):
+            return None
+        factor = mean(
+            seconds_per_iteration(theirs['training']) / seconds_per_iteration(stock['training'])
+            for stock, theirs in records
+        )
+        write_json(path, dict(factor=round(factor, 3), arm=other, stock='stock'))
+        return round(factor, 3)
+
+
+def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:
+    """The runs of these arms and seeds that can be started by now, seed after seed, so that whoever
+    stops early has whole pairs.
+    """
+    return [plan.spec(arm, seed) for seed in seeds for arm in arms if not plan.waits(arm)]

@@ -1,0 +1,157 @@
+"""A report in words: a Markdown table for each metric."""
+
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from .plot import plot, plot_curve
+from .store import write_json, write_text
+
+HALVES = dict(
+    selection='the selection half of the validation set',
+    report='the report half of the validation set, which selection does not see',
+    all='the whole validation set',
+)
+
+
+def markdown(results: Dict[str, Any]) -> str:
+    """The report of :func:`~.results.collect`'s results."""
+    lines = [f'# {results["experiment"]}', '', about(results), '']
+    for name, metric in results['metrics'].items():
+        primary = ' (primary)' if name == results['primary'] else ''
+        lines += [f'## {name}{primary}', '', *arm_table(results, metric), '']
+        if metric['comparisons']:
+            lines += [*comparison_table(metric), '']
+    if not results['metrics']:
+        lines += ['No run is stored yet.', '']
+    return '\n'.join(lines)
+
+
+def about(results: Dict[str, Any]) -> str:
+    """What the tables hold, and what is missing or amiss."""
+    seeds = results['seeds']
+    where = HALVES[results['half']]
+    if results['selection'].get('split') == 'none' and results['half'] != 'all':
+        where = HALVES['all'] + '; selection and report are not kept apart'
+    text = [
+        f'Seeds {", ".join(map(str, seeds))}; measured on {where}, or on the test set where the '
+        'config has one of its own.'
+        if results['half'] == 'report'
+        else f'Seeds {", ".join(map(str, seeds))}; measured on {where}.',
+        'Differences are paired by seed. A verdict is that of the paired t-test after '
+        "Holm's correction over the arms (p < 0.05, at least five seeds); anything else is 'not "
+        "shown'. 'Detectable' is the true difference that one such test finds with probability "
+        '0.8 for this many seeds and this spread.',
+    ]
+    if results['missing']:
+        text.append(f'**Missing runs:** {", ".join(results["missing"])}.')
+    if results['unpaired']:
+        text.append(f'**Not paired:** {"; ".join(results["unpaired"])}.')
+    return '\n\n'.join(text)
+
+
+def arm_table(results: Dict[str, Any], metric: Dict[str, Any]) -> List[str]:
+    """Mean and spread of each arm, each seed, and its cost relative to stock."""
+    seeds = list(results['seeds'])
+    head = ['arm', 'mean', 'sd', '95 % interval', *(f'seed {s}' for s in seeds), 'time', 'memory']
+    rows = []
+    for arm, values in metric['values'].items():
+        each = metric['summary'].get(arm)
+        cost = results['cost'].get(arm, {})
+        rows.append(
+            [
+                label(results['arms'], arm),
+                *(
+                    ['–'] * 3
+                    if each is None
+                    else [number(each['mean']), number(each['sd']), interval(each)]
+                ),
+                *(number(values.get(seed, math.nan)) for seed in seeds),
+                ratio(cost.get('time')),
+                ratio(cost.get('memory')),
+            ]
+        )
+    return table(head, rows)
+
+
+def comparison_table(metric: Dict[str, Any]) -> List[str]:
+    """Each arm against each reference."""
+    head = [
+        'arm − reference',
+        'seeds',
+        'difference',
+        '95 % interval',
+        'p (t)',
+        'p (Holm)',
+        'p (sign flips)',
+        'detectable',
+        'verdict',
+    ]
+    rows = [
+        [
+            f'{c["arm"]} − {c["reference"]}',
+            str(len(c['seeds'])),
+            number(c['mean'], sign=True),
+            interval(dict(low=c['interval'][0], high=c['interval'][1]), sign=True),
+            p_value(c['p_t']),
+            p_value(c['p_holm']),
+            p_value(c['p_flip']),
+            number(c['detectable']),
+            c['verdict'] if c['verdict'] == 'not shown' else f'**{c["verdict"]}**',
+        ]
+        for c in metric['comparisons']
+    ]
+    return table(head, rows)
+
+
+def label(arms: Dict[str, Any], name: str) -> str:
+    """An arm's name, with what it is a reference of."""
+    about = arms[name]
+    extra = [] if about['of'] is None else [f'of {about["of"]}']
+    if about['factor'] is not None:
+        extra.append(f'× {about["factor"]:g}')
+    return f'{name} ({", ".join(extra)})' if extra else name
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> List[str]:
+    """A Markdown table, its first column to the left, the others to the right."""
+    lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
+    return [f'| {" | ".join(line)} |' for line in lines]
+
+
+def number(value: float, sign: bool = False) -> str:
+    """Four significant digits, and what is very small as zero."""
+    if math.isnan(value):
+        return '–'
+    return f'{value:{"+" if sign else ""}.4g}'
+
+
+def interval(each: Dict[str, float], sign: bool = False) -> str:
+    if math.isnan(each['low']):
+        return '–'
+    return f'{number(each["low"], sign)} … {number(each["high"], sign)}'
+
+
+def ratio(value: Any) -> str:
+    return '–' if value is None else f'{value:.2f}×'
+
+
+def p_value(value: float) -> str:
+    if math.isnan(value):
+        return '–'
+    return '< 0.001' if value < 0.001 else f'{value:.3f}'
+
+
+def write_report(results: Dict[str, Any], folder: Path) -> str:
+    """Write ``report.md``, ``.json`` and ``.png`` to the store, ``report_curve.png`` where there
+    are curves; of another half than the report's under its name. The Markdown.
+    """
+    stem = 'report' if results['half'] == 'report' else f'report_{results["half"]}'
+    text = markdown(results)
+    write_json(folder / f'{stem}.json', results)
+    write_text(folder / f'{stem}.md', text)
+    if results['metrics']:
+        plot(results, str(folder / f'{stem}.png'))
+    if any(t.get('curve') for runs in results['training'].values() for t in runs.values()):
+        plot_curve(results, str(folder / f'{stem}_curve.png'))
+    return text

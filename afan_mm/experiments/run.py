@@ -1,0 +1,126 @@
+"""One run: an arm with a seed, in a process of its own."""
+
+import copy
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import cv2
+import torch
+from mmengine.config import Config
+
+from . import store as stores
+from .measures import MEASURES, Trained
+from .training import prepare, train, training_notes
+
+
+@dataclass
+class RunSpec:
+    """All that a process needs to know; plain data, so that any machine can read it.
+
+    Attributes:
+        store: Folder of the :class:`~.store.Store`.
+        key: Of the run, a digest of ``about``.
+        cfg: The training config, resolved.
+        evaluation: ``dict(loader, evaluator)`` of the images that are measured.
+        measures: Settings by the key under which the figures are kept.
+        environment: Versions that the key stands for.
+        curve: See :func:`~.training.prepare`.
+        threads: Of this process.
+    """
+
+    store: str
+    key: str
+    experiment: str
+    arm: str
+    seed: int
+    cfg: dict
+    evaluation: dict
+    measures: Dict[str, dict]
+    environment: Dict[str, str]
+    curve: Optional[dict] = None
+    threads: int = 1
+    keep_checkpoints: bool = False
+
+
+def missing(spec: RunSpec, record: Optional[Dict[str, Any]]) -> Dict[str, dict]:
+    """The measures whose figures a record does not have."""
+    have = {} if record is None else record['measured']
+    return {key: settings for key, settings in spec.measures.items() if key not in have}
+
+
+def run(spec: RunSpec) -> Dict[str, Any]:
+    """Train, measure and store; only what is not stored yet.
+
+    Returns:
+        The record: ``key``, ``experiment``, ``arm``, ``seed``, ``environment``, ``training`` (see
+        :class:`~.training.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
+        ``measure``, its ``figures`` and ``details``.
+    """
+    store, began = stores.Store(spec.store), time.perf_counter()
+    with store.lock(spec.key):
+        record = store.load(spec.key)
+        if not missing(spec, record):
+            return record
+        cfg = Config(copy.deepcopy(spec.cfg))
+        check_environment(spec, cfg)
+        limit_threads(spec.threads)
+        folder = store.run_folder(spec.key).absolute()
+        runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
+        names = [settings['type'] for settings in missing(spec, record).values()]
+        trained = Trained(runner, cfg, training_notes(folder), **spec.evaluation, names=names)
+        record = record or dict(measured={})
+        record.update(
+            {
+                key: getattr(spec, key)
+                for key in ('key', 'experiment', 'arm', 'seed', 'environment')
+            },
+            training=trained.training,
+        )
+        for key, settings in missing(spec, record).items():
+            result = measure(trained, settings)
+            record['measured'][key] = dict(result, measure=settings)
+            record['wall'] = time.perf_counter() - began
+            store.save(spec.key, record)
+        if not spec.keep_checkpoints:
+            remove_checkpoints(folder)
+    return record
+
+
+def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
+    """The ``figures`` of one measure, single numbers under its name, and its ``details``."""
+    settings = dict(settings)
+    name = settings.pop('type')
+    figures = MEASURES[name](trained, **settings)
+    details = figures.pop('details', None)
+    if name != 'stock':
+        figures = {k if k == name else f'{name}/{k}': value for k, value in figures.items()}
+    return dict(figures=figures, details=details)
+
+
+def check_environment(spec: RunSpec, cfg: Config) -> None:
+    """Refuse to file the figures of one code under the name of another."""
+    found = stores.environment(cfg)
+    changed = sorted(
+        k for k in {*found, *spec.environment} if found.get(k) != spec.environment.get(k)
+    )
+    if changed:
+        raise RuntimeError(
+            f'{", ".join(changed)} changed since the experiment was started; start it again'
+        )
+
+
+def limit_threads(threads: int) -> None:
+    """Keep to this process's share of the cores. OpenMP has read its variable by now."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    os.environ['OMP_NUM_THREADS'] = str(threads)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """The pointer first: without it a file that is left is not taken for one to go on from."""
+    (folder / 'last_checkpoint').unlink()
+    for path in folder.glob('*.pth'):
+        path.unlink()

@@ -1,0 +1,129 @@
+"""What experiments have found so far: one small file for each run, named by what determined it."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+from mmengine.config import Config
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# Of the package: what no training step and no evaluation runs through.
+ELSEWHERE = ('analysis', 'cli', 'conversion', 'experiments', 'visualization')
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
+# Of a config: what says where and how a run is logged, not what comes out.
+NOT_RESULTS = (
+    'work_dir',
+    'launcher',
+    'log_level',
+    'log_processor',
+    'resume',
+    'visualizer',
+    'vis_backends',
+    'experiment_name',
+    'randomness',
+)
+
+
+class Store:
+    """A folder with ``results/<key>.json`` for each run, and its logs and checkpoints in
+    ``runs/<key>``.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def load(self, key: str) -> Optional[Dict[str, Any]]:
+        """The record of a run, or None."""
+        path = self._path(key)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def save(self, key: str, record: Dict[str, Any]) -> None:
+        """Keep a record, all of it or nothing."""
+        write_json(self._path(key), record)
+
+    def all(self) -> List[Dict[str, Any]]:
+        """Every record there is."""
+        files = sorted((self.folder / 'results').glob('*.json'))
+        return [json.loads(path.read_text()) for path in files]
+
+    def run_folder(self, key: str) -> Path:
+        """Where a run keeps its logs and checkpoints."""
+        return self.folder / 'runs' / key
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Wait until no other process has this run; the system frees the lock of a killed one."""
+        folder = self.run_folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / 'lock', 'w') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _path(self, key: str) -> Path:
+        return self.folder / 'results' / f'{key}.json'
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The whole file or none of it."""
+    write_text(path, json.dumps(content, indent=1, default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def digest(content: Any) -> str:
+    """A short name for anything that json can write."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def training_parts(cfg: Config) -> Dict[str, Any]:
+    """What of a config determines the weights: all but logging and evaluation."""
+    return {
+        key: value
+        for key, value in cfg.to_dict().items()
+        if key not in NOT_RESULTS and not key.startswith(('val_', 'test_', 'tta_'))
+    }
+
+
+def environment(cfg: Config) -> Dict[str, str]:
+    """The versions that a run's figures depend on: those of the packages and, where the config uses
+    it, the source of afan_mm.
+    """
+    found = dict(python=platform.python_version())
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if uses_afan(cfg):
+        found['afan_mm'] = source_digest()
+    return found
+
+
+def uses_afan(cfg: Config) -> bool:
+    """Whether a config imports afan_mm or has a type of it; a stock run does not depend on it."""
+    imports = (cfg.get('custom_imports') or {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    parts = json.dumps(training_parts(cfg), default=str)
+    return any(each.split('.')[0] == 'afan_mm' for each in imports) or '"AFAN' in parts
+
+
+def source_digest() -> str:
+    """Of the modules of afan_mm that training and evaluation run through."""
+    return digest(
+        {
+            str(path.relative_to(PACKAGE)): path.read_text()
+            for path in sorted(PACKAGE.rglob('*.py'))
+            if path.relative_to(PACKAGE).parts[0] not in ELSEWHERE
+        }
+    )

@@ -1,0 +1,121 @@
+"""The norms in which a perturbation is measured, and their balls; torch only.
+
+Shapes as in :mod:`afan_mm.functional`: a feature is (N, C, *S).
+"""
+
+import math
+from typing import Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from .functional import full_precision
+
+NORMS = ('linf', 'l2')
+NORM_OVER = ('sample', 'position')
+Radius = Union[float, Tensor]
+
+
+def norm_axes(feature: Tensor, over: str) -> Tuple[int, ...]:
+    """The axes of the vectors that an l2 norm is taken of.
+
+    ==========  =======  ============  ====================================================
+    over        axes     norms         a vector is
+    ==========  =======  ============  ====================================================
+    'sample'    C, S     (N, 1, 1...)  a whole sample; a whole RoI at a site of RoIs
+    'position'  C        (N, 1, *S)    the channels of one pixel; 'sample' where S is empty
+    ==========  =======  ============  ====================================================
+
+    Args:
+        feature: (N, C, *S).
+        over: One of the table.
+
+    Raises:
+        ValueError: If ``over`` is unknown.
+    """
+    if over not in NORM_OVER:
+        raise ValueError(f'norm_over must be one of {NORM_OVER}, but got {over!r}')
+    return (1,) if over == 'position' else tuple(range(1, feature.dim()))
+
+
+def l2_norm(feature: Tensor, over: str = 'sample') -> Tensor:
+    """The l2 norm of each vector of :func:`norm_axes`, in full precision and in a shape that
+    broadcasts against the feature.
+    """
+    axes = norm_axes(feature, over)
+    return torch.linalg.vector_norm(full_precision(feature), dim=axes, keepdim=True)
+
+
+def unit_vector(feature: Tensor, over: str = 'sample') -> Tensor:
+    """Each vector of :func:`norm_axes` at an l2 norm of one, in full precision; zero stays zero.
+
+    A gradient's squares may be zero or infinite where the gradient is neither: the vectors are
+    scaled by their largest element first.
+    """
+    feature = full_precision(feature)
+    largest = feature.abs().amax(norm_axes(feature, over), keepdim=True)
+    scaled = feature / torch.where(largest > 0, largest, torch.ones_like(largest))
+    # at least one, but for the zero vector
+    return scaled / l2_norm(scaled, over).clamp(min=1)
+
+
+class Linf:
+    """The ball of the l-infinity norm (Eq. 2): no element is longer than the radius."""
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The vector of length one along which a loss of this gradient rises most: its sign."""
+        return gradient.sign()
+
+    def project(self, delta: Tensor, radius: Radius) -> Tensor:
+        """The nearest point of the ball."""
+        radius = _radius(radius, delta)
+        return torch.maximum(torch.minimum(delta, radius), -radius)
+
+    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+        """Anywhere in the ball of radius one."""
+        noise = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        return 2 * noise - 1
+
+
+class L2:
+    """The ball of the l2 norm of each sample, or of each position (not the paper's).
+
+    Args:
+        over: See :func:`norm_axes`. Defaults to 'sample'.
+    """
+
+    def __init__(self, over: str = 'sample'):
+        self.over = over
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The vector of length one along which a loss of this gradient rises most: the gradient's
+        own, and zero where the gradient is.
+        """
+        return unit_vector(gradient, self.over)
+
+    def project(self, delta: Tensor, radius: Radius) -> Tensor:
+        """The nearest point of the ball."""
+        length = l2_norm(delta, self.over)
+        shrink = torch.where(length > radius, radius / length, torch.ones_like(length))
+        return (delta * shrink).to(delta.dtype)
+
+    def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+        """Anywhere in the ball of radius one: in d dimensions, any direction and a radius whose
+        d-th power is uniform.
+        """
+        axes = norm_axes(like, self.over)
+        direction = self.direction(torch.zeros_like(like).normal_(generator=generator))
+        power = torch.rand(
+            [1 if axis in axes else size for axis, size in enumerate(like.shape)],
+            generator=generator,
+            device=like.device,
+            dtype=direction.dtype,
+        )
+        return (direction * power ** (1 / math.prod(like.shape[a] for a in axes))).to(like.dtype)
+
+
+Norm = Union[Linf, L2]
+
+
+def _radius(epsilon: Radius, like: Tensor) -> Tensor:
+    return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)

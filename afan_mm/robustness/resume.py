@@ -1,0 +1,85 @@
+"""What an interrupted evaluation has done so far, in a file of the work folder."""
+
+import hashlib
+import json
+import os
+import os.path as osp
+import pickle
+from typing import Any, Dict, List, Optional
+
+import torch
+from mmengine.evaluator import Evaluator
+from torch import nn
+
+from ..utils.files import write
+
+
+class UnfinishedRun:
+    """Saves the processed results of evaluators, and gives them back to a later run that evaluates
+    the same.
+
+    Args:
+        path: The file; each process has its own.
+        key: Names what is evaluated, see :func:`run_key`.
+        evaluators: Those whose results are kept.
+    """
+
+    def __init__(self, path: str, key: str, evaluators: List[Evaluator]):
+        self.path = path
+        self.key = key
+        self.metrics = [metric for evaluator in evaluators for metric in evaluator.metrics]
+
+    @property
+    def possible(self) -> bool:
+        """Whether results outlive the process: some metrics keep theirs in a temporary folder."""
+        return all(getattr(metric, 'tmp_dir', None) is None for metric in self.metrics)
+
+    def load(self) -> Optional[Dict[str, Any]]:
+        """Fill the evaluators; what :meth:`save` was given, or None where there is nothing of this
+        key.
+        """
+        if not self.possible or not osp.isfile(self.path):
+            return None
+        try:
+            with open(self.path, 'rb') as file:
+                # results may be of any type; the file is the user's own, as a config is
+                saved = pickle.load(file)
+        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+            return None
+        if not isinstance(saved, dict) or saved.get('key') != self.key:
+            return None
+        for metric, results in zip(self.metrics, saved['results']):
+            metric.results[:] = results
+        return saved['state']
+
+    def save(self, state: Dict[str, Any]) -> None:
+        """Keep the evaluators' results with a state, all of it or nothing."""
+        if not self.possible:
+            return
+        content = dict(
+            key=self.key, state=state, results=[metric.results for metric in self.metrics]
+        )
+        write(self.path, pickle.dumps(content))
+
+    def remove(self) -> None:
+        """What was saved, once nothing needs to go on from it."""
+        if osp.exists(self.path):
+            os.remove(self.path)
+
+
+def run_key(model: nn.Module, **about: Any) -> str:
+    """A digest of a model's weights and of everything else that the figures depend on.
+
+    Args:
+        about: Numbers, strings, and dicts and lists of them; of anything else its type counts.
+    """
+    digest = hashlib.sha256(
+        json.dumps(about, sort_keys=True, default=lambda value: type(value).__name__).encode()
+    )
+    for name, tensor in sorted(model.state_dict().items()):
+        if torch.is_tensor(tensor):
+            digest.update(name.encode())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""The settings of an attack on the pixels, and the paper's two protocols."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mmengine.model import BaseTTAModel
+from torch import nn
+
+from ..utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
+from ..utils.errors import UsageError
+
+ATTACKS = ('pgd', 'segpgd', 'cospgd')
+# The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6
+# (Table 8) for segmentors.
+PROTOCOLS = {
+    'mmdet': dict(attack='pgd', num_steps=10, step_size=0.3 / 255, epsilon=2 / 255),
+    'mmseg': dict(attack='pgd', num_steps=10, step_size=1 / 255, epsilon=8 / 255),
+}
+
+
+class AttackError(UsageError):
+    """The config, the test set or the model does not give what an attack needs; the message is all
+    that there is to say.
+    """
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How the pixels of an image are perturbed.
+
+    Strengths are fractions of the pixel range, as the paper writes them: 8/255 is 8 of the 255 grey
+    levels. A string such as '8/255' is read as that fraction, so that it can be written on a
+    command line.
+
+    Args:
+        epsilon: Radius of the l-infinity ball.
+        step_size: Length of one PGD step.
+        num_steps: Number of steps; n in PGD-n. Defaults to 10.
+        random_start: Start anywhere in the ball instead of at the clean image. Defaults to False.
+        attack: What the steps raise, see :mod:`afan_mm.robustness.objectives`. 'pgd': the model's
+            training loss. For segmentors also 'segpgd' and 'cospgd', which weight the pixels'
+            cross-entropy. Defaults to 'pgd'.
+        seed: With the image's name, the seed of what is drawn at random: the start, anchors and
+            RoIs. Defaults to 0.
+
+    Raises:
+        TypeError, ValueError: With the argument's name, what is allowed and what came.
+    """
+
+    epsilon: float
+    step_size: float
+    num_steps: int = 10
+    random_start: bool = False
+    attack: str = 'pgd'
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ('epsilon', 'step_size'):
+            object.__setattr__(self, key, _read_fraction(key, getattr(self, key)))
+        check_integer('num_steps', self.num_steps, 1)
+        check_integer('seed', self.seed, 0)
+        check_type('random_start', self.random_start, bool)
+        check_choice('attack', self.attack, ATTACKS)
+
+    @classmethod
+    def for_host(cls, host: str, **changes: Any) -> 'AttackSettings':
+        """The paper's protocol for a host, with changes.
+
+        Args:
+            host: 'mmdet' or 'mmseg'.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise AttackError(
+                f'the robust evaluation has no setting {unknown}; its attack knows {known}'
+            )
+        settings = cls(**{**PROTOCOLS[host], **changes})
+        if host != 'mmseg' and settings.attack != 'pgd':
+            raise AttackError(
+                "attack must be 'pgd' for a detector, which has no classes of pixels, but got "
+                f'{settings.attack!r}'
+            )
+        return settings
+
+    def __str__(self) -> str:
+        strengths = f'step {self.step_size * 255:g}/255, epsilon {self.epsilon * 255:g}/255'
+        start = ', random start' if self.random_start else ''
+        return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
+
+
+def library_of(model: nn.Module) -> str:
+    """The library of a model: 'mmdet' or 'mmseg'."""
+    if isinstance(model, BaseTTAModel):
+        raise AttackError('the robust evaluation does not work with test-time augmentation')
+    for cls in type(model).__mro__:
+        library = cls.__module__.split('.')[0]
+        if library in PROTOCOLS:
+            return library
+    raise AttackError(
+        'the robust evaluation needs a detector of mmdet or a segmentor of mmseg, but got '
+        f'{type(model).__name__}'
+    )
+
+
+def _read_fraction(key: str, value: Any) -> float:
+    try:
+        return float(check_number(key, read_quotient(key, value), 0, 1))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'{error}: 8 grey levels are 8/255') from None

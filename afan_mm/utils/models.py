@@ -1,0 +1,116 @@
+"""Models, and the files that hold their weights."""
+
+import hashlib
+import io
+import os.path as osp
+from typing import Any, Dict, Sequence
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from .errors import UsageError, describe
+from .files import write
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without a wrapper such as DDP's around it."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def read_checkpoint(path: str) -> Dict[str, Any]:
+    """The dict that a checkpoint holds, on the CPU.
+
+    Args:
+        path: A file, or an address with '://' of a store that mmengine knows.
+
+    Raises:
+        UsageError: If there is no such file, or torch cannot or will not read it.
+    """
+    if '://' not in path and not osp.isfile(path):
+        raise UsageError(f'checkpoint must be a file, but got {path}')
+    try:
+        if '://' in path:
+            content = CheckpointLoader.load_checkpoint(path, 'cpu')
+        else:
+            content = torch.load(path, map_location='cpu')
+    except Exception as error:
+        # truncated, of another kind, or refused as unsafe: torch raises many types
+        raise UsageError(f'cannot read checkpoint {path}: {describe(error)}') from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f'checkpoint must hold a dict, but {path} holds a {type(content).__name__}'
+        )
+    return content
+
+
+def weights_of(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
+    """The weights in a checkpoint, by name: those under ``state_dict``, or all of it."""
+    return checkpoint.get('state_dict', checkpoint)
+
+
+def check_weights(model: nn.Module, weights: Dict[str, Tensor], path: str) -> None:
+    """Complain of weights that are not those of a model.
+
+    Args:
+        path: Of the checkpoint, for the message.
+
+    Raises:
+        UsageError: With the number and the first names of those that are missing, of another shape
+            or unknown.
+    """
+    expected = model.state_dict()
+    wrong = {
+        'missing': [key for key in expected if key not in weights],
+        'of another shape': [
+            key for key in expected if key in weights and weights[key].shape != expected[key].shape
+        ],
+        'unknown': [key for key in weights if key not in expected],
+    }
+    if any(wrong.values()):
+        text = '; '.join(
+            f'{len(keys)} {what} ({", ".join(map(str, keys[:3]))}{", ..." * (len(keys) > 3)})'
+            for what, keys in wrong.items()
+            if keys
+        )
+        raise UsageError(
+            f'checkpoint must be of the model of the config, but of the keys in {path} {text}'
+        )
+
+
+def publish(in_file: str, out_file: str, save_keys: Sequence[str] = ('meta', 'state_dict')) -> str:
+    """Write a checkpoint without what only training needs.
+
+    Args:
+        in_file: Checkpoint of a training run.
+        out_file: Where to write; '.pth' may be left out. The first eight digits of the new file's
+            sha256 are added to its name.
+        save_keys: What to keep.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        UsageError: If a file cannot be read or written, or a key is not there.
+    """
+    if osp.isdir(out_file):
+        raise UsageError(f'out_file must name a file, but {out_file} is a folder')
+    if not osp.isdir(osp.dirname(out_file) or '.'):
+        raise UsageError(f'out_file must be in a folder that exists, but got {out_file}')
+    checkpoint = read_checkpoint(in_file)
+    missing = [key for key in save_keys if key not in checkpoint]
+    if missing:
+        there = ', '.join(map(str, checkpoint))
+        raise UsageError(
+            f'--save-keys must be among {there} for {in_file}, but got {", ".join(missing)}'
+        )
+    content = io.BytesIO()
+    torch.save({key: checkpoint[key] for key in save_keys}, content)
+    stem = out_file[: -len('.pth')] if out_file.endswith('.pth') else out_file
+    published = f'{stem}-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth'
+    try:
+        write(published, content.getvalue())
+    except OSError as error:
+        raise UsageError(str(error)) from error
+    return published

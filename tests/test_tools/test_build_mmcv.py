@@ -1,0 +1,318 @@
+"""The quick build of mmcv's operators: what it does to the sources, when it is used, what is kept
+of it, and that the installed one lacks no operator.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import mmcv
+import mmcv._ext
+import pytest
+import torch
+
+from support.paths import ROOT
+from support.tools import build_mmcv, mmcv_wheel, probe_env, setup_env
+
+FACTS = dict(torch='9.9.0+cpu', python='cpython-311', platform='linux-x86_64-glibc2.36', devices=[])
+HASH = '0' * 64
+REQUIREMENTS = f'torch==9.9.0\nmmcv==2.1.0  # sha256:{HASH}\nmmcv-lite\n'
+
+
+def write_wheel(folder, name='mmcv-2.1.0-py3-none-any.whl'):
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(str(folder / name), 'w') as wheel:
+        wheel.writestr('mmcv/__init__.py', '')
+    return folder / name
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A source of wheels for an interpreter that is never asked, with a cache folder of its own."""
+    return mmcv_wheel.WheelSource('python', {'XDG_CACHE_HOME': str(tmp_path)}, FACTS, REQUIREMENTS)
+
+
+class FakeBuild:
+    """A build that is over at once: it raises, or gives a wheel."""
+
+    def __init__(self, outcome):
+        self.outcome, self.started = outcome, 0
+
+    def __call__(self, python, variables, pin):
+        self.started += 1
+        if isinstance(self.outcome, OSError):
+            raise self.outcome
+        return self
+
+    def wait(self):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+# the installed operators
+
+
+def test_no_operator_is_missing():
+    pytorch = Path(mmcv.__file__).parent / 'ops' / 'csrc' / 'pytorch'
+    (bindings,) = pytorch.glob('*pybind.cpp')
+    names = set(re.findall(r'm\.def\(\s*"(\w+)"', bindings.read_text()))
+    assert len(names) > 100
+    assert names - set(dir(mmcv._ext)) == set()
+
+
+# uniting
+
+
+def test_unite_leaves_nothing_out(tmp_path):
+    files = {*build_mmcv.ALONE, 'nms.cpp', 'carafe.cpp', 'cpu/nms.cpp', 'cpu/pixel_group.cpp'}
+    (tmp_path / 'cpu').mkdir()
+    for name in [*files, 'spconv_utils.h']:
+        (tmp_path / name).write_text(f'// {name}')
+    build_mmcv.unite(tmp_path)
+
+    compiled = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.cpp'))
+    assert len(compiled) == len(build_mmcv.SECONDS)
+    # the order in which they are compiled: the long ones first
+    assert compiled[:3] == ['0_pybind.cpp', '0_united.cpp', 'cpu/0_united.cpp']
+    assert (tmp_path / '0_united.cpp').read_text() == (
+        '#include <torch/extension.h>\n#include "carafe.inc"\n#include "nms.inc"\n'
+    )
+    assert (tmp_path / 'cpu' / '0_united.cpp').read_text() == (
+        '#include <torch/extension.h>\n#include "nms.inc"\n#include "pixel_group.inc"\n'
+    )
+    assert (tmp_path / 'cpu' / 'nms.inc').read_text() == '// cpu/nms.cpp'
+    assert (tmp_path / '0_pybind.cpp').read_text() == '// pybind.cpp'
+
+
+# the time left
+
+
+def test_schedule():
+    # one core: 4; the other: 1, 2 until 3, then 3 more until 6
+    assert build_mmcv.schedule([4, 1, 2, 3], 2) == [1, 3, 4, 6]
+    assert build_mmcv.schedule([4, 1, 2], 1) == [4, 5, 7]
+
+
+def test_estimate_left():
+    tasks = dict(jobs=2, seconds=[4, 1, 2, 3])  # ends at 1, 3, 4, 6
+    assert build_mmcv.estimate_left(0, 0.5, **tasks) == 5.5
+    assert build_mmcv.estimate_left(0, 100, **tasks) == 5  # no end is near before the first one
+    assert build_mmcv.estimate_left(2, 6, **tasks) == 6  # half as fast: at 3 of 6
+    assert build_mmcv.estimate_left(4, 12, **tasks) == 0
+
+
+# when it is used
+
+
+@pytest.mark.parametrize(
+    'devices, variables, expected',
+    [
+        ([], {}, ''),
+        ([], {'FORCE_CUDA': '0', 'MMCV_WITH_OPS': '1'}, ''),
+        ([], {'FORCE_CUDA': '1'}, 'FORCE_CUDA=1'),
+        ([], {'FORCE_NPU': '1', 'FORCE_MLU': '1'}, 'FORCE_MLU=1, FORCE_NPU=1'),
+        (['CUDA'], {}, 'CUDA'),
+    ],
+)
+def test_find_device(devices, variables, expected):
+    assert mmcv_wheel.find_device(dict(FACTS, devices=devices), variables) == expected
+
+
+def test_another_device_gets_mmcvs_own_build(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(AssertionError('not to be built')))
+    variables = {'XDG_CACHE_HOME': str(tmp_path)}
+    facts = dict(FACTS, devices=['CUDA'])
+    source = mmcv_wheel.WheelSource('python', variables, facts, REQUIREMENTS)
+    write_wheel(source.cache)
+    assert source.get() is None
+    assert 'for CUDA' in capsys.readouterr().out
+
+
+def test_describe_torch_names_this_one():
+    facts = probe_env.describe_torch()
+    assert facts['torch'] == torch.__version__
+    assert facts['devices'] == (['CUDA'] if torch.cuda.is_available() else [])
+
+
+# the pin
+
+
+def test_pin():
+    assert mmcv_wheel.read_pin(REQUIREMENTS) == ('2.1.0', HASH)
+    version, digest = mmcv_wheel.read_pin((ROOT / 'requirements.txt').read_text())
+    assert version == mmcv.__version__ and re.fullmatch('[0-9a-f]{64}', digest)
+
+
+@pytest.mark.parametrize('text', ['', 'mmcv==2.1.0\n', 'mmcv>=2  # sha256:' + HASH])
+def test_pin_without_a_hash_is_refused(text):
+    with pytest.raises(build_mmcv.SourceError, match='requirements.txt: mmcv needs a line'):
+        mmcv_wheel.read_pin(text)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A source package called mmcv that pip finds in place of the real one, and its hash. Its
+    setup.py leaves a mark when it runs.
+    """
+    folder, mark = tmp_path / 'mmcv-2.1.0', tmp_path / 'mark'
+    (folder / 'mmcv' / 'ops' / 'csrc' / 'pytorch' / 'cpu').mkdir(parents=True)
+    (folder / 'mmcv' / 'ops' / 'csrc' / 'pytorch' / 'pybind.cpp').write_text('')
+    (folder / 'PKG-INFO').write_text('Metadata-Version: 1.0\nName: mmcv\nVersion: 2.1.0\n')
+    (folder / 'setup.py').write_text(
+        f"import pathlib, sys, setuptools\npathlib.Path({str(mark)!r}).write_text('ran')\n"
+        "sys.exit('no such header') if 'bdist_wheel' in sys.argv else None\n"
+        "setuptools.setup(name='mmcv', version='2.1.0')\n"
+    )
+    archive = tmp_path / 'index' / 'mmcv-2.1.0.tar.gz'
+    archive.parent.mkdir()
+    with tarfile.open(str(archive), 'w:gz') as file:
+        file.add(str(folder), arcname=folder.name)
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setenv('PIP_FIND_LINKS', str(archive.parent))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    return hashlib.sha256(archive.read_bytes()).hexdigest(), mark
+
+
+def start(digest):
+    text = f'mmcv==2.1.0  # sha256:{digest}'
+    return mmcv_wheel.WheelSource(sys.executable, dict(os.environ), FACTS, text)
+
+
+def test_another_source_package_is_refused_before_it_runs(package):
+    _, mark = package
+    with pytest.raises(build_mmcv.SourceError, match='not the one whose hash'):
+        start(HASH).get()
+    assert not mark.exists()
+
+
+def test_failed_build_says_why_and_leaves_it_to_mmcvs_own(package, capfd):
+    digest, mark = package
+    source = start(digest)
+    assert source.get() is None
+    assert mark.exists()
+    said = capfd.readouterr().out
+    assert 'no such header' in said and 'quick build failed' in said
+    assert source.get() is None  # and is not tried again
+
+
+def test_sources_that_changed_leave_it_to_mmcvs_own(source, monkeypatch, capsys):
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(FileNotFoundError('no pybind.cpp')))
+    assert source.get() is None
+    assert 'no pybind.cpp\nmmcv: the quick build failed' in capsys.readouterr().out
+
+
+# the cache
+
+
+def test_cache_folder_tells_builds_apart():
+    pin, variables = ('2.1.0', HASH), {'XDG_CACHE_HOME': '/cache'}
+    first = mmcv_wheel.choose_cache(FACTS, pin, variables)
+    assert first.parent == Path('/cache/afan_mm/wheels')
+    assert first == mmcv_wheel.choose_cache(dict(FACTS), pin, dict(variables, LANG='C'))
+    others = {
+        mmcv_wheel.choose_cache(dict(FACTS, torch='9.9.0+cu130'), pin, variables),
+        mmcv_wheel.choose_cache(dict(FACTS, python='cpython-312'), pin, variables),
+        mmcv_wheel.choose_cache(dict(FACTS, platform='linux-aarch64'), pin, variables),
+        mmcv_wheel.choose_cache(FACTS, ('2.1.1', HASH), variables),
+        mmcv_wheel.choose_cache(FACTS, ('2.1.0', '1' * 64), variables),
+        mmcv_wheel.choose_cache(FACTS, pin, dict(variables, CXX='clang++')),
+        mmcv_wheel.choose_cache(FACTS, pin, dict(variables, CFLAGS='-march=native')),
+    }
+    assert len(others) == 7 and first not in others
+
+
+def test_cache_folder_of_the_home(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    folder = mmcv_wheel.choose_cache(FACTS, ('2.1.0', HASH), {})
+    assert folder.parent == Path('/home/someone/.cache/afan_mm/wheels')
+
+
+def test_built_wheel_is_kept_and_used_again(source, tmp_path, monkeypatch):
+    build = FakeBuild(write_wheel(tmp_path / 'elsewhere'))
+    monkeypatch.setattr(mmcv_wheel, 'Build', build)
+    kept = source.get()
+    assert kept.parent == source.cache and [kept] == list(source.cache.iterdir())
+    again = mmcv_wheel.WheelSource('python', source.variables, FACTS, REQUIREMENTS)
+    assert again.get() == kept and build.started == 1
+
+
+def test_cut_wheel_is_not_used(source, tmp_path, monkeypatch):
+    kept = write_wheel(source.cache)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    build = FakeBuild(write_wheel(tmp_path / 'elsewhere'))
+    monkeypatch.setattr(mmcv_wheel, 'Build', build)
+    assert source.get().read_bytes() == whole and build.started == 1
+
+
+def test_cache_that_cannot_be_written(source, tmp_path, monkeypatch, capsys):
+    built = write_wheel(tmp_path / 'elsewhere')
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(built))
+    (tmp_path / 'afan_mm').write_text('a file where the folder should be')
+    assert source.get() == built
+    assert 'could not be kept' in capsys.readouterr().out
+
+
+# setup_env.py with it
+
+
+class FakeEnvironment:
+    """An environment in which `works` decides whether what was installed passes the probe."""
+
+    def __init__(self, works, damaged='', is_sound=False):
+        self.works, self.damaged, self.is_sound, self.installed = works, damaged, is_sound, []
+
+    def probe(self, part):
+        if part == 'files':
+            return {'files': self.damaged}
+        return {part: '' if self.is_sound else 'import fails'}
+
+    def install(self, arguments, **variables):
+        self.installed.append(arguments)
+        self.is_sound, self.damaged = self.works(arguments), ''
+
+
+def test_broken_cached_wheel_is_removed_and_built_anew(source, tmp_path, monkeypatch):
+    broken = write_wheel(source.cache)
+    built = write_wheel(tmp_path / 'elsewhere')
+    built.write_bytes(built.read_bytes() + b'\0')
+    new = built.read_bytes()
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(built))
+    env = FakeEnvironment(lambda arguments: Path(arguments[0]).read_bytes() == new)
+    setup_env.ensure_mmcv(env, source)
+    assert [arguments[0] for arguments in env.installed] == [str(broken)] * 2
+    assert broken.read_bytes() == new
+
+
+def test_mmcvs_own_build_comes_last(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(mmcv_wheel, 'Build', FakeBuild(write_wheel(tmp_path / 'elsewhere')))
+    env = FakeEnvironment(lambda arguments: arguments[0] == 'mmcv==2.1.0')
+    setup_env.ensure_mmcv(env, source)
+    assert [Path(arguments[0]).suffix for arguments in env.installed] == ['.whl', '.0']
+    assert not source.cache.exists()  # no one else gets a wheel that does not work
+
+
+def test_damaged_mmcv_is_laid_over(source):
+    wheel = write_wheel(source.cache)
+    env = FakeEnvironment(lambda arguments: True, damaged='mmcv==2.1.0')
+    setup_env.ensure_mmcv(env, source)
+    assert env.installed == [[str(wheel), *setup_env.IGNORE]]
+
+
+def test_sound_mmcv_is_left_alone(source):
+    env = FakeEnvironment(lambda arguments: True, is_sound=True)
+    setup_env.ensure_mmcv(env, source)
+    assert env.installed == []
+
+
+# one version of ruff
+
+
+def test_hooks_and_requirements_name_one_ruff():
+    (hook,) = re.findall(r'rev: v(\S+)', (ROOT / '.pre-commit-config.yaml').read_text())
+    assert probe_env.read_requirements()['ruff'] == f'ruff=={hook}'
