@@ -12,17 +12,7 @@ from torch import Tensor
 class Health:
     """Figures of the adversarial passes, by site.
 
-        ``objective``       mean over the strengths of a pass's loss
-        ``gain``            ``objective`` minus the loss of the same tail on the clean feature, at the
-                            same parameters
-        ``delta_norm``      l2 norm of the perturbation at full strength, over all levels
-        ``zero_share``      share of elements the perturbation leaves where they are
-        ``nonfinite_share`` share of steps since the last report whose direction was not finite and was
-                            skipped
-        ``mix_ratio``       rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
-                            perturbation
-        ``epsilon_factor``  what ``target_gain`` has made of epsilon, as a factor; only at such sites
-        ===================  ===========================================================================
+    ===================  ===========================================================================
     ``objective``        mean over the strengths of a pass's loss
     ``gain``             ``objective`` minus the loss of the same tail on the clean feature, at the
                          same parameters
