@@ -31,6 +31,9 @@ class Health:
 
     def __init__(self, due: bool = False):
         self.due = due
+        self._forget()
+
+    def _forget(self) -> None:
         self._figures: Dict[str, Dict[str, Tensor]] = defaultdict(dict)
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
@@ -94,7 +97,7 @@ class Health:
                 for name, s in self._skipped.items()
             }
         )
-        self.__init__(self.due)
+        self._forget()
         return report
 
 

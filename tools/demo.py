@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import mmcv
 
@@ -32,7 +33,7 @@ class StageError(Exception):
     """One stage of the demo failed; the message says which."""
 
 
-def run(tool, *arguments, label='data'):
+def run(tool: str, *arguments: Any, label: str = 'data') -> None:
     """Run one of the repository's tools from the repository's root, where the configs expect their
     data.
     """
@@ -54,7 +55,7 @@ def run(tool, *arguments, label='data'):
         raise StageError(f'tools/{tool} failed with exit code {process.returncode}')
 
 
-def is_complete(data):
+def is_complete(data: Path) -> bool:
     """Whether the devkit holds an image, boxes and a mask for everything that its index names."""
     index = data / 'ImageSets' / 'Main' / 'trainval.txt'
     if not index.is_file():
@@ -66,7 +67,7 @@ def is_complete(data):
     )
 
 
-def read_metrics(work_dir, scale):
+def read_metrics(work_dir: Union[str, Path], scale: float) -> Dict[str, float]:
     """The metrics of the latest evaluation in a work folder, as fractions and without the hosts'
     prefixes.
     """
@@ -81,7 +82,7 @@ def read_metrics(work_dir, scale):
     }
 
 
-def draw(config, checkpoint, folder, label):
+def draw(config: str, checkpoint: Path, folder: Path, label: str) -> None:
     """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its
     folders within folders to ours.
     """
@@ -113,7 +114,7 @@ def draw(config, checkpoint, folder, label):
     shutil.rmtree(str(ROOT / scratch))
 
 
-def run_task(label, config, scale):
+def run_task(label: str, config: str, scale: float) -> Dict[str, float]:
     """Train, evaluate and draw one task; its metrics, which the host counts in units of
     ``scale``.
     """
@@ -125,7 +126,7 @@ def run_task(label, config, scale):
     return read_metrics(folder / 'test', scale)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

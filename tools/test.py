@@ -13,7 +13,7 @@ from afan_mm.cli.command_line import add_common_options, run
 from afan_mm.cli.data_check import check_data
 from afan_mm.cli.evaluation import evaluation_config
 from afan_mm.cli.runner import build_runner
-from afan_mm.robustness.attack_settings import ATTACKS
+from afan_mm.robustness.settings import ATTACKS
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

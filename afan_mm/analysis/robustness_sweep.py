@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, init_default_scope
 
 from ..cli.data_check import check_data
-from ..robustness.attack_settings import PROTOCOLS
+from ..robustness.settings import PROTOCOLS
 from ..utils.configs import find_host, read_config
 from ..utils.errors import UsageError, describe
 from ..utils.files import write_json

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Dataset
 
+from ..utils.files import write_json
 from .corruptions import (
     SEVERITIES,
     CommonCorruption,
@@ -22,7 +23,7 @@ from .corruptions import (
     main_metric,
     summarize,
 )
-from .report import scalars, write_json
+from .report import scalars
 
 
 @LOOPS.register_module()

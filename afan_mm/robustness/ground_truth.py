@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .attack_settings import AttackError
+from .settings import AttackError
 
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
 IGNORED = 255

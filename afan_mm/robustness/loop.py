@@ -10,20 +10,21 @@ from typing import Any, Dict, List, Optional, Union
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .attack_settings import AttackError, AttackSettings
-from .checks import host_of, try_one_image
+from ..utils.checks import check_integer
+from ..utils.files import write_json
+from ..utils.models import unwrapped
+from ..visualization.predictions import draw_comparison
 from .ground_truth import loads_in_original_frame
-from .pixels import PixelAttack, name_of, split
-from .progress import progress
-from .report import merge, render, robust_names, scalars, write_json
-from .unfinished import UnfinishedRun, run_key
+from .pixel_attack import PixelAttack, name_of, split, try_one_image
+from .report import merge, progress, render, robust_names, scalars
+from .resume import UnfinishedRun, run_key
+from .settings import AttackError, AttackSettings, library_of
 
 
 @LOOPS.register_module()
@@ -81,13 +82,14 @@ class RobustTestLoop(TestLoop):
             raise AttackError(
                 f"ground_truth must be None, 'original' or 'input', but got {ground_truth!r}"
             )
-        for key, value in dict(
-            show_interval=show_interval, save_interval=save_interval, log_interval=log_interval
-        ).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise AttackError(f'{key} must be an integer >= 1, but got {value!r}')
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.settings = AttackSettings.for_host(host_of(self.model), **attack)
+        try:
+            check_integer('show_interval', show_interval, 1)
+            check_integer('save_interval', save_interval, 1)
+            check_integer('log_interval', log_interval, 1)
+        except ValueError as error:
+            raise AttackError(str(error)) from error
+        self.model = unwrapped(runner.model)
+        self.settings = AttackSettings.for_host(library_of(self.model), **attack)
         about_robust = robust_names(evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
@@ -157,8 +159,6 @@ class RobustTestLoop(TestLoop):
     def _draw(
         self, clean: Tensor, perturbed: Tensor, clean_sample: Any, robust_sample: Any, name: str
     ) -> None:
-        from .pictures import draw_comparison
-
         path = osp.join(self.show_dir, osp.splitext(osp.basename(name))[0] + '.png')
         draw_comparison(
             self.evaluator.dataset_meta,

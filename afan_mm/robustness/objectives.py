@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attack_settings import AttackError
 from .ground_truth import MAPS, pad_map
+from .settings import AttackError
 
 
 def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:

@@ -289,7 +289,7 @@ def test_a_sample_needs_ground_truth(models):
     [
         (
             'epsilon=9',
-            r"epsilon must be a number in \[0, 1\] or a fraction such as '8/255', but got 9: 8 "
+            r'epsilon must be a finite number in \[0, 1\], but got 9: 8 '
             r'grey levels are 8/255',
         ),
         ('epsilon=many', "epsilon must be .* but got 'many'"),

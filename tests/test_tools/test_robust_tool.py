@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from afan_mm.cli import command_line
 from afan_mm.cli.runner import build_runner
-from afan_mm.robustness.attack_settings import PROTOCOLS
+from afan_mm.robustness.settings import PROTOCOLS
 from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
 from support.paths import TOOLS

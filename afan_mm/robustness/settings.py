@@ -1,10 +1,12 @@
 """The settings of an attack on the pixels, and the paper's two protocols."""
 
-import math
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
+from mmengine.model import BaseTTAModel
+from torch import nn
+
+from ..utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 from ..utils.errors import UsageError
 
 ATTACKS = ('pgd', 'segpgd', 'cospgd')
@@ -55,14 +57,10 @@ class AttackSettings:
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size'):
             object.__setattr__(self, key, _read_fraction(key, getattr(self, key)))
-        for key, least in (('num_steps', 1), ('seed', 0)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f'{key} must be an integer >= {least}, but got {value!r}')
-        if not isinstance(self.random_start, bool):
-            raise TypeError(f'random_start must be a bool, but got {self.random_start!r}')
-        if self.attack not in ATTACKS:
-            raise ValueError(f'attack must be one of {ATTACKS}, but got {self.attack!r}')
+        check_integer('num_steps', self.num_steps, 1)
+        check_integer('seed', self.seed, 0)
+        check_type('random_start', self.random_start, bool)
+        check_choice('attack', self.attack, ATTACKS)
 
     @classmethod
     def for_host(cls, host: str, **changes: Any) -> 'AttackSettings':
@@ -91,16 +89,22 @@ class AttackSettings:
         return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
 
 
+def library_of(model: nn.Module) -> str:
+    """The library of a model: 'mmdet' or 'mmseg'."""
+    if isinstance(model, BaseTTAModel):
+        raise AttackError('the robust evaluation does not work with test-time augmentation')
+    for cls in type(model).__mro__:
+        library = cls.__module__.split('.')[0]
+        if library in PROTOCOLS:
+            return library
+    raise AttackError(
+        'the robust evaluation needs a detector of mmdet or a segmentor of mmseg, but got '
+        f'{type(model).__name__}'
+    )
+
+
 def _read_fraction(key: str, value: Any) -> float:
-    allowed = "a number in [0, 1] or a fraction such as '8/255'"
-    if isinstance(value, str):
-        try:
-            above, _, below = value.partition('/')
-            value = float(above) / float(below or 1)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f'{key} must be {allowed}, but got {value!r}') from None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f'{key} must be {allowed}, but got {value!r}')
-    if not math.isfinite(value) or not 0 <= value <= 1:
-        raise ValueError(f'{key} must be {allowed}, but got {value!r}: 8 grey levels are 8/255')
-    return float(value)
+    try:
+        return float(check_number(key, read_quotient(key, value), 0, 1))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'{error}: 8 grey levels are 8/255') from None

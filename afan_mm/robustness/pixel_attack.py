@@ -3,6 +3,7 @@
 import os.path as osp
 import random
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from ..attack import Perturbation, pgd
 from ..isolation import evaluation_mode, flow_modules, isolated_random
-from .attack_settings import AttackError, AttackSettings
-from .ground_truth import check_sample, to_input_frame
+from .ground_truth import check_sample, has_ground_truth, to_input_frame
 from .objectives import training_loss, weighted_cross_entropy
+from .settings import AttackError, AttackSettings
 
 PIXEL_RANGE = (0.0, 255.0)
 
@@ -176,3 +177,41 @@ def name_of(sample: Any, default: str) -> str:
     if meta.get('img_id') is not None:
         return str(meta['img_id'])
     return osp.basename(meta['img_path']) if meta.get('img_path') else default
+
+
+def try_one_image(attack: PixelAttack, dataset: Any) -> None:
+    """Find out on the first image of a data set whether there is ground truth, a loss and a
+    gradient.
+
+    Raises:
+        AttackError: What is missing, in one line.
+    """
+    if hasattr(dataset, 'get_data_info') and not has_ground_truth(dataset):
+        raise AttackError(
+            'the attack needs ground truth, but no image of the test set has an object'
+        )
+    try:
+        sample = dataset[0]
+    except Exception as error:  # a pipeline may fail in any way
+        raise AttackError(
+            'the first image of the test set cannot be read with its ground truth '
+            f'({type(error).__name__}: {error})'
+        ) from error
+    model = attack.model
+    try:
+        with torch.no_grad():
+            PixelAttack(model, replace(attack.settings, num_steps=1), attack.original_frame)(sample)
+    except (
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:
+        raise AttackError(
+            f'the training loss of {type(model).__name__} cannot be computed on the test set '
+            f'({type(error).__name__}: {error}): the test pipeline must load every annotation '
+            'that the training '
+            'pipeline loads, such as with_mask=True, and the model needs its train_cfg'
+        ) from error
