@@ -42,6 +42,26 @@ def test_configs_are_read_and_their_types_are_registered(code, tmp_path):
     assert types or 'afan_mm' in cfg.custom_imports.imports[0]
 
 
+STOCK_HOOKS = dict(
+    yolox='custom_hooks = [dict(type="YOLOXModeSwitchHook"), dict(type="EMAHook")]', none=''
+)
+
+
+@pytest.mark.parametrize('stock', STOCK_HOOKS)
+@pytest.mark.parametrize(
+    'code',
+    # one that inherits an A-FAN config has other hooks in mind
+    [c for c in CONFIGS if 'custom_hooks' in c.values[0] and '::' in c.values[0]],
+)
+def test_pasted_lines_keep_the_hooks_of_a_stock_config(code, stock, tmp_path):
+    (tmp_path / 'stock.py').write_text(f'optim_wrapper = dict()\n{STOCK_HOOKS[stock]}\n')
+    path = tmp_path / 'config.py'
+    path.write_text(re.sub(r'_base_ = .*', "_base_ = ['stock.py']", code, count=1))
+    names = [hook.type for hook in Config.fromfile(str(path)).custom_hooks]
+    kept = ['YOLOXModeSwitchHook', 'EMAHook'] if stock == 'yolox' else []
+    assert names[: len(kept)] == kept and 'AFANHook' in names[len(kept) :]
+
+
 def test_every_registered_component_shows_a_config():
     shown = ''.join(
         code for path in (ROOT / 'docs' / 'api').glob('*.md') for code in blocks(path, 'python')
