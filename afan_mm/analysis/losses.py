@@ -103,8 +103,9 @@ def take_batches(dataloader: dict, count: Optional[int] = None, seed: int = 0) -
 
 
 def annotated(dataloader: dict, batch_size: int = 1) -> dict:
-    """A data loader for evaluation as a loss needs it: in the order of the data, and with
-    annotations loaded before the image is resized, so that both have one frame.
+    """A data loader for evaluation as a loss needs it: annotations are loaded before the image is
+    resized, so that both have one frame; and in an order drawn from the seed, so that the first
+    images are a fair sample of data that is sorted by class.
 
     Args:
         dataloader: The config, as in ``cfg.val_dataloader``; it is not modified.
@@ -113,7 +114,7 @@ def annotated(dataloader: dict, batch_size: int = 1) -> dict:
     found = copy.deepcopy(dict(dataloader))
     _load_first(found['dataset'])
     found.pop('batch_sampler', None)
-    sampler = dict(type='DefaultSampler', shuffle=False)
+    sampler = dict(type='DefaultSampler', shuffle=True)
     return dict(found, batch_size=batch_size, sampler=sampler)
 
 
