@@ -9,6 +9,7 @@ import torch
 from afan_mm.robustness import AttackError, AttackSettings, PixelAttack
 from support.tiny import (
     HOSTS,
+    NUM_CLASSES,
     assert_identical,
     batch_of,
     build,
@@ -331,7 +332,7 @@ def thin_atss():
     model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
     norm = dict(type='GN', num_groups=4)
-    model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=2, norm_cfg=norm)
+    model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=NUM_CLASSES, norm_cfg=norm)
     return build(model).eval()
 
 
