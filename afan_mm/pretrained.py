@@ -1,4 +1,4 @@
-"""Backbones that start from ImageNet: weights that a package brings, stages kept as they came."""
+"""Backbones that start from ImageNet, with weights that a package brings, and frozen stages."""
 
 from collections import OrderedDict
 from typing import Dict, Sequence
@@ -77,7 +77,11 @@ def efficientnet_lite0(package: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 @MODELS.register_module(name='PartlyFrozen')
 def partly_frozen(
-    base: str, frozen: Sequence[str] = (), frozen_norms: bool = False, **kwargs
+    base: str,
+    frozen: Sequence[str] = (),
+    frozen_norms: bool = False,
+    channels_last: bool = False,
+    **kwargs,
 ) -> nn.Module:
     """A stock backbone, parts of which stay as they were loaded; for those hosts' backbones that
     know no ``frozen_stages`` and ``norm_eval``.
@@ -89,6 +93,8 @@ def partly_frozen(
         base: Stock type of the backbone, such as 'mmpretrain.TIMMBackbone'.
         frozen: Paths of the frozen modules, such as 'timm_model.conv_stem'. Defaults to none.
         frozen_norms: Whether every batch norm is frozen. Defaults to False.
+        channels_last: Whether weights, and so features, are laid out with the channels innermost,
+            in which depthwise convolutions are faster. Defaults to False.
         kwargs: Arguments of the stock backbone.
 
     Raises:
@@ -106,4 +112,6 @@ def partly_frozen(
         )
     if frozen:
         freeze(backbone, list(frozen))
-    return freeze_batch_norm_2d(backbone) if frozen_norms else backbone
+    if frozen_norms:
+        backbone = freeze_batch_norm_2d(backbone)
+    return backbone.to(memory_format=torch.channels_last) if channels_last else backbone

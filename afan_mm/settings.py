@@ -71,6 +71,10 @@ class AFANSettings:
         detach_context: The same for the layers that reach the tail past the site, such as the
             low-level feature of DeepLabV3+, which the released code does not detach. Defaults to
             None, as ``detach``.
+        target_gain: By how much the adversarial losses should exceed the clean loss of the same
+            tail (in units of the loss, such as nats); epsilon, step_size and noise_epsilon are then
+            multiplied by a factor that is steered there, see :class:`afan_mm.steering.Steering`
+            (not the paper's). Defaults to None, epsilon as it is.
         joint: Whether the site is perturbed in one adversarial pass together with all others of
             the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
             passes of its own.
@@ -104,6 +108,7 @@ class AFANSettings:
     adv_weight: float = 1.0
     detach: bool = False
     detach_context: Optional[bool] = None
+    target_gain: Optional[float] = None
     joint: bool = False
     bn_stats: str = 'clean'
 
@@ -111,6 +116,13 @@ class AFANSettings:
         for key in ('epsilon', 'adv_weight', 'eps', 'step_size', 'noise_epsilon'):
             if key not in ('step_size', 'noise_epsilon') or getattr(self, key) is not None:
                 _check_number(key, getattr(self, key))
+        if self.target_gain is not None:
+            _check_number('target_gain', self.target_gain)
+            if self.target_gain == 0:
+                raise ValueError(
+                    'target_gain must be None or a finite number > 0, but got 0; '
+                    "perturbation='none' is the control"
+                )
         if self.eps == 0:
             raise ValueError(
                 'eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0'

@@ -4,15 +4,15 @@ import re
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 # This tree's package, whatever is installed; and the extension of these pages.
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / '_ext')]
-
-import afan_mm  # noqa: E402  found by the line above
+sys.path[:0] = [str(ROOT), str(ROOT / 'docs' / '_ext')]
 
 project = 'afan_mm'
 author = 'afan_mm contributors'
 copyright = author  # noqa: A001  Sphinx's name
-version = release = afan_mm.__version__
+said = (ROOT / 'afan_mm' / '__init__.py').read_text()
+version = release = re.search(r"__version__ = '(.*)'", said).group(1)
 
 extensions = [
     'myst_parser',

@@ -8,6 +8,7 @@ installed, where that can be. Standard library only.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -152,6 +153,8 @@ def main():
 
 
 if __name__ == '__main__':
+    # end as after Ctrl-C, which stops the compiler
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('setup was terminated'))
     try:
         main()
     except (SetupError, SourceError, OSError, subprocess.CalledProcessError) as error:

@@ -12,6 +12,7 @@ from typing import Optional, Sequence
 from afan_mm.cli.command_line import add_common_options, run
 from afan_mm.cli.data_check import check_data
 from afan_mm.cli.evaluation import evaluate, evaluation_config
+from afan_mm.robustness.corruptions import SEVERITIES
 from afan_mm.robustness.settings import ATTACKS
 
 
@@ -52,6 +53,22 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'test_cfg.num_steps=20 test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start '
         'an interrupted '
         'run again, and it goes on',
+    )
+    parser.add_argument(
+        '--corruptions',
+        nargs='*',
+        metavar='NAME',
+        help='evaluate clean images and images with these common corruptions (without a name: the '
+        'fifteen of the benchmark), and print mPC and rPC; corruptions.json and corruptions.png '
+        'go to the work folder',
+    )
+    parser.add_argument(
+        '--severities',
+        nargs='+',
+        type=int,
+        choices=SEVERITIES,
+        default=SEVERITIES,
+        help='of the corruptions; default: 1 2 3 4 5',
     )
     return parser.parse_args(argv)
 

@@ -2,12 +2,14 @@
 
 import inspect
 from copy import deepcopy
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 
 from ..robustness import AttackSettings, RobustTestLoop
+from ..robustness.corruption_loop import use_corruptions
+from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
@@ -39,6 +41,8 @@ def evaluation_config(
     wait_time: float = 2,
     tta: bool = False,
     robust: Optional[str] = None,
+    corruptions: Optional[Sequence[str]] = None,
+    severities: Sequence[int] = SEVERITIES,
     **common: Any,
 ) -> Config:
     """The config of an evaluation.
@@ -52,6 +56,9 @@ def evaluation_config(
         tta: Whether to augment the images. Defaults to False.
         robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
             None, the clean ones alone.
+        corruptions: Names of common corruptions to evaluate beside the clean images, none of them
+            for the fifteen of the benchmark. Defaults to None, the clean ones alone.
+        severities: Of the corruptions. Defaults to 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -60,11 +67,17 @@ def evaluation_config(
     cfg = load_config(config, **common)
     read_checkpoint(checkpoint)
     cfg.load_from = checkpoint
+    if corruptions is not None:
+        for option, given in (('--robust', robust), ('--show', show), ('--show-dir', show_dir)):
+            if given:
+                raise UsageError(f'{option} does not go with --corruptions')
     if robust:
         for option, given in (('--tta', tta), ('--show', show)):
             if given:
                 raise UsageError(f'{option} does not go with --robust')
         enable_robust(cfg, robust, show_dir)
+    elif corruptions is not None:
+        use_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
     if tta:

@@ -13,11 +13,17 @@ TOOLS = {
     'test': ('test.py', 'evaluate a model; --robust perturbs the images against it'),
     'convert': ('convert_config.py', 'write the A-FAN config of a stock one'),
     'health': ('analysis_tools/plot_health.py', 'is a perturbation too weak, or too strong?'),
+    'experiment': ('experiment.py', 'train arms x seeds, and compare them with statistics'),
     'benchmark': ('analysis_tools/benchmark.py', 'what a training step costs with A-FAN'),
     'curve': (
         'analysis_tools/robustness_curve.py',
         'robust figures over the strength of the attack',
     ),
+    'experiment': ('experiment.py', 'arms and seeds, with statistics'),
+    'hessian': ('analysis_tools/hessian.py', 'curvature of the training loss'),
+    'landscape': ('analysis_tools/landscape.py', 'the loss over a line or a plane of weights'),
+    'sharpness': ('analysis_tools/sharpness.py', 'how the loss rises around the features'),
+    'ablation': ('analysis_tools/ablation.py', 'draw the arms of an experiment'),
     'features': ('visualization/feature_maps.py', 'draw clean, augmented and normalised features'),
 }
 

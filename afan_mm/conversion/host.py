@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from ..models.component import AFANComponent, find_model
 from ..utils.errors import UsageError
 
-PARTS = ('backbone', 'neck', 'decode_head', 'roi_head')
+PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
 
 
 class ConversionError(UsageError):

@@ -7,13 +7,13 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine.registry import MODELS
 
-from ..models import AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
 from ..settings import AFANSettings
 from ..utils.configs import type_name
 from ..utils.errors import describe
 from .host import ConversionError, Host, last_level_read, num_levels, parameter
 
-HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead}
+HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
 SITES_OF_PAPER = ('classifier', 'vector')
 NECK_SITES = {'neck': 'input', 'input': 'input', 'output': 'output'}
 
@@ -143,6 +143,10 @@ class Parts:
             return
         for key, component in HEADS.items():
             stock = self.host.config.get(key)
+            if stock and key == 'head' and not self.sites.asked:
+                return self._leave_out(
+                    (key,), 'the paper has no site there; ask for it by its name'
+                )
             if stock:
                 return self._add_head(key, component, stock, settings)
         heads = {
@@ -151,7 +155,9 @@ class Parts:
             if key.endswith('head') and isinstance(part, dict)
         }
         for key, kind in (heads or {'head': self.host.cls.__name__}).items():
-            self._leave_out((key,), f'{kind} is neither a decode head nor a RoI head')
+            self._leave_out(
+                (key,), f'{kind} is neither a decode head nor a RoI head, nor a classifier'
+            )
 
     def _add_head(self, key: str, component: type, stock: Any, settings: Dict[str, Any]) -> None:
         several = isinstance(stock, (list, tuple))
@@ -173,6 +179,8 @@ class Parts:
         afan = dict(dict(site=site) if self.sites.head else {}, **_checked(settings, ('levels',)))
         self._state(key, stock, last, dict(type=component.__name__, base=head['type'], afan=afan))
         of_paper = 'a site of the paper' if site in SITES_OF_PAPER else 'as its box head is made'
+        if key == 'head':
+            of_paper = 'the vector that its last layer reads'
         reason = 'as asked for' if self.sites.head else of_paper
         stage = 'the last of the heads; ' if several else ''
         stages = ' of every stage' if isinstance(head.get('bbox_head'), list) else ''

@@ -10,8 +10,10 @@ from ..settings import AFANSettings
 from ..utils.configs import dicts, type_name
 from ..utils.files import shipped
 
-PRESETS = ('paper', 'released')
+PRESETS = ('paper', 'released', 'recommended')
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
+# By the names of mmpretrain's data sets.
+CLASSIFICATION = dict(CIFAR10='cls_cifar', CIFAR100='cls_cifar', ImageNet='cls_imagenet')
 ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
 
 
@@ -25,13 +27,19 @@ def preset_entry(cfg: Config) -> Tuple[str, str]:
     one.
     """
     parts = dicts((cfg.get('train_dataloader') or {}).get('dataset'))
-    kinds = {type_name(part): str(part) for part in parts if type_name(part).endswith('Dataset')}
+    kinds = {
+        type_name(part): str(part)
+        for part in parts
+        if type_name(part).endswith('Dataset') or type_name(part) in CLASSIFICATION
+    }
     if any('decode_head' in part for part in dicts(cfg.get('model'))):
         year = 'voc07' if '2007' in kinds.get('PascalVOCDataset', '') else 'voc12'
         known, usual = (
             dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'),
             'seg_voc12',
         )
+    elif cfg.get('default_scope') == 'mmpretrain':
+        known, usual = CLASSIFICATION, 'cls_imagenet'
     else:
         known, usual = dict(VOCDataset='det_voc07', CocoDataset='det_coco'), 'det_coco'
     for kind, entry in known.items():

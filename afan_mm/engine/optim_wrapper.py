@@ -19,6 +19,7 @@ from ..health import Health
 from ..joint import adversarial_weight
 from ..session import Session
 from ..site import declared_sites
+from ..steering import Steering
 
 
 class AFANStep:
@@ -43,6 +44,8 @@ class AFANStep:
         epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
+        steering: What has become of the epsilon of sites with a ``target_gain``; part of
+            checkpoints.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
             zero; a 0-dim tensor.
     """
@@ -64,10 +67,12 @@ class AFANStep:
         self.clean_weight = clean_weight
         self.epsilon_scale = 1.0
         self.health = Health()
+        self.steering = Steering()
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._replicas: Optional[DistributedDataParallel] = None
         self._guarded = False
+        self._checked = False
 
     @contextmanager
     def optim_context(self, model: nn.Module):
@@ -96,6 +101,7 @@ class AFANStep:
             weigh=self.scale_loss,
             scale_loss=self._scaled,
             health=self.health,
+            steering=self.steering,
         )
         with ExitStack() as stack:
             if host is not model:
@@ -117,7 +123,10 @@ class AFANStep:
             backward(loss)
         else:
             session.backward(self.clean_weight * loss, backward)
-            self._guarded |= bool(session.sites)
+            self._guarded |= bool(session.sites or session.declared)
+            if not self._checked:
+                session.check_all_ran()
+            self._checked = True
         if self._replicas is not None:
             _average_gradients(self._replicas)
             self._replicas = None
@@ -139,6 +148,19 @@ class AFANStep:
                 'adv_weight'
             )
         self.clean_weight = 1 - adversarial
+
+    def state_dict(self) -> dict:
+        """That of the stock wrapper, and the factors on epsilon where there are any."""
+        state = super().state_dict()
+        factors = self.steering.state_dict()
+        if factors:
+            state['afan_epsilon_factors'] = factors
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load what :meth:`state_dict` gave, or a stock wrapper's."""
+        self.steering.load_state_dict(state_dict.pop('afan_epsilon_factors', {}))
+        super().load_state_dict(state_dict)
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch

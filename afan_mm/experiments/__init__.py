@@ -1,9 +1,11 @@
 """Arms and seeds: experiments whose outcome is a table with intervals and tests."""
 
-from .config import Experiment, ExperimentError, read_experiment, select_arms
-from .data import DataError
+from .arm_specs import ExperimentError
+from .config import Experiment, read_experiment, select_arms
+from .datasets import DataError
 from .measures import MEASURES, Trained, measure
 from .plan import Plan
+from .plot import plot
 from .report import markdown, write_report
 from .results import collect
 from .runner import run_experiment
@@ -23,6 +25,7 @@ __all__ = [
     'collect',
     'markdown',
     'measure',
+    'plot',
     'read_experiment',
     'run_experiment',
     'select_arms',

@@ -5,14 +5,18 @@ from statistics import mean
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
+from ..utils.files import write_json
+from .arm_specs import ExperimentError
 from .arms import Arms
-from .config import Experiment, ExperimentError
-from .data import Datasets
+from .config import Experiment
+from .data import Evaluation
+from .datasets import Datasets
 from .measures import MEASURES
+from .notes import seconds_per_iteration
 from .run import RunSpec, missing
-from .store import Store, digest, environment, training_parts, write_json
-from .training import seconds_per_iteration
+from .store import Store, digest, environment, robustness_digest, training_parts
 
 
 class Plan:
@@ -28,6 +32,8 @@ class Plan:
     ):
         self.experiment, self.store, self.half, self.threads = experiment, store, half, threads
         self.arms, self.datasets = Arms(experiment), Datasets()
+        self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
+        import_modules_from_strings(experiment.custom_imports)
         for each in experiment.measures:
             if each.get('type') not in MEASURES:
                 raise ExperimentError(
@@ -41,10 +47,10 @@ class Plan:
     def spec(self, name: str, seed: int) -> RunSpec:
         """The run of an arm with a seed; its config is read and its data are looked at."""
         cfg = self._config(name)
-        loader, evaluator = self._evaluation(cfg, self.half)
+        loader, evaluator = self.evaluation.images(cfg, self.half)
         curve = None
         if self.experiment.curve_interval:
-            images = self._evaluation(cfg, 'selection')
+            images = self.evaluation.images(cfg, 'selection')
             curve = dict(zip(('loader', 'evaluator'), images))
             curve['interval'] = self.experiment.curve_interval
         versions = environment(cfg)
@@ -71,13 +77,14 @@ class Plan:
             cfg=cfg.to_dict(),
             evaluation=dict(loader=loader, evaluator=evaluator),
             measures={
-                f'{each["type"]}-{digest([each, measured_on])}': each
+                f'{each["type"]}-{digest([each, measured_on, *_code_of(each)])}': each
                 for each in self.experiment.measures
             },
             environment=versions,
             curve=curve,
             threads=self.threads,
             keep_checkpoints=self.experiment.keep_checkpoints,
+            imports=self.experiment.custom_imports,
         )
 
     def record(self, spec: RunSpec) -> Optional[Dict[str, Any]]:
@@ -94,11 +101,12 @@ class Plan:
             return None
         return spec.factor or self._factor(name)
 
+    def images(self, name: str) -> str:
+        """What an arm is measured on, in words."""
+        return self.evaluation.where(self._config(name), self.half)
+
     def _config(self, name: str) -> Config:
         return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
-
-    def _evaluation(self, cfg: Config, half: str) -> Any:
-        return self.datasets.evaluation(cfg, half, self.experiment.selection)
 
     def _factor(self, name: str) -> Optional[float]:
         """Time of an iteration of the arm over one of stock, from the runs that were stored when it
@@ -121,6 +129,11 @@ class Plan:
         )
         write_json(path, dict(factor=round(factor, 3), arm=other, stock='stock'))
         return round(factor, 3)
+
+
+def _code_of(measure: dict) -> List[str]:
+    """The stock metrics are the hosts' own; the others change with ours."""
+    return [] if measure['type'] in ('stock', 'cost') else [robustness_digest()]
 
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 from mmengine.config import Config
 
+from ..joint import adversarial_weight
 from ..settings import AFANSettings
 
 
@@ -83,19 +84,19 @@ def with_perturbation(cfg: Config, perturbation: str) -> Config:
         )
     for site in sites:
         site['perturbation'] = perturbation
+        site.pop('noise_epsilon', None)  # of 'gradient+gaussian' alone
     return cfg
 
 
 def sum_of_weights(cfg: Config) -> float:
-    """``clean_weight`` plus, over the sites, ``adv_weight * num_strengths`` (Eq. 6): how many
-    times that of stock the objective is where features are not perturbed. ``estimator`` and
-    ``interval`` keep that sum on average.
+    """``clean_weight`` and the weights of all adversarial losses (Eq. 6): how many times that of
+    stock the objective is where features are not perturbed.
     """
-    total = cfg.optim_wrapper.get('clean_weight', 1.0)
-    for site in afan_dicts(cfg.model):
-        settings = AFANSettings.from_config(site)
-        total += settings.adv_weight * settings.num_strengths
-    return total
+    adversarial = adversarial_weight(
+        [AFANSettings.from_config(site) for site in afan_dicts(cfg.model)]
+    )
+    clean = cfg.optim_wrapper.get('clean_weight', 1.0)
+    return 1.0 if clean == 'complement' else clean + adversarial
 
 
 def afan_dicts(node: Any) -> Iterator[dict]:

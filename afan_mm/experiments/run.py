@@ -3,17 +3,20 @@
 import copy
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import cv2
 import torch
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from . import store as stores
 from .measures import MEASURES, Trained
-from .training import prepare, train, training_notes
+from .notes import training_notes
+from .store import custom_imports
+from .training import prepare, train
 
 
 @dataclass
@@ -29,6 +32,7 @@ class RunSpec:
         environment: Versions that the key stands for.
         curve: See :func:`~.training.prepare`.
         threads: Of this process.
+        imports: Modules that register what the config and the measures name.
     """
 
     store: str
@@ -43,6 +47,7 @@ class RunSpec:
     curve: Optional[dict] = None
     threads: int = 1
     keep_checkpoints: bool = False
+    imports: List[str] = field(default_factory=list)
 
 
 def missing(spec: RunSpec, record: Optional[Dict[str, Any]]) -> Dict[str, dict]:
@@ -56,7 +61,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
 
     Returns:
         The record: ``key``, ``experiment``, ``arm``, ``seed``, ``environment``, ``training`` (see
-        :class:`~.training.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
+        :class:`~.notes.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
         ``measure``, its ``figures`` and ``details``.
     """
     store, began = stores.Store(spec.store), time.perf_counter()
@@ -65,11 +70,13 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         if not missing(spec, record):
             return record
         cfg = Config(copy.deepcopy(spec.cfg))
+        import_modules_from_strings([*spec.imports, *custom_imports(cfg)])
         check_environment(spec, cfg)
         limit_threads(spec.threads)
         folder = store.run_folder(spec.key).absolute()
         runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
-        trained = Trained(runner, cfg, training_notes(folder), **copy.deepcopy(spec.evaluation))
+        names = [settings['type'] for settings in missing(spec, record).values()]
+        trained = Trained(runner, cfg, training_notes(folder), **spec.evaluation, names=names)
         record = record or dict(measured={})
         record.update(
             {
@@ -95,7 +102,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
     figures = MEASURES[name](trained, **settings)
     details = figures.pop('details', None)
     if name != 'stock':
-        figures = {f'{name}/{key}': value for key, value in figures.items()}
+        figures = {k if k == name else f'{name}/{k}': value for k, value in figures.items()}
     return dict(figures=figures, details=details)
 
 

@@ -33,6 +33,7 @@ class AFANDecodeHead(AFANComponent):
     """
 
     default_name = 'decode_head'
+    afan_scope = 'mmseg'
     allowed_base = 'the type of a decode head with a method loss'
 
     def _read_settings(
@@ -43,7 +44,7 @@ class AFANDecodeHead(AFANComponent):
 
     def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site, levels = afan.pop('site', 'classifier'), as_levels(afan.pop('levels', None))
-        sites = ['classifier'] if _has_classifier(self) else []
+        sites = ['classifier'] if self._classifier(self) else []
         if site not in sites and site not in dict(self.named_modules()):
             sites += [name for name, _ in self.named_children()]
             raise ValueError(
@@ -68,8 +69,8 @@ class AFANDecodeHead(AFANComponent):
         Args:
             stock: The config of the head.
         """
-        with MODELS.switch_scope_and_registry('mmseg') as registry:
-            return 'classifier' if _has_classifier(registry.build(stock)) else None
+        with MODELS.switch_scope_and_registry(cls.afan_scope) as registry:
+            return 'classifier' if cls._classifier(registry.build(stock)) else None
 
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
@@ -90,11 +91,14 @@ class AFANDecodeHead(AFANComponent):
     def _passages(self) -> Iterator[Passage]:
         for settings, (site, levels) in zip(declared_by(self), self.afan_places):
             if site == 'classifier':
-                yield Passage(Point(self, 'cls_seg', reads=True), settings, levels)
+                yield Passage(self._classifier(self), settings, levels)
             else:
                 yield Passage(Point(self.get_submodule(site)), settings, levels)
 
-
-def _has_classifier(head: nn.Module) -> bool:
-    """Heads that classify in another way than ``cls_seg`` delete the layer it applies."""
-    return hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
+    @staticmethod
+    def _classifier(head: nn.Module) -> Optional[Point]:
+        """Where a head classifies; those that do it in another way than ``cls_seg`` delete the
+        layer it applies.
+        """
+        there = hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
+        return Point(head, 'cls_seg', reads=True) if there else None

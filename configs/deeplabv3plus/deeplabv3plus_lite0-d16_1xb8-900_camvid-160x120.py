@@ -12,6 +12,7 @@ model = dict(
         _delete_=True,
         type='PartlyFrozen',
         base='mmseg.TIMMBackbone',
+        channels_last=True,
         frozen=[
             'timm_model.conv_stem',
             'timm_model.bn1',

@@ -8,7 +8,9 @@ custom_imports = dict(imports=['afan_mm'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='TIMMBackbone',
+        type='PartlyFrozen',
+        base='mmpretrain.TIMMBackbone',
+        channels_last=True,
         model_name='tf_efficientnet_lite0',
         bn_momentum=0.05,
         init_cfg=dict(

@@ -27,7 +27,7 @@ def purpose(path: Path) -> str:
         said = ' '.join(re.findall(r'^# (.*)$', text, re.M)[:1])
     first = re.split(r'(?<=[.?!])\s|\n\n', said.replace('``', ''), maxsplit=1)[0]
     if not first.strip():
-        raise ValueError(f'{path.relative_to(ROOT)} needs a docstring that says what it is for')
+        raise ValueError(f'{path} needs a docstring that says what it is for')
     return ' '.join(first.split()).rstrip('.')
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from afan_mm import pretrained
 
@@ -40,15 +40,16 @@ def test_a_cat_and_a_cup_are_seen_as_such(checkpoint):
     data = pytest.importorskip('skimage.data')
     from mmpretrain.registry import MODELS as REGISTRY
 
-    model = REGISTRY.build(
-        dict(
-            type='ImageClassifier',
-            data_preprocessor=dict(mean=[127] * 3, std=[128] * 3, to_rgb=False),
-            backbone=dict(type='TIMMBackbone', model_name='tf_efficientnet_lite0'),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='LinearClsHead', num_classes=1000, in_channels=1280),
-        )
-    ).eval()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = REGISTRY.build(
+            dict(
+                type='ImageClassifier',
+                data_preprocessor=dict(mean=[127] * 3, std=[128] * 3, to_rgb=False),
+                backbone=dict(type='TIMMBackbone', model_name='tf_efficientnet_lite0'),
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=1000, in_channels=1280),
+            )
+        ).eval()
     # every name is there
     model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
     for image, classes in ((data.chelsea(), CATS), (data.coffee(), CUPS)):

@@ -1,8 +1,8 @@
 """What a measure gets, and how one is added."""
 
 import copy
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -12,7 +12,8 @@ from ...robustness.report import scalars
 MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 
 # Endings of the names of figures that are better the smaller they are.
-LOWER_IS_BETTER = ('nll', 'ece', 'seconds', 'memory', 'loss', 'mCE')
+LOWER_IS_BETTER = ('nll', 'ece', 'seconds', 'memory', 'loss')
+CALIBRATION = 'calibration/'  # what CalibrationMetric writes before its figures
 
 
 def measure(function: Callable[..., Dict[str, Any]]) -> Callable[..., Dict[str, Any]]:
@@ -33,8 +34,9 @@ class Trained:
     Attributes:
         runner: After training, with the model's weights.
         cfg: The arm's config.
-        training: See :class:`~afan_mm.experiments.training.Notes`.
+        training: See :class:`~afan_mm.experiments.notes.Notes`.
         loader, evaluator: Configs of the half that is measured.
+        names: Of all measures that are taken now.
     """
 
     runner: Runner
@@ -42,6 +44,20 @@ class Trained:
     training: Dict[str, Any]
     loader: dict
     evaluator: Any
+    names: List[str] = field(default_factory=list)
+    _clean: Dict[str, float] = field(default_factory=dict)
+
+    def clean(self) -> Dict[str, float]:
+        """The metrics of the config's evaluator and, where a measure needs them, of
+        ``CalibrationMetric``, from one pass over the images.
+        """
+        if not self._clean:
+            metrics = self.evaluator
+            metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+            if {'calibration', 'nll'} & set(self.names):
+                metrics.append(dict(type='CalibrationMetric'))
+            self._clean = self.evaluate(evaluator=metrics)
+        return self._clean
 
     def evaluate(
         self,

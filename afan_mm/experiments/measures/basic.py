@@ -1,41 +1,33 @@
-"""The host's own metrics, the robust ones, and what the training took."""
+"""The host's own metrics, the calibration of the same outputs, and what the training took."""
 
-import copy
-from typing import Any, Dict, Optional
+from typing import Dict
 
-from ..data import innermost
-from .base import Trained, measure
+from .base import CALIBRATION, Trained, measure
 
 
 @measure
 def stock(trained: Trained) -> Dict[str, float]:
     """The metrics of the config's evaluator, under their own names."""
-    return trained.evaluate()
+    return {k: v for k, v in trained.clean().items() if not k.startswith(CALIBRATION)}
 
 
 @measure
-def robust(trained: Trained, num_images: Optional[int] = None, **attack: Any) -> Dict[str, float]:
-    """Clean and robust metrics of :class:`~afan_mm.robustness.RobustTestLoop`.
-
-    Args:
-        num_images: The first so many images. Defaults to None, all.
-        attack: Keys of the loop.
+def calibration(trained: Trained) -> Dict[str, float]:
+    """Expected calibration error, see :class:`~afan_mm.robustness.CalibrationMetric`; not for
+    detectors.
     """
-    loader = first_images(trained.loader, num_images)
-    return trained.evaluate(loader, test_cfg=dict(attack, type='RobustTestLoop'))
+    return dict(ece=trained.clean()[f'{CALIBRATION}ece'])
+
+
+@measure
+def nll(trained: Trained) -> Dict[str, float]:
+    """The mean negative log-likelihood on the images, the cross-entropy without weights and
+    smoothing; not for detectors.
+    """
+    return dict(nll=trained.clean()[f'{CALIBRATION}nll'])
 
 
 @measure
 def cost(trained: Trained) -> Dict[str, float]:
     """Training time in seconds and peak memory in MiB; the report relates them to stock."""
     return {key: trained.training[key] for key in ('seconds', 'cpu_seconds', 'memory')}
-
-
-def first_images(loader: dict, num_images: Optional[int]) -> dict:
-    """A dataloader config that stops after so many images."""
-    loader = copy.deepcopy(loader)
-    if num_images is not None:
-        dataset = innermost(loader['dataset'])
-        indices = dataset.get('indices')
-        dataset['indices'] = num_images if indices is None else list(indices)[:num_images]
-    return loader

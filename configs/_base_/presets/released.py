@@ -93,3 +93,23 @@ det_coco = dict(
     head=dict(det_roi, epsilon=0.1 / 255),
     optim_wrapper=det_optim_wrapper,
 )
+
+# Classification: ResNet-56s on CIFAR-10 alone. PGD-5 without projection, so up to five steps of
+# 0.5 / 255, at the end of the first stage; one perturbation at full strength, not normalised; the
+# mean of the clean and the adversarial loss.
+cls_perturbed = dict(
+    released,
+    num_steps=5,
+    epsilon=2.5 / 255,
+    step_size=0.5 / 255,
+    num_strengths=1,
+    moments=None,
+    unbiased=False,
+    adv_weight=0.5,
+)
+cls_cifar = dict(
+    neck=dict(cls_perturbed, site='backbone.layer1'),
+    head=cls_perturbed,
+    optim_wrapper=dict(type='AFANOptimWrapper', clean_weight=0.5),
+)
+cls_imagenet = cls_cifar

@@ -1,0 +1,117 @@
+"""Ablation figures from the report of an experiment: Figures 4 to 6 of the paper."""
+
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from ..visualization.canvas import new_figure, render
+
+STOCK = 'stock'
+BEST = '#D55E00'
+TITLES = dict(
+    steps='PGD steps n',
+    strengths='number of strengths k',
+    location='location',
+    step_size=r'step size $\alpha$ x 255',
+)
+
+
+class Point(NamedTuple):
+    """A setting of a panel.
+
+    Attributes:
+        setting: As the axis shows it.
+        values: The metric, one for each seed.
+    """
+
+    setting: str
+    values: List[float]
+
+
+def find_panels(results: Dict[str, Any], metric: Optional[str] = None) -> Dict[str, List[Point]]:
+    """The panels of an experiment, by what they vary.
+
+    An arm ``<panel>-<setting>`` that is no reference is a point of a panel; so are the arms of a
+    grid over one key, ``<arm>-<key>=<setting>``. Settings keep the order of the arms.
+
+    Args:
+        results: Of :func:`~afan_mm.experiments.results.collect`, as ``report.json`` holds it.
+        metric: Full name. Defaults to None, the primary one.
+
+    Raises:
+        ValueError: If there is no such metric, or no panel.
+    """
+    values = _values(results, metric)
+    panels: Dict[str, List[Point]] = {}
+    for arm, by_seed in values.items():
+        panel, sign, setting = arm.partition('-')
+        if sign and results['arms'][arm]['reference'] is None and by_seed:
+            setting = setting.rpartition('=')[2]
+            panels.setdefault(panel, []).append(Point(setting, list(by_seed.values())))
+    if not panels:
+        raise ValueError(
+            "arms must be named '<panel>-<setting>' and have a stored run, but got "
+            f'{", ".join(values) or "none"}'
+        )
+    return panels
+
+
+def draw_ablation(results: Dict[str, Any], metric: Optional[str] = None) -> np.ndarray:
+    """A panel for each factor: the mean over the seeds as a line, its standard deviation as bars,
+    each seed as a dot, the best setting in red; the stock model as a dashed line with its standard
+    deviation as a band. All panels have one vertical axis.
+
+    Args:
+        results, metric: See :func:`find_panels`.
+
+    Returns:
+        (H, W, 3) RGB in uint8.
+    """
+    panels = find_panels(results, metric)
+    metric = metric or results['primary']
+    larger = results['metrics'][metric]['larger_is_better']
+    stock = list(_values(results, metric).get(STOCK, {}).values())
+    figure = new_figure(300 * len(panels) + 80, 380)
+    columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (panel, points) in zip(columns, panels.items()):
+        _draw_panel(axes, points, larger)
+        axes.set_xlabel(TITLES.get(panel, panel))
+        if stock:
+            spread = float(np.std(stock, ddof=1)) if len(stock) > 1 else 0.0
+            axes.axhline(np.mean(stock), color='gray', linestyle='--', label=STOCK)
+            axes.axhspan(np.mean(stock) - spread, np.mean(stock) + spread, color='gray', alpha=0.15)
+        axes.grid(alpha=0.3)
+    columns[0].set_ylabel(f'{metric} ({results["half"]} images)')
+    if stock:
+        columns[0].legend(fontsize=8)
+    seeds = ', '.join(map(str, results['seeds']))
+    figure.suptitle(
+        f'{results["experiment"]}: mean and standard deviation over seeds {seeds}', fontsize=9
+    )
+    figure.tight_layout()
+    return render(figure)
+
+
+def _draw_panel(axes: Any, points: List[Point], larger: bool) -> None:
+    places = range(len(points))
+    means = [float(np.mean(point.values)) for point in points]
+    spreads = [
+        float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in points
+    ]
+    axes.errorbar(places, means, spreads, marker='o', capsize=3, color='C0')
+    for place, point in zip(places, points):
+        seeds = [place] * len(point.values)
+        axes.plot(seeds, point.values, '.', color='C0', alpha=0.4, markersize=4)
+    best = int(np.argmax(means) if larger else np.argmin(means))
+    axes.plot(best, means[best], 'o', color=BEST, zorder=3)
+    axes.set_xticks(list(places), [point.setting for point in points], fontsize=8)
+    axes.margins(x=0.1)
+
+
+def _values(results: Dict[str, Any], metric: Optional[str]) -> Dict[str, Dict[str, float]]:
+    name = metric or results['primary']
+    if name not in results['metrics']:
+        raise ValueError(
+            f'metric must be among {", ".join(results["metrics"]) or "none"}, but got {name!r}'
+        )
+    return results['metrics'][name]['values']

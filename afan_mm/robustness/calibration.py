@@ -1,0 +1,78 @@
+"""Expected calibration error and negative log-likelihood of classifiers and segmentors."""
+
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from torch import Tensor
+
+SMALLEST = 1e-12  # probability, as classifiers store probabilities in float32 and they may be 0
+
+
+@METRICS.register_module()
+class CalibrationMetric(BaseMetric):
+    """How far a model's confidence is from its accuracy.
+
+    ``ece``, a fraction: the top label's confidence in ``num_bins`` equal bins of (0, 1], the mean
+    of abs(accuracy - confidence) weighted by what is in each bin (Guo et al. 2017, Eq. 3). ``nll``:
+    the mean negative log-probability of the true class, in nats. A classifier is judged by image, a
+    segmentor by pixel, without those it ignores.
+
+    Args:
+        num_bins: Defaults to 15.
+        ignore_index: Label of pixels that do not count. Defaults to 255.
+        kwargs: Of mmengine's ``BaseMetric``.
+    """
+
+    default_prefix = 'calibration'
+
+    def __init__(self, num_bins: int = 15, ignore_index: int = 255, **kwargs: Any):
+        super().__init__(**kwargs)
+        if num_bins < 1:
+            raise ValueError(f'num_bins must be an integer >= 1, but got {num_bins!r}')
+        self.num_bins, self.ignore_index = num_bins, ignore_index
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Count one batch; what is kept of an image is its bins."""
+        for sample in data_samples:
+            log_probabilities, labels = self._outputs(sample)
+            keep = labels != self.ignore_index
+            bins = bin_counts(log_probabilities[keep], labels[keep], self.num_bins)
+            nll = -log_probabilities[keep].gather(1, labels[keep][:, None]).double().sum()
+            self.results.append((bins.cpu(), float(nll)))
+
+    def compute_metrics(self, results: List[Tuple[Tensor, float]]) -> Dict[str, float]:
+        """Over all images."""
+        count, confidence, correct = torch.stack([bins for bins, _ in results]).sum(0)
+        total = float(count.sum())
+        if not total:
+            return dict(ece=float('nan'), nll=float('nan'))
+        gap = (correct - confidence).abs().sum()
+        return dict(ece=float(gap) / total, nll=sum(nll for _, nll in results) / total)
+
+    def _outputs(self, sample: dict) -> Tuple[Tensor, Tensor]:
+        """Log-probabilities (N, C) and labels (N,)."""
+        if 'seg_logits' in sample:
+            logits = sample['seg_logits']['data'].float()
+            labels = sample['gt_sem_seg']['data'].to(logits.device).long().flatten()
+            if len(logits) == 1:  # one channel with a sigmoid for two classes
+                logits = torch.cat([torch.zeros_like(logits), logits])
+            return logits.flatten(1).T.log_softmax(1), labels
+        if 'pred_score' in sample and len(sample.get('gt_label', ())) == 1:
+            probabilities = sample['pred_score'].double()[None]
+            labels = sample['gt_label'].to(probabilities.device).long()
+            return probabilities.clamp(min=SMALLEST).log(), labels
+        raise ValueError(
+            'CalibrationMetric needs the outputs of a segmentor or of a classifier with one label '
+            f'for each image, but got {sorted(sample)}'
+        )
+
+
+def bin_counts(log_probabilities: Tensor, labels: Tensor, num_bins: int) -> Tensor:
+    """Of each bin the number, the sum of confidences, and the number that are right: (3, bins)."""
+    top, predicted = log_probabilities.max(1)
+    confidence = top.exp().double()
+    index = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
+    rows = (torch.ones_like(confidence), confidence, (predicted == labels).double())
+    return torch.stack([torch.bincount(index, row, minlength=num_bins) for row in rows])

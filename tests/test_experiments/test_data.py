@@ -1,0 +1,183 @@
+"""Halves of validation sets, and what the keys of runs depend on."""
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, METRICS, DefaultScope
+
+from afan_mm.experiments import DataError, Plan, Store, read_experiment
+from afan_mm.experiments.data import Evaluation, halves
+from afan_mm.experiments.datasets import Datasets
+from afan_mm.experiments.store import environment, uses_afan
+from support.projects import NUM_VAL, afan_overrides, write_experiment, write_project
+
+HALF = dict(split='half', seed=0)
+
+
+def build(cfg, dataset):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return DATASETS.build(copy.deepcopy(dataset))
+
+
+def names(cfg, loader):
+    dataset = build(cfg, loader['dataset'])
+    return [os.path.basename(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize('size', [2, 7, 100])
+def test_halves_share_no_image_and_leave_none_out(size):
+    found = halves(size, seed=3)
+    assert sorted(found['selection'] + found['report']) == list(range(size))
+    assert len(found['report']) - len(found['selection']) == size % 2
+    assert found == halves(size, seed=3)
+    assert size < 100 or found != halves(size, seed=4)
+
+
+def test_one_image_cannot_be_split():
+    with pytest.raises(DataError, match='at least 2 images, but has 1'):
+        halves(1, seed=0)
+
+
+@pytest.mark.parametrize('host', ['mmseg', 'mmdet', 'mmpretrain'])
+def test_each_host_s_datasets_are_split(host, tmp_path):
+    cfg = Config.fromfile(str(write_project(host, tmp_path)))
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    found = {half: names(cfg, evaluation.images(cfg, half)[0]) for half in ('selection', 'report')}
+    whole = names(cfg, evaluation.images(cfg, 'all')[0])
+    assert len(whole) == NUM_VAL and len(found['report']) == NUM_VAL // 2
+    assert sorted(found['selection'] + found['report']) == sorted(whole)
+
+
+def test_a_test_set_of_its_own_is_the_report_s(tmp_path):
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.test_dataloader.dataset.data_prefix = 'train'
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    assert len(names(cfg, evaluation.images(cfg, 'selection')[0])) == NUM_VAL
+    assert set(names(cfg, evaluation.images(cfg, 'report')[0])) == {
+        f'train{i}.png' for i in range(4)
+    }
+
+
+def test_not_split_when_told_so(tmp_path):
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    evaluation = Evaluation(Datasets(), dict(split='none'), tmp_path)
+    assert len(names(cfg, evaluation.images(cfg, 'report')[0])) == NUM_VAL
+    with pytest.raises(DataError, match="split must be one of .*, but got 'third'"):
+        Evaluation(Datasets(), dict(split='third'), tmp_path)
+
+
+def write_coco(folder):
+    """Four images with one object each; a dataset config and its annotation file."""
+    content = dict(images=[], annotations=[], categories=[dict(id=1, name='a')])
+    for index in range(4):
+        name = f'{index}.jpg'
+        cv2.imwrite(str(folder / name), np.zeros((40, 40, 3), np.uint8))
+        content['images'].append(dict(id=10 + index, file_name=name, width=40, height=40))
+        content['annotations'].append(
+            dict(
+                id=index + 1,
+                image_id=10 + index,
+                category_id=1,
+                bbox=[5, 5, 20, 20],
+                area=400,
+                iscrowd=0,
+            )
+        )
+    (folder / 'all.json').write_text(json.dumps(content))
+    return dict(
+        type='CocoDataset',
+        ann_file=str(folder / 'all.json'),
+        data_prefix=dict(img=str(folder)),
+        metainfo=dict(classes=('a',)),
+        test_mode=True,
+        pipeline=[],
+    )
+
+
+def test_a_coco_metric_counts_the_objects_of_its_half_alone(tmp_path):
+    import torch
+
+    metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'all.json'), metric='bbox')
+    loader = dict(dataset=write_coco(tmp_path))
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            val_dataloader=loader,
+            test_dataloader=loader,
+            val_evaluator=metric,
+            test_evaluator=metric,
+        )
+    )
+    loader, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+    dataset = build(cfg, loader['dataset'])
+    ids = [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
+    kept = json.loads(Path(evaluator['ann_file']).read_text())
+    assert sorted(each['id'] for each in kept['images']) == sorted(ids) and len(ids) == 2
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        built = METRICS.build(evaluator)
+    built.dataset_meta = dataset.metainfo
+    perfect = dict(
+        bboxes=torch.tensor([[5.0, 5, 25, 25]]), scores=torch.ones(1), labels=torch.zeros(1).long()
+    )
+    samples = [dict(img_id=each, ori_shape=(40, 40), pred_instances=perfect) for each in ids]
+    built.process({}, samples)
+    assert built.evaluate(2)['coco/bbox_mAP'] == 1.0
+
+
+def plan_of(folder, **content):
+    content.setdefault('arms', dict(stock={}, afan=afan_overrides('mmpretrain')))
+    path = write_experiment(folder, **content)
+    return Plan(read_experiment(str(path)), Store(folder / 'store'))
+
+
+def test_keys_name_what_determines_the_figures(tmp_path):
+    write_project('mmpretrain', tmp_path / 'a')
+    plan = plan_of(tmp_path / 'a')
+    stock = plan.spec('stock', 0)
+    assert len({stock.key, plan.spec('stock', 1).key, plan.spec('afan', 0).key}) == 3
+    # neither where runs are logged nor what else an experiment has
+    same = plan_of(tmp_path / 'a', common=dict(work_dir='elsewhere', log_level='ERROR'), seeds=[7])
+    assert same.spec('stock', 0).key == stock.key
+    assert (
+        plan_of(tmp_path / 'a', common={'optim_wrapper.optimizer.lr': 1.0}).spec('stock', 0).key
+        != stock.key
+    )
+    # another half is another measurement of the same training
+    other = Plan(plan.experiment, plan.store, 'selection').spec('stock', 0)
+    assert other.key == stock.key and set(other.measures).isdisjoint(stock.measures)
+
+
+def test_data_are_known_by_content_not_by_time(tmp_path):
+    write_project('mmpretrain', tmp_path / 'a')
+    before = plan_of(tmp_path / 'a').spec('stock', 0)
+    image = next((tmp_path / 'a' / 'train').rglob('*.png'))
+    os.utime(image, (0, 0))
+    assert plan_of(tmp_path / 'a').spec('stock', 0).key == before.key
+    shutil.copy(image, image.with_name('extra.png'))
+    assert plan_of(tmp_path / 'a').spec('stock', 0).key != before.key
+    validation = next((tmp_path / 'a' / 'val').rglob('*.png'))
+    shutil.copy(validation, validation.with_name('extra.png'))
+    assert set(plan_of(tmp_path / 'a').spec('stock', 0).measures).isdisjoint(before.measures)
+
+
+def test_missing_data_are_said(tmp_path):
+    write_project('mmpretrain', tmp_path / 'a')
+    shutil.rmtree(tmp_path / 'a' / 'train')
+    with pytest.raises(DataError, match='cannot read the data of CustomDataset'):
+        plan_of(tmp_path / 'a').spec('stock', 0)
+
+
+def test_a_stock_run_does_not_depend_on_the_source_of_afan_mm(tmp_path):
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    assert not uses_afan(cfg) and 'afan_mm' not in environment(cfg)
+    cfg.merge_from_dict(afan_overrides('mmpretrain'))
+    assert uses_afan(cfg) and len(environment(cfg)['afan_mm']) == 16
+    assert {'torch', 'mmengine', 'mmpretrain'} <= set(environment(cfg))

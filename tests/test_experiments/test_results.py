@@ -1,0 +1,160 @@
+"""The comparisons, the table and the picture, from figures that are given."""
+
+import json
+
+import cv2
+import pytest
+
+from afan_mm.experiments.arm_specs import ArmSpec
+from afan_mm.experiments.config import Experiment
+from afan_mm.experiments.report import markdown, write_report
+from afan_mm.experiments.results import collect, full_name
+from afan_mm.experiments.run import RunSpec
+
+SEEDS = [0, 1, 2, 3, 4]
+VALUES = dict(
+    stock=[40.0, 42.0, 41.0, 43.0, 44.0],
+    afan=[42.1, 44.0, 42.9, 45.1, 46.0],
+    late=[40.5, 41.5, 41.5, 42.5, 44.5],
+    control=[40.2, 42.1, 40.9, 43.2, 43.9],
+    longer=[41.0, 42.9, 42.1, 44.0, 44.9],
+)
+
+
+class GivenPlan:
+    """A plan whose runs have these figures."""
+
+    half = 'report'
+
+    def __init__(self, values, starts=None):
+        self.values, self.starts = values, starts or {}
+        arms = {name: ArmSpec(name) for name in values}
+        for name, of in (('stock', None), ('control', 'afan'), ('longer', None)):
+            if name in arms:
+                arms[name] = ArmSpec(name, reference=name, of=of)
+        self.experiment = Experiment(
+            name='trial',
+            base=None,
+            common={},
+            arms=arms,
+            seeds=SEEDS,
+            measures=[dict(type='stock')],
+            primary='mIoU',
+            larger_is_better=True,
+            references=['stock', 'control', 'longer'],
+            metrics=None,
+            selection=dict(split='half', seed=0),
+            curve_interval=None,
+            keep_checkpoints=False,
+        )
+
+    def waits(self, arm):
+        return False
+
+    def images(self, arm):
+        return 'the report half of the validation set'
+
+    def factor(self, arm):
+        return 2.0 if arm == 'longer' else None
+
+    def spec(self, arm, seed):
+        return RunSpec('', f'{arm}-{seed}', 'trial', arm, seed, {}, {}, dict(all={}), {})
+
+    def record(self, spec):
+        value = self.values[spec.arm][spec.seed]
+        if value is None:
+            return None
+        figures = {'seg/mIoU': value, 'nll/nll': 1 - value / 100, 'cost/seconds': 1.0}
+        training = dict(
+            initial_weights=self.starts.get((spec.arm, spec.seed), spec.seed),
+            first_batches=spec.seed,
+            seconds=20.0,
+            cpu_seconds=2.0 if spec.arm == 'afan' else 1.0,
+            memory=100.0 + spec.seed,
+            device='cpu',
+            workers=0,
+        )
+        return dict(measured=dict(all=dict(figures=figures)), training=training)
+
+
+def comparisons(results, metric='seg/mIoU'):
+    found = results['metrics'][metric]['comparisons']
+    return {(each['arm'], each['reference']): each for each in found}
+
+
+@pytest.fixture
+def results():
+    return collect(GivenPlan(VALUES), list(VALUES), SEEDS)
+
+
+def test_each_arm_is_compared_with_its_references(results):
+    found = comparisons(results)
+    assert set(found) == {
+        ('afan', 'stock'),
+        ('late', 'stock'),
+        ('afan', 'control'),  # late has no control of its own
+        ('afan', 'longer'),
+        ('late', 'longer'),
+        ('control', 'stock'),
+        ('longer', 'stock'),
+    }
+    afan = found['afan', 'stock']
+    assert afan['mean'] == pytest.approx(2.02)
+    assert afan['verdict'] == 'better'
+    assert found['late', 'stock']['verdict'] == 'not shown'
+    # Holm over the two arms, not over the references
+    assert afan['p_holm'] == pytest.approx(2 * afan['p_t'])
+    assert found['longer', 'stock']['p_holm'] < 0.05
+
+
+def test_a_metric_that_is_better_when_smaller(results):
+    assert results['primary'] == 'seg/mIoU'
+    assert list(results['metrics']) == ['seg/mIoU', 'nll/nll']  # cost has its own columns
+    found = comparisons(results, 'nll/nll')['afan', 'stock']
+    assert found['mean'] < 0 and found['verdict'] == 'better'
+
+
+def test_cost_is_relative_to_stock_and_paired_by_seed(results):
+    assert results['cost']['afan'] == pytest.approx(dict(time=2.0, memory=1.0))
+    assert results['unpaired'] == [] and results['missing'] == []
+
+
+def test_what_is_missing_or_not_paired_is_said():
+    values = dict(VALUES, afan=[42.1, 44.0, 42.9, 45.1, None])
+    plan = GivenPlan(values, starts={('late', 1): 'other'})
+    found = collect(plan, list(values), SEEDS)
+    assert found['missing'] == ['afan seed 4']
+    said = 'seed 1: initial weights differ: stock, afan, control, longer | late'
+    assert found['unpaired'] == [said]
+    text = markdown(found)
+    assert 'Seeds 0, 1, 2, 3, 4; measured on the report half of the validation set.' in text
+    assert '**Missing runs:** afan seed 4.' in text and said in text
+    assert comparisons(found)['afan', 'stock']['verdict'] == 'not shown'  # four seeds
+
+
+def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):
+    text = write_report(results, tmp_path)
+    assert (tmp_path / 'report.md').read_text() == text
+    rows = [line.split(' | ') for line in text.splitlines()]
+    (afan,) = [row for row in rows if row[0] == '| afan' and '44.02' in row]
+    assert afan[1:4] == ['44.02', '1.583', '42.05 … 45.99']  # by hand: 2.776 * 1.583 / sqrt(5)
+    assert afan[-2:] == ['2.00×', '1.00× |']
+    assert any(row[0] == '| longer (× 2)' for row in rows)
+    (against,) = [row for row in rows if row[0] == '| afan − stock' and '+2.02' in row]
+    assert against[-1] == '**better** |'
+    assert json.loads((tmp_path / 'report.json').read_text())['primary'] == 'seg/mIoU'
+    picture = cv2.imread(str(tmp_path / 'report.png'))
+    assert picture.shape[1] > picture.shape[0] > 300 and len(set(picture.ravel())) > 50
+    assert not (tmp_path / 'report_curve.png').exists()
+
+
+def test_nothing_stored_yet():
+    found = collect(GivenPlan(dict(stock=[None] * 5)), ['stock'], SEEDS)
+    assert 'No run is stored yet.' in markdown(found)
+
+
+def test_metrics_by_their_endings():
+    names = ['coco/bbox_mAP', 'robust/coco/bbox_mAP', 'bbox']
+    assert full_name('bbox_mAP', names) == 'coco/bbox_mAP'
+    with pytest.raises(ValueError, match="metrics must be among .*, but got 'mAP'"):
+        full_name('mAP', names)

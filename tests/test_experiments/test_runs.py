@@ -1,0 +1,196 @@
+"""Runs of real tiny projects: what is stored, paired, resumed, and said of failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from afan_mm.experiments import (
+    Plan,
+    Scheduler,
+    Store,
+    collect,
+    read_experiment,
+    run_experiment,
+)
+from afan_mm.experiments import run as run_module
+from afan_mm.experiments.measures import MEASURES
+from support.paths import ROOT, TOOLS
+from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
+
+HOSTS = ('mmseg', 'mmdet', 'mmpretrain')
+SHORT = {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2}
+
+
+def plan_of(folder, host, **content):
+    content = dict(dict(common=SHORT, primary=PRIMARY[host], measures=['stock']), **content)
+    path = write_experiment(folder, **content)
+    return Plan(read_experiment(str(path)), Store(folder / 'store'))
+
+
+def execute(plan, arms=None, seeds=(0,), **options):
+    """Run in this process; what failed and what was said."""
+    said = []
+    options = dict(dict(executor='debug'), **options)
+    scheduler = Scheduler(plan.store.folder / 'jobs', say=said.append, **options)
+    arms = list(plan.experiment.arms) if arms is None else arms
+    failed = run_experiment(plan, arms, list(seeds), scheduler, said.append)
+    return failed, said
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_an_experiment_of_each_host(host, tmp_path):
+    write_project(host, tmp_path)
+    arms = dict(stock={}, afan=afan_overrides(host), control=dict(of='afan'))
+    measures = ['stock', 'cost'] + ([] if host == 'mmdet' else ['nll', 'calibration'])
+    plan = plan_of(tmp_path, host, arms=arms, measures=measures)
+    failed, said = execute(plan)
+    assert not failed and len(plan.store.all()) == 3
+    assert any('3 of 3 runs: control seed 0 done' in line for line in said)
+    # the same weights and the same data before the first step of each arm, and so paired
+    trainings = [record['training'] for record in plan.store.all()]
+    assert len({each['initial_weights'] for each in trainings}) == 1
+    assert len({each['first_batches'] for each in trainings}) == 1
+    assert all(each['iterations'] == 2 and not each['resumed'] for each in trainings)
+    results = collect(plan, list(arms), [0])
+    assert results['unpaired'] == [] and results['missing'] == []
+    assert results['primary'].endswith(PRIMARY[host])
+    compared = results['metrics'][results['primary']]['comparisons']
+    assert {each['arm'] for each in compared} == {'afan', 'control'}
+    if host != 'mmdet':
+        assert results['metrics']['nll']['values']['stock'][0] > 0
+        assert 0 <= results['metrics']['calibration/ece']['values']['stock'][0] <= 1
+    # nothing runs twice
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'store').rglob('*.json')}
+    failed, said = execute(plan)
+    assert not failed and '3 runs, 3 of them stored' in said[0]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert not list((tmp_path / 'store').rglob('*.pth'))
+
+
+def test_another_seed_has_other_weights_and_data(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}))
+    execute(plan, seeds=(0, 1))
+    one, two = (record['training'] for record in plan.store.all())
+    assert one['initial_weights'] != two['initial_weights']
+    assert one['first_batches'] != two['first_batches']
+
+
+def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    broken = {'model.head.in_channels': 3}
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(broken=broken, stock={}))
+    failed, said = execute(plan)
+    assert failed == ['broken seed 0']
+    assert [record['arm'] for record in plan.store.all()] == ['stock']
+    (line,) = [line for line in said if 'FAILED' in line]
+    assert 'mat1 and mat2' in line
+    assert collect(plan, ['broken', 'stock'], [0])['missing'] == ['broken seed 0']
+
+
+def test_longer_is_as_long_as_the_arm_takes(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    arms = dict(longer=dict(of='afan'), stock={}, afan=afan_overrides('mmpretrain'))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
+    assert plan.waits('longer')
+    failed, said = execute(plan, arms=['longer'])
+    assert failed == ['longer (needs the runs that it is measured by)']
+    failed, said = execute(plan)
+    assert not failed and plan.factor('longer') > 0
+    (record,) = [each for each in plan.store.all() if each['arm'] == 'longer']
+    assert record['training']['iterations'] == max(1, round(2 * plan.factor('longer')))
+    # once measured it stays, whatever later runs take
+    again = Plan(plan.experiment, plan.store)
+    assert again.factor('longer') == plan.factor('longer')
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Killed between training and measuring: the second time only measures."""
+    write_project('mmpretrain', tmp_path)
+
+    def stop(trained):
+        raise KeyError('interrupted')
+
+    monkeypatch.setitem(MEASURES, 'stop', stop)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['stock', 'stop'])
+    failed, _ = execute(plan)
+    assert failed == ['stock seed 0']
+    (record,) = plan.store.all()
+    monkeypatch.setitem(MEASURES, 'stop', lambda trained: dict(figure=1.0))
+    monkeypatch.setattr('mmengine.runner.Runner.train', None)  # must not be asked for
+    failed, _ = execute(plan)
+    assert not failed
+    (after,) = plan.store.all()
+    assert after['training'] == record['training'] and len(after['measured']) == 2
+    assert not list((tmp_path / 'store').rglob('*.pth'))
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+    original = run_module.train
+
+    def stopped(cfg, folder):
+        cfg.custom_hooks = [dict(type='StopAt', iteration=2)]
+        return original(cfg, folder)
+
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    class StopAt(Hook):
+        priority = 'LOWEST'
+
+        def __init__(self, iteration):
+            self.iteration = iteration
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter + 1 == self.iteration:
+                raise RuntimeError('stopped')
+
+    HOOKS.register_module(module=StopAt, force=True)
+    monkeypatch.setattr(run_module, 'train', stopped)
+    assert execute(plan)[0] == ['stock seed 0']
+    monkeypatch.setattr(run_module, 'train', original)
+    assert not execute(plan)[0]
+    (record,) = plan.store.all()
+    assert record['training']['resumed'] and record['training']['iterations'] == 4
+    assert record['training']['initial_weights']
+
+
+def test_the_curve_is_on_the_selection_images(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), curve_interval=1)
+    assert not execute(plan)[0]
+    (record,) = plan.store.all()
+    assert [each['iteration'] for each in record['training']['curve']] == [1, 2]
+    spec = plan.spec('stock', 0)
+    shown = spec.curve['loader']['dataset']['indices']
+    assert not set(shown) & set(spec.evaluation['loader']['dataset']['indices'])
+
+
+def test_the_command_survives_being_killed(tmp_path):
+    """The real thing: processes of submitit's local executor, killed, started again."""
+    write_project('mmpretrain', tmp_path)
+    write_experiment(tmp_path, arms=dict(stock={}), common=SHORT, seeds=[0, 1])
+    command = [sys.executable, str(TOOLS / 'experiment.py'), 'trial.py', '--jobs', '2']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    options = dict(cwd=tmp_path, env=environment, text=True)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, **options)
+    started = tmp_path / 'work_dirs/experiments/trial/jobs'
+    deadline = time.monotonic() + 300
+    while not list(started.rglob('*_submitted.pkl')) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=300)
+    assert first.returncode == 128 + signal.SIGTERM
+    second = subprocess.run(command, capture_output=True, timeout=600, **options)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert '2 of 2 runs' in second.stderr and ' left' in second.stderr
+    results = sorted((tmp_path / 'work_dirs/experiments/trial/results').glob('*.json'))
+    assert [json.loads(path.read_text())['seed'] for path in results] == [0, 1]
+    assert '| stock |' in second.stdout
