@@ -19,7 +19,6 @@ TOOLS = {
         'analysis_tools/robustness_curve.py',
         'robust figures over the strength of the attack',
     ),
-    'experiment': ('experiment.py', 'arms and seeds, with statistics'),
     'hessian': ('analysis_tools/hessian.py', 'curvature of the training loss'),
     'landscape': ('analysis_tools/landscape.py', 'the loss over a line or a plane of weights'),
     'sharpness': ('analysis_tools/sharpness.py', 'how the loss rises around the features'),
