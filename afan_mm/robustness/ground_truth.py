@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from .settings import AttackError
 
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
+LABELS = ('gt_label', 'gt_score')
 IGNORED = 255
 MOVING = ('Crop', 'Flip', 'Rotate', 'Affine', 'Shift')  # what scale_factor does not tell
 
@@ -83,7 +84,7 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in MAPS) and (
+    if not any(name in sample for name in (*MAPS, *LABELS)) and (
         instances is None or 'bboxes' not in instances and 'masks' not in instances
     ):
         raise AttackError(
@@ -97,7 +98,7 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], original: bool) -> Any:
     """A copy of a data sample whose ground truth fits an input.
 
     Args:
-        sample: Of mmdet or mmseg; never modified.
+        sample: Of mmdet, mmseg or mmpretrain, whose labels have no frame; never modified.
         shape: Height and width of the input as the pipeline packed it, its padding included.
         original: Whether the ground truth is in the frame of the original image, see
             :func:`loads_in_original_frame`. It is then multiplied by ``scale_factor`` (boxes), or
