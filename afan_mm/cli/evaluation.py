@@ -121,6 +121,9 @@ def enable_drawing(
         raise UsageError(
             '--show and --show-dir need a config with default_hooks.visualization, but got none'
         )
+    if find_host(cfg, '--show-dir') == 'mmpretrain':
+        hook.update(enable=True, show=show, out_dir=show_dir)
+        return
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -165,10 +168,14 @@ def save_predictions(cfg: Config, out: str) -> None:
         if isinstance(cfg.test_evaluator, (list, tuple))
         else [cfg.test_evaluator]
     )
-    if find_host(cfg, '--out') == 'mmdet':
+    host = find_host(cfg, '--out')
+    if host in ('mmdet', 'mmpretrain'):
+        kind, dump = dict(
+            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+        )[host]
         if not out.endswith(('.pkl', '.pickle')):
-            raise UsageError(f'--out must end with .pkl or .pickle for a detector, but got {out}')
-        cfg.test_evaluator = [*metrics, dict(type='DumpDetResults', out_file_path=out)]
+            raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
+        cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
     else:
         for metric in metrics:
             metric.update(output_dir=out, keep_results=True)
