@@ -87,6 +87,8 @@ class AFANStep:
             )
         self.resolve_clean_weight(host)
         self._replicas = model if host is not model and self.should_sync() else None
+        if self._session is not None:  # nobody called backward
+            self._session.discard()
         self._session = Session(
             host,
             key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
@@ -119,7 +121,11 @@ class AFANStep:
         if session is None:
             backward(loss)
         else:
-            session.backward(self.clean_weight * loss, backward)
+            try:
+                session.backward(self.clean_weight * loss, backward)
+            except BaseException:
+                session.discard()
+                raise
             self._guarded |= bool(session.sites or session.declared)
             if not self._checked:
                 session.check_all_ran()
