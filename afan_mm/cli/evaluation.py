@@ -1,18 +1,20 @@
-"""What the options of tools/test.py do to a config."""
+"""Evaluations: what the options of tools/test.py do to a config, and running one."""
 
 import inspect
 from copy import deepcopy
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 
 from ..robustness import AttackSettings, RobustTestLoop
 from ..robustness.corruption_loop import use_corruptions
 from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
-from ..utils.models import read_checkpoint
+from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .runner import build_runner
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -83,6 +85,25 @@ def evaluation_config(
     if out is not None:
         save_predictions(cfg, out)
     return cfg
+
+
+def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
+    """Evaluate the checkpoint that a config loads from; its metrics.
+
+    Args:
+        cfg: From :func:`evaluation_config`.
+        exact: Whether to refuse a checkpoint that misses weights of the model or has others: with
+            mmengine's own loading a checkpoint of another model gives figures too, of an untrained
+            network. Defaults to True.
+
+    Raises:
+        UsageError: If the checkpoint is refused, or the robust evaluation is not possible.
+    """
+    runner = build_runner(cfg)
+    if exact and cfg.get('load_from'):
+        model = unwrapped(runner.model)
+        load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+    return runner.test()
 
 
 def enable_drawing(
