@@ -26,6 +26,8 @@ exclude_patterns = ['_build']
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
 
+smartquotes = False  # 'input' is a value
+
 html_theme = 'furo'
 html_title = f'afan_mm {version}'
 html_theme_options = dict(top_of_page_buttons=[])
