@@ -207,7 +207,8 @@ def _reads_flag(cls: type) -> bool:
 
 
 def _mentions(code: CodeType) -> bool:
-    """Whether a function, or one within it, has ``something.training``."""
-    return 'training' in code.co_names or any(
-        _mentions(const) for const in code.co_consts if isinstance(const, CodeType)
-    )
+    """Whether a function, or one within it, has ``something.training``, and not for a dropout of
+    its own, as the attention of GLIP.
+    """
+    own = 'training' in code.co_names and 'dropout' not in code.co_names
+    return own or any(_mentions(const) for const in code.co_consts if isinstance(const, CodeType))

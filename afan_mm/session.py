@@ -94,8 +94,20 @@ class Session:
         self._components = [
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
-        with taps_go_to(self), self._shown('afan_recording'):
-            yield self
+        try:
+            with taps_go_to(self), self._shown('afan_recording'):
+                yield self
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
+        knows this session by the gates, and must not be kept alive by it.
+        """
+        self._outputs.clear()
+        self.sites.clear()
+        self.remove_hooks()
 
     @contextmanager
     def _shown(self, method: str) -> Iterator[None]:
@@ -223,6 +235,7 @@ class Session:
         """
         for hook in self._hooks:
             hook.remove()
+        self._hooks.clear()
 
     def at_gate(
         self, site: Site, gradients: Sequence[Optional[Tensor]]

@@ -1,18 +1,20 @@
-"""What the options of tools/test.py do to a config."""
+"""Evaluations: what the options of tools/test.py do to a config, and running one."""
 
 import inspect
 from copy import deepcopy
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 
 from ..robustness import AttackSettings, RobustTestLoop
 from ..robustness.corruption_loop import use_corruptions
 from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
-from ..utils.models import read_checkpoint
+from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .runner import build_runner
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -85,6 +87,25 @@ def evaluation_config(
     return cfg
 
 
+def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
+    """Evaluate the checkpoint that a config loads from; its metrics.
+
+    Args:
+        cfg: From :func:`evaluation_config`.
+        exact: Whether to refuse a checkpoint that misses weights of the model or has others: with
+            mmengine's own loading a checkpoint of another model gives figures too, of an untrained
+            network. Defaults to True.
+
+    Raises:
+        UsageError: If the checkpoint is refused, or the robust evaluation is not possible.
+    """
+    runner = build_runner(cfg)
+    if exact and cfg.get('load_from'):
+        model = unwrapped(runner.model)
+        load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+    return runner.test()
+
+
 def enable_drawing(
     cfg: Config, show: bool = False, show_dir: Optional[str] = None, wait_time: float = 2
 ) -> None:
@@ -100,6 +121,9 @@ def enable_drawing(
         raise UsageError(
             '--show and --show-dir need a config with default_hooks.visualization, but got none'
         )
+    if find_host(cfg, '--show-dir') == 'mmpretrain':
+        hook.update(enable=True, show=show, out_dir=show_dir)
+        return
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -144,10 +168,14 @@ def save_predictions(cfg: Config, out: str) -> None:
         if isinstance(cfg.test_evaluator, (list, tuple))
         else [cfg.test_evaluator]
     )
-    if find_host(cfg, '--out') == 'mmdet':
+    host = find_host(cfg, '--out')
+    if host in ('mmdet', 'mmpretrain'):
+        kind, dump = dict(
+            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+        )[host]
         if not out.endswith(('.pkl', '.pickle')):
-            raise UsageError(f'--out must end with .pkl or .pickle for a detector, but got {out}')
-        cfg.test_evaluator = [*metrics, dict(type='DumpDetResults', out_file_path=out)]
+            raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
+        cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
     else:
         for metric in metrics:
             metric.update(output_dir=out, keep_results=True)

@@ -2,14 +2,11 @@
 backward.
 """
 
-import math
 from contextlib import ExitStack, contextmanager
-from numbers import Real
 from typing import List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -20,6 +17,8 @@ from ..joint import adversarial_weight
 from ..session import Session
 from ..site import declared_sites
 from ..steering import Steering
+from ..utils.checks import check_number
+from ..utils.models import unwrapped
 
 
 class AFANStep:
@@ -53,11 +52,9 @@ class AFANStep:
     def __init__(self, *args, afan_seed: int = 0, clean_weight: Union[float, str] = 1.0, **kwargs):
         if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
             raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if clean_weight != 'complement' and (
-            isinstance(clean_weight, bool)
-            or not isinstance(clean_weight, Real)
-            or not 0 < clean_weight < math.inf
-        ):
+        if not isinstance(clean_weight, str):
+            check_number('clean_weight', clean_weight, above=True)
+        elif clean_weight != 'complement':
             raise ValueError(
                 "clean_weight must be a finite number > 0 or 'complement', but got "
                 f'{clean_weight!r}'
@@ -82,7 +79,7 @@ class AFANStep:
         backward only; the sum of all passes is averaged over the ranks when the wrapper should
         sync.
         """
-        host = model.module if is_model_wrapper(model) else model
+        host = unwrapped(model)
         if host is not model and not isinstance(model, DistributedDataParallel):
             raise NotImplementedError(
                 'A-FAN trains a plain model or DistributedDataParallel, but got '
@@ -90,6 +87,8 @@ class AFANStep:
             )
         self.resolve_clean_weight(host)
         self._replicas = model if host is not model and self.should_sync() else None
+        if self._session is not None:  # nobody called backward
+            self._session.discard()
         self._session = Session(
             host,
             key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
@@ -122,7 +121,11 @@ class AFANStep:
         if session is None:
             backward(loss)
         else:
-            session.backward(self.clean_weight * loss, backward)
+            try:
+                session.backward(self.clean_weight * loss, backward)
+            except BaseException:
+                session.discard()
+                raise
             self._guarded |= bool(session.sites or session.declared)
             if not self._checked:
                 session.check_all_ran()

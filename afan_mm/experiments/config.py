@@ -21,7 +21,7 @@ It is a config file of mmengine that sets (only ``base`` and ``arms`` are requir
     selection = dict(split='half', seed=0)      # see data.py
     curve_interval = 100                        # evaluate on the selection half; default: never
     keep_checkpoints = False
-    custom_imports = ['my_measures']            # modules that register measures; default: none
+    custom_imports = dict(imports=['my_measures'])  # modules that register measures
 
 Overrides have dotted keys, as in ``--cfg-options``, or nested dicts, in which ``_delete_=True``
 replaces instead of merging.
@@ -54,7 +54,7 @@ class Experiment:
     selection: dict
     curve_interval: Optional[int]
     keep_checkpoints: bool
-    custom_imports: List[str] = field(default_factory=list)
+    custom_imports: dict = field(default_factory=dict)
 
 
 DEFAULTS: Dict[str, Any] = dict(
@@ -69,7 +69,7 @@ DEFAULTS: Dict[str, Any] = dict(
     selection=dict(split='half', seed=0),
     curve_interval=None,
     keep_checkpoints=False,
-    custom_imports=[],
+    custom_imports={},
 )
 
 

@@ -5,7 +5,6 @@ from statistics import mean
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
-from mmengine.utils import import_modules_from_strings
 
 from ..utils.files import write_json
 from .arm_specs import ExperimentError
@@ -16,7 +15,7 @@ from .datasets import Datasets
 from .measures import MEASURES
 from .notes import seconds_per_iteration
 from .run import RunSpec, missing
-from .store import Store, digest, environment, robustness_digest, training_parts
+from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
 
 
 class Plan:
@@ -33,7 +32,6 @@ class Plan:
         self.experiment, self.store, self.half, self.threads = experiment, store, half, threads
         self.arms, self.datasets = Arms(experiment), Datasets()
         self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
-        import_modules_from_strings(experiment.custom_imports)
         for each in experiment.measures:
             if each.get('type') not in MEASURES:
                 raise ExperimentError(
@@ -84,7 +82,7 @@ class Plan:
             curve=curve,
             threads=self.threads,
             keep_checkpoints=self.experiment.keep_checkpoints,
-            imports=self.experiment.custom_imports,
+            imports=imported_modules(self.experiment.custom_imports),
         )
 
     def record(self, spec: RunSpec) -> Optional[Dict[str, Any]]:

@@ -15,7 +15,7 @@ from mmengine.utils import import_modules_from_strings
 from . import store as stores
 from .measures import MEASURES, Trained
 from .notes import training_notes
-from .store import custom_imports
+from .store import imported_modules
 from .training import prepare, train
 
 
@@ -70,7 +70,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         if not missing(spec, record):
             return record
         cfg = Config(copy.deepcopy(spec.cfg))
-        import_modules_from_strings([*spec.imports, *custom_imports(cfg)])
+        import_modules_from_strings([*spec.imports, *imported_modules(cfg.get('custom_imports'))])
         check_environment(spec, cfg)
         limit_threads(spec.threads)
         folder = store.run_folder(spec.key).absolute()

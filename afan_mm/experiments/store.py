@@ -102,13 +102,17 @@ def environment(cfg: Config) -> Dict[str, str]:
 def uses_afan(cfg: Config) -> bool:
     """Whether a config imports afan_mm or has a type of it; a stock run does not depend on it."""
     parts = json.dumps(training_parts(cfg), default=str)
-    ours = any(each.split('.')[0] == 'afan_mm' for each in custom_imports(cfg))
+    ours = any(
+        each.split('.')[0] == 'afan_mm' for each in imported_modules(cfg.get('custom_imports'))
+    )
     return ours or '"AFAN' in parts
 
 
-def custom_imports(cfg: Config) -> List[str]:
-    """The modules that a config imports, which mmengine does only when it reads a file."""
-    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+def imported_modules(custom_imports: Optional[dict]) -> List[str]:
+    """The modules of a config's ``custom_imports``; mmengine imports them only when it reads a
+    file.
+    """
+    imports = (custom_imports or {}).get('imports') or []
     return [imports] if isinstance(imports, str) else list(imports)
 
 

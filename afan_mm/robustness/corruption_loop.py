@@ -10,6 +10,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import Dataset
 
+from ..utils.configs import type_name
 from ..utils.files import write_json
 from .corruption_report import plot, render
 from .corruptions import (
@@ -133,7 +134,7 @@ def with_corruption(dataloader: dict) -> dict:
     while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     pipeline = list(dataset.get('pipeline') or [])
-    kinds = [str(each.get('type')).rsplit('.', 1)[-1] for each in pipeline]
+    kinds = [type_name(each) for each in pipeline]
     places = [index for index, kind in enumerate(kinds) if kind.startswith('LoadImage')]
     if not places:
         raise CorruptionError(

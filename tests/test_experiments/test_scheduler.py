@@ -18,7 +18,6 @@ def spec(arm, seed=0, threads=1):
 
 def behave(given):
     """Stands for a run."""
-    assert os.environ['OMP_NUM_THREADS'] == str(given.threads)
     if given.arm == 'fails':
         raise ValueError('as it should')
 
@@ -26,7 +25,7 @@ def behave(given):
 def test_several_at_a_time_and_failures_in_this_process(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, 'run', behave)
     said = []
-    specs = [spec('a', seed, threads=3) for seed in range(3)] + [spec('fails'), spec('b')]
+    specs = [spec('a', seed) for seed in range(3)] + [spec('fails'), spec('b')]
     failed = Scheduler(tmp_path, 2, 'debug', said.append).run(specs)
     assert failed == ['fails seed 0']
     (failure,) = [line for line in said if 'FAILED' in line]
@@ -70,7 +69,7 @@ def test_a_slurm_job_asks_for_what_was_given(tmp_path, monkeypatch):
     made = Scheduler(tmp_path / 'jobs', 4, 'slurm', slurm_partition='gpu', gpus_per_node=1)
     job = made._submit(spec('afan', 2, threads=3), [])
     assert job.job_id == '7'
-    (script,) = (tmp_path / 'jobs').rglob('*.sh')
+    (script,) = (tmp_path / 'jobs' / '7').glob('*.sh')
     text = script.read_text()
     for line in ('partition=gpu', 'gpus-per-node=1', 'cpus-per-task=3', 'job-name=afan-2'):
         assert f'#SBATCH --{line}\n' in text
