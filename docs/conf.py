@@ -71,7 +71,7 @@ def include_from_elsewhere(app, path, docname, content) -> None:
     folder = '../' * (docname.count('/') + 1) + f'{Path(path).parent.as_posix()}/'
     if 'configs' in Path(path).parts:
         folder = '../../configs/' + folder.split('configs/', 1)[1]
-        content[0] = re.sub(r'\]\((?!https?:)([^)]+\.py)\)', rf']({folder}\1)', content[0])
+        content[0] = re.sub(r'\]\((?!https?:|#)([^)]+)\)', rf']({folder}\1)', content[0])
 
 
 def setup(app) -> None:
