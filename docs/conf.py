@@ -26,6 +26,8 @@ exclude_patterns = ['_build']
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
 
+smartquotes = False  # 'input' is a value
+
 html_theme = 'furo'
 html_title = f'afan_mm {version}'
 html_theme_options = dict(top_of_page_buttons=[])
@@ -69,7 +71,7 @@ def include_from_elsewhere(app, path, docname, content) -> None:
     folder = '../' * (docname.count('/') + 1) + f'{Path(path).parent.as_posix()}/'
     if 'configs' in Path(path).parts:
         folder = '../../configs/' + folder.split('configs/', 1)[1]
-        content[0] = re.sub(r'\]\((?!https?:)([^)]+\.py)\)', rf']({folder}\1)', content[0])
+        content[0] = re.sub(r'\]\((?!https?:|#)([^)]+)\)', rf']({folder}\1)', content[0])
 
 
 def setup(app) -> None:
