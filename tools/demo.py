@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import mmcv
 
@@ -32,7 +33,7 @@ class StageError(Exception):
     """One stage of the demo failed; the message says which."""
 
 
-def run(tool, *arguments, label='data'):
+def run(tool: str, *arguments: Any, label: str = 'data') -> None:
     """Run one of the repository's tools from the repository's root, where the configs expect their
     data.
     """
@@ -54,7 +55,7 @@ def run(tool, *arguments, label='data'):
         raise StageError(f'tools/{tool} failed with exit code {process.returncode}')
 
 
-def is_complete(data):
+def is_complete(data: Path) -> bool:
     """Whether the devkit holds an image, boxes and a mask for everything that its index names."""
     index = data / 'ImageSets' / 'Main' / 'trainval.txt'
     if not index.is_file():
@@ -66,7 +67,7 @@ def is_complete(data):
     )
 
 
-def read_metrics(work_dir, scale):
+def read_metrics(work_dir: Union[str, Path], scale: float) -> Dict[str, float]:
     """The metrics of the latest evaluation in a work folder, as fractions and without the hosts'
     prefixes.
     """
@@ -81,7 +82,7 @@ def read_metrics(work_dir, scale):
     }
 
 
-def draw(config, checkpoint, folder, label):
+def draw(config: str, checkpoint: Path, folder: Path, label: str) -> None:
     """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its
     folders within folders to ours.
     """
@@ -113,7 +114,7 @@ def draw(config, checkpoint, folder, label):
     shutil.rmtree(str(ROOT / scratch))
 
 
-def run_task(label, config, scale):
+def run_task(label: str, config: str, scale: float) -> Dict[str, float]:
     """Train, evaluate and draw one task; its metrics, which the host counts in units of
     ``scale``.
     """
@@ -125,7 +126,24 @@ def run_task(label, config, scale):
     return read_metrics(folder / 'test', scale)
 
 
-def main():
+def what_next(args: argparse.Namespace) -> str:
+    """Ten lines: commands to go on with, with the paths that the demo made."""
+    checkpoint = Path((ROOT / OUT / 'segmentation' / 'last_checkpoint').read_text().strip())
+    trained = f'{args.segmentation} {checkpoint.relative_to(ROOT)}'
+    stock = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    return f"""What next:
+  source .venv/bin/activate             # then, what the perturbations did while training:
+  afan health {OUT}/segmentation {OUT}/detection
+  # a feature, clean and perturbed, in {OUT}/features:
+  afan features {trained} --indices 1 --out-dir {OUT}/features
+  # images perturbed against the segmentor, and both predictions, in {OUT}/robust:
+  afan test {trained} --robust --show-dir {OUT}/robust
+  # your own config, or one of a host, with A-FAN in it; afan train takes what this writes:
+  afan convert {stock}
+  # the rest: README.md, and the pages that make docs builds"""
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,7 +169,7 @@ def main():
     summary['seconds'] = round(time.time() - start)
     text = json.dumps(summary, indent=2)
     (ROOT / OUT / 'summary.json').write_text(text + '\n')
-    print(f'\n{text}\n\n{OUT}/summary.json; drawings in {OUT}/*/images')
+    print(f'\n{text}\n\n{OUT}/summary.json; drawings in {OUT}/*/images\n\n{what_next(args)}')
 
 
 if __name__ == '__main__':

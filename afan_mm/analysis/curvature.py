@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from torch import Tensor
 
-from ..robustness.unfinished import run_key
+from ..robustness.resume import run_key
 from ..utils.checks import check_integer
 from ..utils.files import replacing, write_json
 from .hessian import HessianOperator, Tail, find_tail, merge_tails, only_trained

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..isolation import evaluation_mode, flow_modules, isolated_random
 from ..utils.checks import check_integer
+from ..utils.configs import type_name
 
 
 class FixedLosses:
@@ -131,5 +132,4 @@ def _load_first(node: Any) -> None:
 
 
 def _loads(step: Dict[str, Any]) -> bool:
-    kind = step['type']
-    return (kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__).startswith('Load')
+    return type_name(step).startswith('Load')

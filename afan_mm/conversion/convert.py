@@ -47,7 +47,8 @@ def convert(
         sites: 'neck' (what the neck reads), 'output' (what it returns), the path of a module of the
             host such as 'backbone.layer3', 'head', or a site in the head such as 'roi_head.map'.
             Defaults to None: 'neck' and 'head', as far as they fit.
-        preset: Settings of the 'paper' or of its 'released' code for the data set of the config, or
+        preset: Settings of the 'paper' or of its 'released' code for the data set of the config,
+            'recommended' for late sites perturbed together (configs/_base_/presets), or
             None for those of :class:`~afan_mm.AFANSettings`. Defaults to 'paper'.
         afan: Settings of every site, which win over the preset's; see
             :class:`~afan_mm.AFANSettings`. The keys ``neck`` and ``head`` hold those of one

@@ -10,7 +10,7 @@ from ..settings import AFANSettings
 from ..utils.configs import dicts, type_name
 from ..utils.files import shipped
 
-PRESETS = ('paper', 'released')
+PRESETS = ('paper', 'released', 'recommended')
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
 # By the names of mmpretrain's data sets.
 CLASSIFICATION = dict(CIFAR10='cls_cifar', CIFAR100='cls_cifar', ImageNet='cls_imagenet')

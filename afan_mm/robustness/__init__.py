@@ -2,12 +2,12 @@
 confidence fits its accuracy.
 """
 
-from .attack_settings import AttackError, AttackSettings
 from .calibration import CalibrationMetric
 from .corruption_loop import CorruptionTestLoop
 from .corruptions import CommonCorruption, CorruptionError
 from .loop import RobustTestLoop
-from .pixels import PixelAttack
+from .pixel_attack import PixelAttack
+from .settings import AttackError, AttackSettings
 
 __all__ = [
     'AttackError',

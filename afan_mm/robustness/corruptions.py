@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
-from .attack_settings import AttackError
+from .settings import AttackError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 MAIN_METRICS = ('mIoU', 'bbox_mAP', 'mAP', 'top1')

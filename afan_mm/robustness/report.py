@@ -1,15 +1,29 @@
-"""Clean and robust figures side by side, and where the second evaluator writes."""
+"""How far an evaluation is; clean and robust figures side by side, and where the second evaluator
+writes.
+"""
 
 import copy
-import json
-import os
 import os.path as osp
+import sys
+import time
+from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
-from typing import Any, Dict, List, Union
+from typing import Any, Callable, Dict, Iterator, List, Union
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 
@@ -53,13 +67,6 @@ def render(clean: Dict[str, Any], robust: Dict[str, Any], title: str) -> str:
     return console.file.getvalue().rstrip()
 
 
-def write_json(path: str, content: Dict[str, Any]) -> None:
-    """The whole file or none of it."""
-    with open(path + '.part', 'w') as file:
-        json.dump(content, file, indent=2)
-    os.replace(path + '.part', path)
-
-
 def robust_names(evaluator: Union[dict, List[dict]]) -> List[dict]:
     """The config of the second evaluator: every path that a metric writes to (``out...``) gets
     '_robust' before its suffix.
@@ -84,3 +91,52 @@ def robust_names(evaluator: Union[dict, List[dict]]) -> List[dict]:
 def _renamed(path: str) -> str:
     stem, suffix = osp.splitext(path)
     return f'{stem}_robust{suffix}'
+
+
+@contextmanager
+def progress(
+    logger: MMLogger, total: int, done: int, interval: int
+) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, elsewhere a line in the log every ``interval`` images; nothing in the
+    other processes.
+
+    Args:
+        total: Images of this process.
+        done: How many of them an interrupted run has done.
+
+    Yields:
+        Callable: To be called with the number of images done.
+    """
+    if not is_main_process():
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        columns = (
+            TextColumn('robust evaluation'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('images,'),
+            TimeElapsedColumn(),
+            TextColumn('passed,'),
+            TimeRemainingColumn(),
+            TextColumn('left'),
+        )
+        with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+            task = bar.add_task('', total=total, completed=done)
+            yield lambda count: bar.update(task, completed=count)
+    else:
+        yield _log_lines(logger, total, done, interval)
+
+
+def _log_lines(logger: MMLogger, total: int, done: int, interval: int) -> Callable[[int], None]:
+    begin, last = time.time(), [done]
+
+    def update(count: int) -> None:
+        if count < total and count // interval == last[0] // interval:
+            return
+        last[0] = count
+        left = (time.time() - begin) / (count - done) * (total - count)
+        logger.info(
+            f'robust evaluation: {count}/{total} images, {timedelta(seconds=round(left))} left'
+        )
+
+    return update

@@ -2,8 +2,7 @@
 
 from .canvas import save_png, to_rgb
 from .capture import SiteFeatures, capture, first_sample
-from .feature_maps import draw_site
-from .views import CHANNELS, choose_view
+from .feature_maps import CHANNELS, choose_view, draw_site
 
 __all__ = [
     'CHANNELS',

@@ -2,13 +2,13 @@
 shares.
 """
 
-import os
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+from ..utils.files import replacing
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
@@ -44,14 +44,5 @@ def save_png(image: np.ndarray, path: str) -> None:
     Raises:
         OSError: If the folder or the file cannot be written.
     """
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        try:
-            Image.fromarray(image).save(temporary, format='PNG', optimize=True)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-    except OSError as error:
-        raise OSError(f'cannot write {path}: {error.strerror or error}') from error
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format='PNG', optimize=True)

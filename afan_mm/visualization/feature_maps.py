@@ -2,19 +2,97 @@
 9.
 """
 
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from .canvas import new_figure, render
 from .capture import SiteFeatures
-from .views import View
 
+CHANNELS = ('squeeze_mean', 'select_max', 'topk')
+NUM_ROIS, NUM_VECTOR_CHANNELS = 16, 48
 LONG_SIDE = 230  # of a cell, in pixels
+
+
+class View(NamedTuple):
+    """How a feature (N, C, *S) becomes one map; chosen on the clean feature, so that all maps of a
+    site show the same.
+
+    Attributes:
+        channels: Indices of the shown channels; None for their mean.
+        extent: Share of height and width that is no padding.
+        text: What is seen.
+    """
+
+    channels: Optional[Tensor]
+    extent: Tuple[float, float]
+    text: str
+
+    def map(self, feature: Tensor) -> Tensor:
+        """(H, W) of (N, C, *S)."""
+        feature = feature[:NUM_ROIS]
+        if feature.dim() < 4:  # RoI vectors: one row each; a sequence: one row for each channel
+            return feature[:, self.channels] if feature.dim() == 2 else feature[0, self.channels]
+        height, width = (
+            max(1, round(share * side)) for share, side in zip(self.extent, feature.shape[2:])
+        )
+        feature = feature[..., :height, :width]
+        feature = (
+            feature.mean(1, keepdim=True) if self.channels is None else feature[:, self.channels]
+        )
+        return _montage(feature.flatten(0, 1))
+
+
+def choose_view(features: SiteFeatures, channels: str = 'squeeze_mean', topk: int = 9) -> View:
+    """What to show of the features of a site.
+
+    Args:
+        features: From :func:`~afan_mm.visualization.capture`, (N, C), (N, C, L) or (N, C, H, W).
+        channels: 'squeeze_mean' (mean over the channels) or 'select_max' (the channel with the
+            largest sum), as in ``Visualizer.draw_featmap``; 'topk' for a montage of those with the
+            largest sums. Vectors show their strongest channels.
+        topk: How many for 'topk'. Defaults to 9.
+
+    Raises:
+        ValueError: If the feature is empty or has another number of axes.
+    """
+    clean = features.clean
+    if not 2 <= clean.dim() <= 4 or not clean.numel():
+        raise ValueError(
+            'a feature must have 2 to 4 axes and not be empty to be drawn, but got the shape '
+            f'{tuple(clean.shape)}'
+        )
+    if channels not in CHANNELS:
+        raise ValueError(f'channels must be one of {CHANNELS}, but got {channels!r}')
+    sums = clean.sum([axis for axis in range(clean.dim()) if axis != 1])
+    if clean.dim() < 4:
+        strongest = sums.topk(min(NUM_VECTOR_CHANNELS, len(sums))).indices
+        what = (
+            f'rows: the first {min(NUM_ROIS, len(clean))} RoIs, columns'
+            if clean.dim() == 2
+            else 'rows'
+        )
+        return View(
+            strongest, (1.0, 1.0), f'{what}: the {len(strongest)} channels with the largest sums'
+        )
+    rois = f' of the first {min(NUM_ROIS, len(clean))} RoIs' if len(clean) > 1 else ''
+    extent = (1.0, 1.0) if rois else features.extent
+    if channels == 'squeeze_mean':
+        return View(None, extent, f'mean over the channels{rois}')
+    chosen = sums.topk(1 if channels == 'select_max' else min(topk, len(sums))).indices
+    return View(
+        chosen,
+        extent,
+        f'channel{"s" * (len(chosen) > 1)} {", ".join(map(str, chosen.tolist()))}{rois}',
+    )
 
 
 def draw_site(
@@ -59,14 +137,29 @@ def draw_site(
     largest = max(float(d.abs().max()) for row in differences.values() for d in row) or 1.0
 
     k, n = len(features.strengths), len(rows)
-    height, width = _fit(shape)
-    figure = new_figure((k + 1) * (width + 14) + 110, 2 * n * (height + 34) + 90)
-    figure.suptitle(
-        _title(features, view, magnify, target), fontsize=9, x=0.01, y=0.995, ha='left', va='top'
-    )
+    figure, grid = _grid(2 * n, k + 1, _fit(shape), _title(features, view, magnify, target))
+    std = float(features.clean.std())
+    _show(grid[0, 0], image, 'image')
+    _show(grid[1, 0], next(cells), 'clean feature')
+    for row, name in enumerate(rows):
+        for column, strength in enumerate(features.strengths, 1):
+            _show(grid[row, column], next(cells), f'{name}, {_units(features, strength, std)}')
+    _show_differences(grid[n:, 1:], differences, rows, features.clean, largest, shape)
+    _bar(figure, grid[:n], 'jet', float(values.min()), float(values.max()), 'feature')
+    _bar(figure, grid[n:], 'RdBu_r', -largest, largest, 'difference to clean')
+    if n > 1:
+        _explain(grid[n, 0], features)
+    return render(figure)
+
+
+def _grid(rows: int, columns: int, cell: Tuple[int, int], title: str) -> Tuple[Figure, np.ndarray]:
+    """A figure with empty axes for cells of (height, width) pixels, and room for a bar."""
+    height, width = cell
+    figure = new_figure(columns * (width + 14) + 110, rows * (height + 34) + 90)
+    figure.suptitle(title, fontsize=9, x=0.01, y=0.995, ha='left', va='top')
     grid = figure.subplots(
-        2 * n,
-        k + 1,
+        rows,
+        columns,
         squeeze=False,
         gridspec_kw=dict(
             left=0.01,
@@ -79,30 +172,32 @@ def draw_site(
     )
     for axes in grid.flat:
         axes.axis('off')
-    std = float(features.clean.std())
-    _show(grid[0, 0], image, 'image')
-    _show(grid[1, 0], next(cells), 'clean feature')
-    for row, name in enumerate(rows):
-        for column, strength in enumerate(features.strengths, 1):
-            _show(grid[row, column], next(cells), f'{name}, {_units(features, strength, std)}')
-    for row, (name, line) in enumerate(differences.items(), n):
-        for column, difference in enumerate(line, 1):
-            rms = float((rows[name][column - 1] - features.clean).square().mean().sqrt())
-            caption = f'{name} - clean' + (f', rms {rms / std:.2g} std' if std else '')
+    return figure, grid
+
+
+def _show_differences(
+    cells: np.ndarray,
+    differences: Dict[str, List[Tensor]],
+    rows: Dict[str, List[Tensor]],
+    clean: Tensor,
+    largest: float,
+    shape: Tuple[int, int],
+) -> None:
+    """A row of ``cells`` for each row of differences, whose features ``rows`` holds."""
+    height, width = _fit(shape)
+    std = float(clean.std())
+    for line, (name, shown) in zip(cells, differences.items()):
+        for axes, difference, feature in zip(line, shown, rows[name]):
+            rms = float((feature - clean).square().mean().sqrt())
             _show(
-                grid[row, column],
+                axes,
                 difference.numpy(),
-                caption,
+                f'{name} - clean' + (f', rms {rms / std:.2g} std' if std else ''),
                 cmap='RdBu_r',
                 vmin=-largest,
                 vmax=largest,
                 aspect=height / width * difference.shape[1] / difference.shape[0],
             )
-    _bar(figure, grid[:n], 'jet', float(values.min()), float(values.max()), 'feature')
-    _bar(figure, grid[n:], 'RdBu_r', -largest, largest, 'difference to clean')
-    if n > 1:
-        _explain(grid[n, 0], features)
-    return render(figure)
 
 
 def _heat_maps(
@@ -146,7 +241,7 @@ def _units(features: SiteFeatures, strength: float, std: float) -> str:
     return f'{255 * size:.2g}/255' + (f' = {size / std:.2g} std' if std else '')
 
 
-def _explain(axes, features: SiteFeatures) -> None:
+def _explain(axes: Axes, features: SiteFeatures) -> None:
     """What the normalisation left, at full strength."""
     added, left = (
         float((f - features.clean).norm())
@@ -160,15 +255,12 @@ def _explain(axes, features: SiteFeatures) -> None:
     axes.text(0.02, 0.95, text, fontsize=9, va='top', transform=axes.transAxes)
 
 
-def _show(axes, picture: np.ndarray, caption: str, **options) -> None:
+def _show(axes: Axes, picture: np.ndarray, caption: str, **options: Any) -> None:
     axes.imshow(picture, interpolation='nearest', **options)
     axes.set_title(caption, fontsize=8, pad=3)
 
 
-def _bar(figure, cells: np.ndarray, cmap: str, low: float, high: float, label: str) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
+def _bar(figure: Figure, cells: np.ndarray, cmap: str, low: float, high: float, label: str) -> None:
     top, bottom = cells[0, -1].get_position(), cells[-1, -1].get_position()
     axes = figure.add_axes(
         [top.x1 + 12 / figure.bbox.width, bottom.y0, 12 / figure.bbox.width, top.y1 - bottom.y0]
@@ -187,3 +279,17 @@ def _cell_shape(clean: Tensor) -> Tuple[int, int]:
     """That of the map, unless its sides differ so much that nothing could be seen."""
     height, width = clean.shape
     return (max(height, width // 2), max(width, height // 2))
+
+
+def _montage(maps: Tensor) -> Tensor:
+    """(n, h, w) side by side, nearly square; what is left over is as dark as the smallest value."""
+    columns = int(np.ceil(np.sqrt(len(maps))))
+    rows = -(-len(maps) // columns)
+    padded = torch.cat(
+        [maps, maps.new_full((rows * columns - len(maps), *maps.shape[1:]), float(maps.min()))]
+    )
+    return (
+        padded.reshape(rows, columns, *maps.shape[1:])
+        .transpose(1, 2)
+        .reshape(rows * maps.shape[1], columns * maps.shape[2])
+    )

@@ -8,7 +8,7 @@ import importlib
 import pytest
 import torch
 
-from afan_mm import augment, passes
+from afan_mm import augment, session
 from support.tiny import (
     assert_close,
     assert_identical,
@@ -110,11 +110,12 @@ def directions(model, wrapper, monkeypatch):
     found = {}
 
     def keep(settings, *args):
-        found[settings.name] = augment.perturb(settings, *args)
-        return found[settings.name]
+        name = settings[0].name
+        found[name] = augment.perturb(settings, *args)
+        return found[name]
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes, 'perturb', keep)
+        patch.setattr(session, 'perturb', keep)
         gradients(model, batch_of('segmentor'), wrapper)
     return {name: perturbation.deltas[0] for name, perturbation in found.items()}
 

@@ -1,11 +1,5 @@
 """The generator of digits, as a module."""
 
-import importlib.util
+from afan_mm.cli import digits_voc
 
-from support.paths import TOOLS
-
-spec = importlib.util.spec_from_file_location(
-    'digits_voc', TOOLS / 'dataset_converters' / 'digits_voc.py'
-)
-digits_voc = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(digits_voc)
+__all__ = ['digits_voc']

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from afan_mm.robustness import AttackError, pictures
-from afan_mm.robustness.checks import host_of
-from afan_mm.robustness.pixels import PixelAttack
-from afan_mm.robustness.progress import progress
-from afan_mm.robustness.report import robust_names
-from afan_mm.robustness.unfinished import UnfinishedRun, run_key
+from afan_mm.robustness import AttackError, loop
+from afan_mm.robustness.pixel_attack import PixelAttack
+from afan_mm.robustness.report import progress, robust_names
+from afan_mm.robustness.resume import UnfinishedRun, run_key
+from afan_mm.robustness.settings import library_of
 from support.digits import digits_voc
 from support.robust_runs import IMAGES, config, make_data, runner_of
 from support.tiny import assert_identical, hub_model
@@ -295,7 +294,7 @@ def test_mixed_precision_is_for_predictions(data, tmp_path):
 
 def test_pictures(data, host, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, 'draw_comparison', lambda *args: drawn.append(args))
+    monkeypatch.setattr(loop, 'draw_comparison', lambda *args: drawn.append(args))
     runner_of(
         config(host, data, tmp_path, show_dir=str(tmp_path / 'drawn'), show_interval=2, magnify=7)
     ).test()
@@ -413,7 +412,7 @@ def test_a_test_set_without_objects(data, tmp_path):
         (
             'ground_truth',
             'resized',
-            "ground_truth must be None, 'original' or 'input', but got 'resized'",
+            "ground_truth must be one of .None, 'input', 'original', 'stretched'., but got 'resized'",
         ),
         ('show_interval', 0, 'show_interval must be an integer >= 1, but got 0'),
         ('save_interval', 1.5, 'save_interval must be an integer >= 1, but got 1.5'),
@@ -429,7 +428,7 @@ def test_models_of_other_libraries_are_refused():
     with pytest.raises(
         AttackError, match='a detector of mmdet or a segmentor of mmseg, but got Linear'
     ):
-        host_of(torch.nn.Linear(1, 1))
+        library_of(torch.nn.Linear(1, 1))
 
 
 def test_other_attacks_on_segmentors(data, tmp_path):

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 
 from support.digits import digits_voc
+from support.tools import load_tool
+
+tool = load_tool('dataset_converters/digits_voc')
 
 TRAIN, VAL, SIZE = 6, 3, 96
 
@@ -171,7 +174,7 @@ def test_failure_leaves_old_devkit(tmp_path, monkeypatch):
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     command = [
-        str(digits_voc.__file__),
+        'digits_voc.py',
         str(tmp_path / 'out'),
         '--train',
         '1',
@@ -181,8 +184,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     ]
     monkeypatch.setattr(sys, 'argv', command + ['7'])
     with pytest.raises(SystemExit, match='2'):
-        digits_voc.main()
+        tool.main()
     assert 'size must be an integer from 64 to 512, but got 7' in capsys.readouterr().err
     monkeypatch.setattr(sys, 'argv', command + [str(SIZE)])
-    digits_voc.main()
+    tool.main()
     assert (tmp_path / 'out' / 'ImageSets' / 'Main' / 'val.txt').read_text() == 'val_00000\n'

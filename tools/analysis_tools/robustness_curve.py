@@ -32,7 +32,7 @@ from rich.progress import (
 from afan_mm.analysis.robustness_curve import FORMATS, caption, figures, plot, table
 from afan_mm.analysis.robustness_sweep import Sweep, prepare, run_sweep
 from afan_mm.cli.command_line import run
-from afan_mm.robustness.attack_settings import ATTACKS
+from afan_mm.robustness.settings import ATTACKS
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import check_output, write
 

@@ -129,11 +129,11 @@ class LabelClock:
         """Inside, every label of this process is timed."""
         enter, leave = record_function.__enter__, record_function.__exit__
 
-        def timed_enter(label):
+        def timed_enter(label: record_function) -> record_function:
             self._switch(lambda: self._open.append(label.name))
             return enter(label)
 
-        def timed_leave(label, *error):
+        def timed_leave(label: record_function, *error: Any) -> None:
             self._switch(self._open.pop)
             return leave(label, *error)
 

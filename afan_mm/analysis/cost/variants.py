@@ -10,8 +10,10 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple, U
 from mmengine.config import Config
 
 from ...engine.optim_wrapper import AFANStep
+from ...joint import SHARED
+from ...settings import AFANSettings
 from ...utils.configs import type_name
-from .schedules import JOINT, RELEASED
+from .schedules import ONE_GRAPH, RELEASED
 from .steps import pixel_step, released_step, train_step
 
 COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead')
@@ -65,70 +67,113 @@ def variants_of(cfg: Config) -> Dict[str, Variant]:
             f'it has no A-FAN site; its model needs a component of type {" or ".join(COMPONENTS)}, '
             'and num_strengths > 0'
         )
-    attached = not all(afan.get('detach', False) for afan in configured)
-    period = max(afan.get('interval', 1) for afan in configured)
-    kinds = {type_name(parent[key]) for parent, key in _components(cfg.model)}
-    every_pass, one_pass = dict(estimator='sum', interval=1), dict(estimator='single', interval=1)
-
-    def variant(title, model=cfg.model, tails='afan', **settings):
-        return Variant(
-            title,
-            with_settings(model, **settings),
-            settings=settings,
-            tails=tails,
-            num_steps=settings.get('interval', period),
-        )
-
-    def schedule(wrappers, title, **settings):
-        return Variant(
-            title,
-            with_settings(cfg.model, **every_pass, **settings),
-            wrappers,
-            dict(every_pass, **settings),
-        )
-
+    make = _Maker(cfg.model, max(afan.get('interval', 1) for afan in configured))
     stock = Variant(
         'the stock training step', stock_twin(cfg.model), ('OptimWrapper', 'AmpOptimWrapper')
     )
     variants = dict(
-        stock=stock, nothing=variant('A-FAN components with num_strengths=0', num_strengths=0)
+        stock=stock,
+        nothing=make.variant('A-FAN components with num_strengths=0', num_strengths=0),
+        afan=make.variant('A-FAN as configured'),
     )
-    variants['afan'] = variant('A-FAN as configured')
-    if attached:
-        variants['detached'] = variant(
+    if not all(afan.get('detach', False) for afan in configured):
+        variants['detached'] = make.variant(
             'adversarial losses train the tail only', tails='detached', detach=True
         )
-    variants['one_pass'] = variant('one random strength in a step', **one_pass)
-    variants['per_sample'] = variant(
-        'one pass, a strength for each sample', estimator='per_sample', interval=1, normalized=None
-    )
-    if 'AFANNeckWrapper' in kinds and 'roi_head' in cfg.model:
-        reusing = with_settings(cfg.model, ('AFANNeckWrapper',), reuse_proposals=True)
-        variants['reuse'] = variant(
-            'adversarial passes reuse the clean proposals', reusing, 'reuse'
-        )
-        variants['reuse_one_pass'] = variant(
-            'the same, one random strength in a step', reusing, 'reuse', **one_pass
-        )
-    if 'AFANNeckWrapper' in kinds and len(kinds) > 1:
-        variants['head_only'] = variant(
-            'the site in the head alone', stock_twin(cfg.model, ('AFANNeckWrapper',)), 'head_only'
-        )
-    variants['interval'] = variant(
-        f'adversarial passes in every {INTERVAL}th step', estimator='sum', interval=INTERVAL
-    )
-    variants['joint'] = schedule(JOINT, 'the same objective as one graph, one backward')._replace(
-        tails='afan'
-    )
-    variants['released'] = schedule(
-        RELEASED, "the released code's schedule, detached", detach=True
-    )._replace(step=released_step)
     num_steps = max(afan.get('num_steps', 1) for afan in configured)
-    variants['pixel'] = stock._replace(
+    pixel = stock._replace(
         title='adversarial training on the image',
         step=functools.partial(pixel_step, num_steps=num_steps),
     )
+    return dict(variants, **_cheaper(make), **_other_schedules(make), pixel=pixel)
+
+
+class _Maker:
+    """Makes variants of one model.
+
+    Args:
+        model: Config of an A-FAN model.
+        period: Iterations after which its work repeats.
+    """
+
+    def __init__(self, model: dict, period: int):
+        self.model, self.period = model, period
+
+    def variant(
+        self, title: str, model: Optional[dict] = None, tails: str = 'afan', **settings: Any
+    ) -> Variant:
+        return Variant(
+            title,
+            with_settings(self.model if model is None else model, **settings),
+            settings=settings,
+            tails=tails,
+            num_steps=settings.get('interval', self.period),
+        )
+
+    def schedule(self, wrappers: Tuple[type, type], title: str, **settings: Any) -> Variant:
+        settings = dict(estimator='sum', interval=1, joint=False, **settings)
+        return Variant(title, with_settings(self.model, **settings), wrappers, settings)
+
+
+def _cheaper(make: _Maker) -> Dict[str, Variant]:
+    """Ways to run A-FAN in less time."""
+    one_pass = dict(estimator='single', interval=1)
+    kinds = {type_name(parent[key]) for parent, key in _components(make.model)}
+    variants = dict(
+        one_pass=make.variant('one random strength in a step', **one_pass),
+        per_sample=make.variant(
+            'one pass, a strength for each sample',
+            estimator='per_sample',
+            interval=1,
+            normalized=None,
+        ),
+    )
+    if 'AFANNeckWrapper' in kinds and 'roi_head' in make.model:
+        reusing = with_settings(make.model, ('AFANNeckWrapper',), reuse_proposals=True)
+        variants['reuse'] = make.variant(
+            'adversarial passes reuse the clean proposals', reusing, 'reuse'
+        )
+        variants['reuse_one_pass'] = make.variant(
+            'the same, one random strength in a step', reusing, 'reuse', **one_pass
+        )
+    if 'AFANNeckWrapper' in kinds and len(kinds) > 1:
+        variants['head_only'] = make.variant(
+            'the site in the head alone', stock_twin(make.model, ('AFANNeckWrapper',)), 'head_only'
+        )
+    variants.update(_joint(make))
+    variants['interval'] = make.variant(
+        f'adversarial passes in every {INTERVAL}th step', estimator='sum', interval=INTERVAL
+    )
     return variants
+
+
+def _joint(make: _Maker) -> Dict[str, Variant]:
+    """All sites perturbed in the same passes, as many as the first one has; nothing for a config
+    with one site.
+    """
+    configured = [
+        afan for parent, key in _components(make.model) for afan in _settings_of(parent[key])
+    ]
+    if len(configured) < 2:
+        return {}
+    # what the sites of a group share
+    shared = {key: configured[0][key] for key in SHARED if key in configured[0]}
+    shared.update({key: getattr(AFANSettings, key) for key in SHARED if key not in shared})
+    settings = dict(shared, joint=True, normalized=None, interval=1)
+    one_pass = dict(settings, estimator='per_sample')
+    return dict(
+        joint=make.variant('all sites perturbed in the same passes', **settings),
+        joint_one_pass=make.variant('the same, one pass, a strength for each sample', **one_pass),
+    )
+
+
+def _other_schedules(make: _Maker) -> Dict[str, Variant]:
+    """Other ways to compute the same."""
+    one_graph = make.schedule(ONE_GRAPH, 'the same objective as one graph, one backward')
+    released = make.schedule(RELEASED, "the released code's schedule, detached", detach=True)
+    return dict(
+        one_graph=one_graph._replace(tails='afan'), released=released._replace(step=released_step)
+    )
 
 
 def stock_twin(model: dict, kinds: Tuple[str, ...] = COMPONENTS) -> dict:

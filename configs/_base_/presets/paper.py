@@ -9,8 +9,8 @@
 # training (Sec. 3.4);
 # - whether L_adv reaches the layers before the site (theta_b): it does, as Eq. 3 minimises over all
 # theta;
-# - the radius E of Eq. 4: the step size alpha, as Sec. 4 to 6 draw the strengths from [0, alpha], for
-# PGD-5 as well;
+# - the radius E of Eq. 4: the step size alpha, as Sec. 4 to 6 draw the strengths from [0, alpha],
+# for PGD-5 as well;
 # - lambda: 1 (Eq. 6), of the sum at each site; both sites at once are two sums, never one pass with
 # both perturbations;
 # - batch norm's running statistics: those of the clean pass;

@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
 
-from afan_mm.robustness import pictures
-from afan_mm.robustness.pictures import draw_comparison
+from afan_mm.visualization import predictions
+from afan_mm.visualization.predictions import draw_comparison
 
 META = dict(classes=('a', 'b', 'c'), palette=[(255, 0, 0), (0, 255, 0), (0, 0, 255)])
 
@@ -56,13 +56,13 @@ def segmentation(label, **metainfo):
 @pytest.fixture
 def panels(monkeypatch):
     """What :func:`draw_comparison` arranges."""
-    kept, arrange = {}, pictures._arrange
+    kept, arrange = {}, predictions._arrange
 
     def spy(given, title):
         kept.update(given)
         return arrange(given, title)
 
-    monkeypatch.setattr(pictures, '_arrange', spy)
+    monkeypatch.setattr(predictions, '_arrange', spy)
     return kept
 
 

@@ -11,6 +11,8 @@ import torch
 from mmengine.evaluator import Evaluator
 from torch import nn
 
+from ..utils.files import write
+
 
 class UnfinishedRun:
     """Saves the processed results of evaluators, and gives them back to a later run that evaluates
@@ -57,11 +59,10 @@ class UnfinishedRun:
         content = dict(
             key=self.key, state=state, results=[metric.results for metric in self.metrics]
         )
-        with open(self.path + '.part', 'wb') as file:
-            pickle.dump(content, file)
-        os.replace(self.path + '.part', self.path)
+        write(self.path, pickle.dumps(content))
 
     def remove(self) -> None:
+        """What was saved, once nothing needs to go on from it."""
         if osp.exists(self.path):
             os.remove(self.path)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from torch import Tensor
 
-from ..visualization.canvas import new_figure, render, save_png, to_rgb
+from .canvas import new_figure, render, save_png, to_rgb
 
 # of a panel, in pixels: labels stay readable on small images, and the file small for large ones
 LONG_SIDE = 480

@@ -1,18 +1,27 @@
 """The settings of an attack on the pixels, and the paper's two protocols."""
 
-import math
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
+from mmengine.model import BaseTTAModel
+from torch import nn
+
+from ..utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 from ..utils.errors import UsageError
 
-ATTACKS = ('pgd', 'segpgd', 'cospgd')
+ATTACKS = ('pgd', 'segpgd', 'cospgd', 'autoattack')
 # The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6
-# (Table 8) for segmentors.
+# (Table 8) for segmentors. Its text gives none for classifiers: theirs are the usual ones on CIFAR
+# (Madry et al. 2018).
 PROTOCOLS = {
     'mmdet': dict(attack='pgd', num_steps=10, step_size=0.3 / 255, epsilon=2 / 255),
     'mmseg': dict(attack='pgd', num_steps=10, step_size=1 / 255, epsilon=8 / 255),
+    'mmpretrain': dict(attack='pgd', num_steps=10, step_size=2 / 255, epsilon=8 / 255),
+}
+ATTACKS_OF = {
+    'mmdet': ('pgd',),
+    'mmseg': ('pgd', 'segpgd', 'cospgd'),
+    'mmpretrain': ('pgd', 'autoattack'),
 }
 
 
@@ -37,7 +46,9 @@ class AttackSettings:
         random_start: Start anywhere in the ball instead of at the clean image. Defaults to False.
         attack: What the steps raise, see :mod:`afan_mm.robustness.objectives`. 'pgd': the model's
             training loss. For segmentors also 'segpgd' and 'cospgd', which weight the pixels'
-            cross-entropy. Defaults to 'pgd'.
+            cross-entropy. For classifiers also 'autoattack', see
+            :func:`~afan_mm.robustness.auto_attack.auto_attack`, of which ``epsilon`` and ``seed``
+            alone are settings. Defaults to 'pgd'.
         seed: With the image's name, the seed of what is drawn at random: the start, anchors and
             RoIs. Defaults to 0.
 
@@ -55,21 +66,17 @@ class AttackSettings:
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size'):
             object.__setattr__(self, key, _read_fraction(key, getattr(self, key)))
-        for key, least in (('num_steps', 1), ('seed', 0)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f'{key} must be an integer >= {least}, but got {value!r}')
-        if not isinstance(self.random_start, bool):
-            raise TypeError(f'random_start must be a bool, but got {self.random_start!r}')
-        if self.attack not in ATTACKS:
-            raise ValueError(f'attack must be one of {ATTACKS}, but got {self.attack!r}')
+        check_integer('num_steps', self.num_steps, 1)
+        check_integer('seed', self.seed, 0)
+        check_type('random_start', self.random_start, bool)
+        check_choice('attack', self.attack, ATTACKS)
 
     @classmethod
     def for_host(cls, host: str, **changes: Any) -> 'AttackSettings':
         """The paper's protocol for a host, with changes.
 
         Args:
-            host: 'mmdet' or 'mmseg'.
+            host: 'mmdet', 'mmseg' or 'mmpretrain'.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(changes) - set(known))
@@ -78,29 +85,39 @@ class AttackSettings:
                 f'the robust evaluation has no setting {unknown}; its attack knows {known}'
             )
         settings = cls(**{**PROTOCOLS[host], **changes})
-        if host != 'mmseg' and settings.attack != 'pgd':
+        allowed = ATTACKS_OF[host]
+        if settings.attack not in allowed:
+            kind = dict(mmdet='a detector', mmseg='a segmentor', mmpretrain='a classifier')[host]
             raise AttackError(
-                "attack must be 'pgd' for a detector, which has no classes of pixels, but got "
-                f'{settings.attack!r}'
+                f'attack must be one of {allowed} for {kind}, but got {settings.attack!r}'
             )
         return settings
 
     def __str__(self) -> str:
         strengths = f'step {self.step_size * 255:g}/255, epsilon {self.epsilon * 255:g}/255'
         start = ', random start' if self.random_start else ''
+        if self.attack == 'autoattack':
+            return f'AutoAttack, standard, epsilon {self.epsilon * 255:g}/255'
         return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
 
 
+def library_of(model: nn.Module) -> str:
+    """The library of a model: 'mmdet', 'mmseg' or 'mmpretrain'."""
+    if isinstance(model, BaseTTAModel):
+        raise AttackError('the robust evaluation does not work with test-time augmentation')
+    for cls in type(model).__mro__:
+        library = cls.__module__.split('.')[0]
+        if library in PROTOCOLS:
+            return library
+    raise AttackError(
+        'the robust evaluation needs a detector of mmdet, a segmentor of mmseg or a classifier of '
+        'mmpretrain, but got '
+        f'{type(model).__name__}'
+    )
+
+
 def _read_fraction(key: str, value: Any) -> float:
-    allowed = "a number in [0, 1] or a fraction such as '8/255'"
-    if isinstance(value, str):
-        try:
-            above, _, below = value.partition('/')
-            value = float(above) / float(below or 1)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f'{key} must be {allowed}, but got {value!r}') from None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f'{key} must be {allowed}, but got {value!r}')
-    if not math.isfinite(value) or not 0 <= value <= 1:
-        raise ValueError(f'{key} must be {allowed}, but got {value!r}: 8 grey levels are 8/255')
-    return float(value)
+    try:
+        return float(check_number(key, read_quotient(key, value), 0, 1))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'{error}: 8 grey levels are 8/255') from None
