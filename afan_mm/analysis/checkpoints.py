@@ -1,5 +1,6 @@
 """Models and checkpoints of an analysis, as a command names them."""
 
+import copy
 import os.path as osp
 from typing import Dict, List, Sequence, Tuple
 
@@ -19,7 +20,10 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
         UsageError: If there is no such device.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    config = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:  # where mmpretrain has it; mmengine's runner does the same
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(config))
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
