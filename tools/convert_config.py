@@ -41,8 +41,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--preset',
         choices=PRESETS,
         default='paper',
-        help='settings of the paper or of its released code, for the data set of the config, or the '
-        'late joint sites that this project recommends; '
+        help='settings of the paper or of its released code, for the data set of the config, or '
+        'the late joint sites that this project recommends; '
         'default: paper',
     )
     settings = parser.add_argument_group(

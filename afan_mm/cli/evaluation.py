@@ -1,16 +1,20 @@
-"""What the options of tools/test.py do to a config."""
+"""Evaluations: what the options of tools/test.py do to a config, and running one."""
 
 import inspect
 from copy import deepcopy
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 
 from ..robustness import AttackSettings, RobustTestLoop
+from ..robustness.corruption_loop import use_corruptions
+from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
-from ..utils.models import read_checkpoint
+from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .runner import build_runner
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -37,6 +41,8 @@ def evaluation_config(
     wait_time: float = 2,
     tta: bool = False,
     robust: Optional[str] = None,
+    corruptions: Optional[Sequence[str]] = None,
+    severities: Sequence[int] = SEVERITIES,
     **common: Any,
 ) -> Config:
     """The config of an evaluation.
@@ -50,6 +56,9 @@ def evaluation_config(
         tta: Whether to augment the images. Defaults to False.
         robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
             None, the clean ones alone.
+        corruptions: Names of common corruptions to evaluate beside the clean images, none of them
+            for the fifteen of the benchmark. Defaults to None, the clean ones alone.
+        severities: Of the corruptions. Defaults to 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -58,11 +67,17 @@ def evaluation_config(
     cfg = load_config(config, **common)
     read_checkpoint(checkpoint)
     cfg.load_from = checkpoint
+    if corruptions is not None:
+        for option, given in (('--robust', robust), ('--show', show), ('--show-dir', show_dir)):
+            if given:
+                raise UsageError(f'{option} does not go with --corruptions')
     if robust:
         for option, given in (('--tta', tta), ('--show', show)):
             if given:
                 raise UsageError(f'{option} does not go with --robust')
         enable_robust(cfg, robust, show_dir)
+    elif corruptions is not None:
+        use_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
     if tta:
@@ -70,6 +85,25 @@ def evaluation_config(
     if out is not None:
         save_predictions(cfg, out)
     return cfg
+
+
+def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
+    """Evaluate the checkpoint that a config loads from; its metrics.
+
+    Args:
+        cfg: From :func:`evaluation_config`.
+        exact: Whether to refuse a checkpoint that misses weights of the model or has others: with
+            mmengine's own loading a checkpoint of another model gives figures too, of an untrained
+            network. Defaults to True.
+
+    Raises:
+        UsageError: If the checkpoint is refused, or the robust evaluation is not possible.
+    """
+    runner = build_runner(cfg)
+    if exact and cfg.get('load_from'):
+        model = unwrapped(runner.model)
+        load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+    return runner.test()
 
 
 def enable_drawing(

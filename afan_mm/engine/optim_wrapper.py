@@ -2,14 +2,11 @@
 backward.
 """
 
-import math
 from contextlib import ExitStack, contextmanager
-from numbers import Real
 from typing import List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -19,6 +16,9 @@ from ..health import Health
 from ..joint import adversarial_weight
 from ..session import Session
 from ..site import declared_sites
+from ..steering import Steering
+from ..utils.checks import check_number
+from ..utils.models import unwrapped
 
 
 class AFANStep:
@@ -43,6 +43,8 @@ class AFANStep:
         epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
+        steering: What has become of the epsilon of sites with a ``target_gain``; part of
+            checkpoints.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
             zero; a 0-dim tensor.
     """
@@ -50,11 +52,9 @@ class AFANStep:
     def __init__(self, *args, afan_seed: int = 0, clean_weight: Union[float, str] = 1.0, **kwargs):
         if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
             raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if clean_weight != 'complement' and (
-            isinstance(clean_weight, bool)
-            or not isinstance(clean_weight, Real)
-            or not 0 < clean_weight < math.inf
-        ):
+        if not isinstance(clean_weight, str):
+            check_number('clean_weight', clean_weight, above=True)
+        elif clean_weight != 'complement':
             raise ValueError(
                 "clean_weight must be a finite number > 0 or 'complement', but got "
                 f'{clean_weight!r}'
@@ -64,10 +64,12 @@ class AFANStep:
         self.clean_weight = clean_weight
         self.epsilon_scale = 1.0
         self.health = Health()
+        self.steering = Steering()
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._replicas: Optional[DistributedDataParallel] = None
         self._guarded = False
+        self._checked = False
 
     @contextmanager
     def optim_context(self, model: nn.Module):
@@ -77,7 +79,7 @@ class AFANStep:
         backward only; the sum of all passes is averaged over the ranks when the wrapper should
         sync.
         """
-        host = model.module if is_model_wrapper(model) else model
+        host = unwrapped(model)
         if host is not model and not isinstance(model, DistributedDataParallel):
             raise NotImplementedError(
                 'A-FAN trains a plain model or DistributedDataParallel, but got '
@@ -96,6 +98,7 @@ class AFANStep:
             weigh=self.scale_loss,
             scale_loss=self._scaled,
             health=self.health,
+            steering=self.steering,
         )
         with ExitStack() as stack:
             if host is not model:
@@ -117,7 +120,10 @@ class AFANStep:
             backward(loss)
         else:
             session.backward(self.clean_weight * loss, backward)
-            self._guarded |= bool(session.sites)
+            self._guarded |= bool(session.sites or session.declared)
+            if not self._checked:
+                session.check_all_ran()
+            self._checked = True
         if self._replicas is not None:
             _average_gradients(self._replicas)
             self._replicas = None
@@ -139,6 +145,19 @@ class AFANStep:
                 'adv_weight'
             )
         self.clean_weight = 1 - adversarial
+
+    def state_dict(self) -> dict:
+        """That of the stock wrapper, and the factors on epsilon where there are any."""
+        state = super().state_dict()
+        factors = self.steering.state_dict()
+        if factors:
+            state['afan_epsilon_factors'] = factors
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load what :meth:`state_dict` gave, or a stock wrapper's."""
+        self.steering.load_state_dict(state_dict.pop('afan_epsilon_factors', {}))
+        super().load_state_dict(state_dict)
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
