@@ -97,10 +97,10 @@ class RobustTestLoop(TestLoop):
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
         self.robust_evaluator.dataset_meta = self.evaluator.dataset_meta
         dataset = self.dataloader.dataset
-        # an image's label has no frame
-        if ground_truth is None and library != 'mmpretrain':
-            ground_truth = ground_truth_frame(dataset)
-        self.attack = PixelAttack(self.model, self.settings, ground_truth or 'input')
+        if ground_truth is None:  # a classifier's labels have no frame
+            is_classifier = library == 'mmpretrain'
+            ground_truth = 'input' if is_classifier else ground_truth_frame(dataset)
+        self.attack = PixelAttack(self.model, self.settings, ground_truth)
         self.show_dir, self.show_interval, self.magnify = show_dir, show_interval, magnify
         self.save_interval, self.log_interval = save_interval, log_interval
 

@@ -99,14 +99,10 @@ class PixelAttack:
             )
         check_sample(sample)
         sample = self._in_input_frame(sample, image)
-        if self.settings.attack == 'autoattack':
+        if settings.attack == 'autoattack':
             with self._isolated(name):
-                return [
-                    auto_attack(
-                        self.model, clean, sample, self.settings.epsilon, self.settings.seed
-                    ),
-                    True,
-                ]
+                found = auto_attack(self.model, clean, sample, settings.epsilon, settings.seed)
+            return [found, True]
         steps = count(1)
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(
