@@ -308,7 +308,7 @@ class Session:
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
             [gradient for each in site.group for gradient in each.gradients],
-            self._scale_of(site),
+            self.scale_of(site),
             generator,
         )
 
@@ -450,7 +450,8 @@ class Session:
         for each, deltas in zip(site.group, site.split(found.deltas)):
             self.health.add_step(each.name, deltas, found.finite, clean_loss)
 
-    def _scale_of(self, site: Site) -> Union[float, Tensor]:
+    def scale_of(self, site: Site) -> Union[float, Tensor]:
+        """The factor on the epsilon of a site and of those joined to it."""
         if self.steering is None or site.settings.target_gain is None:
             return self.scale
         return self.scale * self.steering.factor(site.settings, site.features[0])

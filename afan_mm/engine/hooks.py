@@ -265,6 +265,7 @@ class AFANFeatureMapHook(Hook):
             self.sites,
             runner.optim_wrapper.epsilon_scale,
             key=str(runner.iter),
+            steering=runner.optim_wrapper.steering,
         )
         if not is_main_process():
             return
