@@ -7,8 +7,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 
 from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from ..models.component import parameter
 from ..settings import AFANSettings
-from .host import ConversionError, Host, last_level_read, num_levels, parameter
+from .host import ConversionError, Host, last_level_read, num_levels
 
 HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
 SITES_OF_PAPER = ('classifier', 'vector')

@@ -5,7 +5,7 @@ backward.
 import math
 from contextlib import ExitStack, contextmanager
 from numbers import Real
-from typing import List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..health import Health
-from ..joint import adversarial_weight
+from ..joint import complement
 from ..session import Session
 from ..site import declared_sites
 
@@ -48,17 +48,7 @@ class AFANStep:
     """
 
     def __init__(self, *args, afan_seed: int = 0, clean_weight: Union[float, str] = 1.0, **kwargs):
-        if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
-            raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if clean_weight != 'complement' and (
-            isinstance(clean_weight, bool)
-            or not isinstance(clean_weight, Real)
-            or not 0 < clean_weight < math.inf
-        ):
-            raise ValueError(
-                "clean_weight must be a finite number > 0 or 'complement', but got "
-                f'{clean_weight!r}'
-            )
+        check_arguments(afan_seed, clean_weight)
         super().__init__(*args, **kwargs)
         self.afan_seed = afan_seed
         self.clean_weight = clean_weight
@@ -129,16 +119,8 @@ class AFANStep:
         Args:
             model: The host, not a data-parallel wrapper.
         """
-        if self.clean_weight != 'complement':
-            return
-        adversarial = adversarial_weight([settings for _, settings in declared_sites(model)])
-        if adversarial >= 1:
-            raise ValueError(
-                "clean_weight='complement' needs adversarial losses whose weights sum to less than "
-                f'1, but adv_weight x num_strengths over the sites is {adversarial:.4g}; lower '
-                'adv_weight'
-            )
-        self.clean_weight = 1 - adversarial
+        if self.clean_weight == 'complement':
+            self.clean_weight = complement([settings for _, settings in declared_sites(model)])
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
@@ -173,6 +155,20 @@ class AFANStep:
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss
+
+
+def check_arguments(afan_seed: Any = 0, clean_weight: Any = 1.0) -> None:
+    """Raise where these arguments of an A-FAN optim wrapper are wrong, with what is allowed."""
+    if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
+        raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
+    if clean_weight != 'complement' and (
+        isinstance(clean_weight, bool)
+        or not isinstance(clean_weight, Real)
+        or not 0 < clean_weight < math.inf
+    ):
+        raise ValueError(
+            f"clean_weight must be a finite number > 0 or 'complement', but got {clean_weight!r}"
+        )
 
 
 def _average_gradients(replicas: DistributedDataParallel) -> None:
