@@ -3,6 +3,7 @@
 #   make setup              create or repair .venv (about four minutes once on two cores, seconds from then on)
 #   make lint               check style and layout with ruff, as the hooks of .pre-commit-config.yaml do
 #   make test               the test suite; PYTEST_ARGS="-k tools" for a part of it
+#   make quick              A-FAN on a small classifier of digits: needs no compiler
 #   make demo               train and evaluate both A-FAN demos on generated digits
 #   make docs               build the documentation into docs/_build/html; warnings are errors
 #   make clean              remove build products and caches; data, work_dirs and .venv stay
@@ -13,7 +14,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: setup lint test demo docs clean
+.PHONY: setup lint test quick demo docs clean
 
 setup:
 	$(PYTHON) tools/setup_env.py
@@ -24,6 +25,9 @@ lint: setup
 
 test: setup
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+quick:
+	$(PYTHON) tools/quick.py
 
 demo: setup
 	$(VENV_PYTHON) tools/demo.py

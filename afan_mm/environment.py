@@ -12,7 +12,9 @@ from .versions import REQUIREMENTS, installed
 EXTRAS = {
     'plots': (('matplotlib',), 'plots of runs, costs and robustness'),
     'corruptions': (('imagecorruptions',), 'evaluation on corrupted images'),
-    'analysis': (('scipy', 'matplotlib'), 'analysis of the loss around a solution'),
+    'experiments': (('scipy', 'submitit', 'matplotlib'), 'experiments with several seeds'),
+    'analysis': (('scipy', 'matplotlib'), 'curvature and landscape of the loss'),
+    'pretrained': (('timm',), 'a small backbone with weights from ImageNet'),
 }
 BUILD_MMCV = (
     'build mmcv with its operators, after torch: pip install "setuptools<80" wheel ninja, then '

@@ -22,7 +22,10 @@ class Health:
                          skipped
     ``mix_ratio``        rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
                          perturbation
+    ``epsilon_factor``   what ``target_gain`` has made of epsilon; only at sites that have one
     ===================  ===========================================================================
+
+    Joint sites share the passes, and so ``objective`` and ``gain``.
 
     Args:
         due: Whether the next step is measured. Unmeasured steps only count skipped directions, on
@@ -38,6 +41,7 @@ class Health:
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
         self._sizes: Dict[str, Tensor] = {}
+        self._factors: Dict[str, Tensor] = {}
         self._skipped: Dict[str, Tensor] = {}
         self._steps: Dict[str, int] = defaultdict(int)
 
@@ -66,6 +70,11 @@ class Health:
         """A pass that perturbs a site has run forward."""
         if self.due:
             self._losses[name].append(loss.detach().float())
+
+    def add_factor(self, name: str, factor: Tensor) -> None:
+        """What the epsilon of a site with a ``target_gain`` is multiplied by from now on."""
+        if self.due:
+            self._factors[name] = factor
 
     @torch.no_grad()
     def add_step(
@@ -107,6 +116,9 @@ class Health:
                 f'{name}/nonfinite_share': float(s) / self._steps[name]
                 for name, s in self._skipped.items()
             }
+        )
+        report.update(
+            {f'{name}/epsilon_factor': float(factor) for name, factor in self._factors.items()}
         )
         self._forget()
         return report

@@ -1,16 +1,15 @@
 """Context managers that keep the adversarial passes from leaving traces in the host."""
 
-import copy
 import inspect
 import random
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from types import CodeType
-from typing import Any, Iterator, List
+from typing import Any, FrozenSet, Iterator, List, Set, Tuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -36,67 +35,100 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training-mode batch norms normalise by their own batch inside, but leave their running
-    statistics alone.
-
-    A momentum of zero would not do: ``0 * nan`` still reaches the buffer.
-    """
-    norms = [m for m in model.modules() if m.training and getattr(m, 'track_running_stats', False)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-
-
-@contextmanager
 def restored_state(model: nn.Module) -> Iterator[None]:
     """What modules count, collect or average while they train is afterwards as it was before.
 
-    Dynamic R-CNN keeps a history, seesaw loss counts samples, an EMA head moves its bases. Batch
-    norms are left to :func:`frozen_statistics`, which costs no copy.
+    Every buffer (running statistics, power iterations, histories) is copied back in place, through
+    ``.data``: a graph that has saved it for its backward must not find it changed. Attributes of
+    the host's own modules, with the containers and plain objects in them, are put back where they
+    changed.
     """
-    hosts = [
-        m
-        for m in model.modules()
-        if not type(m).__module__.startswith('torch.') and not hasattr(m, 'track_running_stats')
-    ]
-    attributes = [
-        (vars(host), key, value)
-        for host in hosts
-        for key, value in vars(host).items()
-        if key not in _OF_EVERY_MODULE
-    ]
-    contents = [
-        (value, copy.copy(value))
-        for _, _, value in attributes
-        if isinstance(value, (list, dict, set, deque))
-    ]
-    buffers = [
-        (host._buffers, key, value, value._version, value.clone())
-        for host in hosts
-        for key, value in host._buffers.items()
-        if value is not None
-    ]
+    buffers = {
+        id(buffer): (owner._buffers, key, buffer, buffer.detach().clone())
+        for owner in model.modules()
+        for key, buffer in owner._buffers.items()
+        if buffer is not None
+    }
+    before = _Attributes()
+    for module in model.modules():
+        if not type(module).__module__.startswith('torch.'):
+            before.add(vars(module), _OF_EVERY_MODULE)
     try:
         yield
     finally:
-        for owner, key, value in attributes:
-            owner[key] = value
-        for value, before in contents:
-            value.clear()
-            (value.update if isinstance(value, (dict, set)) else value.extend)(before)
-        for owner, key, value, version, before in buffers:
-            owner[key] = value
-            if value._version != version:
-                with torch.no_grad():
-                    value.copy_(before)
+        for owner, key, buffer, values in buffers.values():
+            if owner[key] is not buffer:
+                owner[key] = buffer
+            buffer.data.copy_(values)
+        before.restore()
 
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# their objects hold nothing that training counts
+_NO_METERS = ('builtins', 'torch', 'mmengine', 'functools', 'collections', 'logging', 're')
+
+
+def _is_of(value: Any, libraries: Tuple[str, ...]) -> bool:
+    return type(value).__module__.partition('.')[0] in libraries
+
+
+class _Attributes:
+    """The content of dicts, lists, sets, and of what is inside them, by reference."""
+
+    def __init__(self):
+        self._seen: Set[int] = set()
+        self._dicts: List[Tuple[dict, dict, FrozenSet[str]]] = []
+        self._others: List[Tuple[Any, Any]] = []
+        self._values: List[Tuple[Any, Any]] = []
+
+    def add(self, owner: dict, but_for: FrozenSet[str] = frozenset()) -> None:
+        """A dict as it is, and what is in it."""
+        content = {key: value for key, value in dict.items(owner) if key not in but_for}
+        self._dicts.append((owner, content, but_for))
+        for value in content.values():
+            self._look_into(value)
+
+    def _look_into(self, value: Any) -> None:
+        if value is None or isinstance(value, (bool, int, float, str, type, nn.Module)):
+            return
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, dict):
+            self.add(value)
+        elif isinstance(value, (list, set, deque, tuple)):
+            if not isinstance(value, tuple):
+                self._others.append((value, list(value)))
+            for part in value:
+                self._look_into(part)
+        elif isinstance(value, Tensor):
+            if value.grad_fn is None and not isinstance(value, nn.Parameter):
+                self._values.append((value, value.detach().clone()))
+        elif isinstance(value, np.ndarray):
+            self._values.append((value, value.copy()))
+        elif not (_is_of(value, _NO_METERS) or inspect.isroutine(value)):
+            self.add(getattr(value, '__dict__', {}))
+
+    def restore(self) -> None:
+        """Put back what has changed since."""
+        for owner, content, but_for in self._dicts:
+            now = {key: value for key, value in dict.items(owner) if key not in but_for}
+            for key in now.keys() - content.keys():
+                dict.__delitem__(owner, key)
+            for key, value in content.items():
+                if key not in now or now[key] is not value:
+                    dict.__setitem__(owner, key, value)
+        for container, content in self._others:
+            if len(container) != len(content) or any(
+                a is not b for a, b in zip(container, content)
+            ):
+                container.clear()
+                (container.update if isinstance(container, set) else container.extend)(content)
+        for value, content in self._values:
+            if isinstance(value, Tensor):
+                value.data.copy_(content)
+            else:
+                np.copyto(value, content)
 
 
 @contextmanager
@@ -175,7 +207,8 @@ def _reads_flag(cls: type) -> bool:
 
 
 def _mentions(code: CodeType) -> bool:
-    """Whether a function, or one within it, has ``something.training``."""
-    return 'training' in code.co_names or any(
-        _mentions(const) for const in code.co_consts if isinstance(const, CodeType)
-    )
+    """Whether a function, or one within it, has ``something.training``, and not for a dropout of
+    its own, as the attention of GLIP.
+    """
+    own = 'training' in code.co_names and 'dropout' not in code.co_names
+    return own or any(_mentions(const) for const in code.co_consts if isinstance(const, CodeType))

@@ -24,6 +24,7 @@ SHARED = (
     'perturbation',
     'num_steps',
     'random_start',
+    'target_gain',
     'detach',
     'bn_stats',
 )

@@ -14,7 +14,7 @@ over the ranks and updates once.
 
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,11 @@ from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
 from .functional import full_precision
 from .health import Health
-from .isolation import frozen_statistics, isolated_random, restored_state
+from .isolation import isolated_random, restored_state
 from .joint import Change, JointPass, check_group
 from .settings import AFANSettings
-from .site import Features, Site, Tail, taps_go_to, trained_modules
+from .site import Features, Site, Tail, declared_by, taps_go_to, trained_modules
+from .steering import Steering
 
 
 class Session:
@@ -46,6 +47,7 @@ class Session:
         scale_loss: Maps a loss to what is differentiated for a direction (AMP's loss scaling).
             Defaults to identity.
         health: Where the figures of this step go.
+        steering: Of sites with a ``target_gain``. Defaults to none: epsilon is as it is.
 
     Attributes:
         sites: Those tapped in the clean pass, by name.
@@ -63,6 +65,7 @@ class Session:
         weigh: Callable[[Tensor], Tensor] = lambda loss: loss,
         scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
         health: Optional[Health] = None,
+        steering: Optional[Steering] = None,
     ):
         self.model = model
         self.key = key
@@ -72,6 +75,7 @@ class Session:
         self.weigh = weigh
         self.scale_loss = scale_loss
         self.health = health or Health()
+        self.steering = steering
         self.back_propagate: Callable[[Tensor], None] = Tensor.backward
         self.sites: Dict[str, Site] = {}
         self._components: List[nn.Module] = []
@@ -90,8 +94,20 @@ class Session:
         self._components = [
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
-        with taps_go_to(self), self._shown('afan_recording'):
-            yield self
+        try:
+            with taps_go_to(self), self._shown('afan_recording'):
+                yield self
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
+        knows this session by the gates, and must not be kept alive by it.
+        """
+        self._outputs.clear()
+        self.sites.clear()
+        self.remove_hooks()
 
     @contextmanager
     def _shown(self, method: str) -> Iterator[None]:
@@ -180,6 +196,30 @@ class Session:
             if not site.settings.within_backward:
                 self.run(site)
 
+    @property
+    def declared(self) -> List[AFANSettings]:
+        """The sites that the model's modules declare and that are not switched off."""
+        each = [settings for module in self._components for settings in declared_by(module)]
+        return [settings for settings in each if settings.num_strengths]
+
+    def check_all_ran(self) -> None:
+        """Raise if a site of this step had no passes: it would train as stock, and say nothing."""
+        missed = [s.name for s in self.declared if self.wants(s) and s.name not in self.sites]
+        if missed:
+            raise RuntimeError(
+                f'A-FAN sites {missed} were not reached in the forward pass of the first step: '
+                'their modules did not run, or ran without gradients, as inside re-entrant '
+                'activation checkpointing (with_cp=True). Choose other sites, or write '
+                'num_strengths=0 there'
+            )
+        unread = [site.name for site in self.entries if not site.has_run]
+        if unread:
+            raise RuntimeError(
+                f'A-FAN sites {unread} were tapped in the first step, but the loss does not '
+                'depend on their features, so there is nothing to attack. Choose other sites or '
+                'other levels'
+            )
+
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
         self._directions_only = True
@@ -195,6 +235,7 @@ class Session:
         """
         for hook in self._hooks:
             hook.remove()
+        self._hooks.clear()
 
     def at_gate(
         self, site: Site, gradients: Sequence[Optional[Tensor]]
@@ -208,6 +249,11 @@ class Session:
             site.gradients = gradients
         if site.is_joined or not site.settings.within_backward:
             return gradients
+        if site.has_run:
+            raise RuntimeError(
+                f'A-FAN site {site.name!r}: a second backward went through the graph of one '
+                'forward pass. Add the losses up, and call backward once in a step'
+            )
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
         # passes.
         self.run(site)
@@ -221,6 +267,7 @@ class Session:
         Args:
             site: One of :attr:`entries`.
         """
+        site.has_run = True
         for each in site.group:
             each.check()
         with self.isolated(site):
@@ -232,10 +279,9 @@ class Session:
                 later.release()
             for feature in site.features:
                 feature.requires_grad_(not site.settings.detach)
-            for strengths in passes:
-                self.adversarial_pass(site, found, strengths)
-            # no trace, whatever bn_stats
-            with record_function(f'afan/{site.name}/health'), frozen_statistics(self.model):
+            losses = [self.adversarial_pass(site, found, strengths) for strengths in passes]
+            self._steer(site, found, losses)
+            with record_function(f'afan/{site.name}/health'):
                 self._add_to_health(site, found)
         site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
         site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
@@ -249,7 +295,6 @@ class Session:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
             if site.settings.bn_stats == 'clean':
-                stack.enter_context(frozen_statistics(self.model))
                 stack.enter_context(restored_state(self.model))
             yield
 
@@ -263,7 +308,7 @@ class Session:
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
             [gradient for each in site.group for gradient in each.gradients],
-            self.scale,
+            self._scale_of(site),
             generator,
         )
 
@@ -285,8 +330,8 @@ class Session:
 
     def adversarial_pass(
         self, site: Site, found: Perturbation, strengths: Sequence[Strength]
-    ) -> None:
-        """One forward and backward of the tail.
+    ) -> Tensor:
+        """One forward and backward of the tail; the loss, without a graph.
 
         Args:
             site: Where it enters.
@@ -307,6 +352,7 @@ class Session:
         weight = settings.adv_weight * settings.interval * strengths[0].weight
         with record_function(f'afan/{site.name}/backward'):
             self.back_propagate(self.weigh(weight * counted))
+        return loss.detach()
 
     def _mixing(self, site: Site, deltas: Sequence[Tensor], strength: Strength) -> Change:
         """Maps the site's feature, as it is in a pass, to what the pass goes on with."""
@@ -396,11 +442,32 @@ class Session:
         loss: List[Tensor] = []
 
         def clean_loss() -> Tensor:
-            loss[:] = loss or [self.loss(site, site.features)]
+            if not loss:
+                with restored_state(self.model):  # no trace, whatever bn_stats
+                    loss.append(self.loss(site, site.features))
             return loss[0]
 
         for each, deltas in zip(site.group, site.split(found.deltas)):
             self.health.add_step(each.name, deltas, found.finite, clean_loss)
+
+    def _scale_of(self, site: Site) -> Union[float, Tensor]:
+        if self.steering is None or site.settings.target_gain is None:
+            return self.scale
+        return self.scale * self.steering.factor(site.settings, site.features[0])
+
+    def _steer(self, site: Site, found: Perturbation, losses: Sequence[Tensor]) -> None:
+        """Tell the controller of epsilon what this step's passes did; not while warming up."""
+        if self.steering is None or site.settings.target_gain is None or self.scale < 1:
+            return
+        if site.clean_losses is not None:
+            clean = self.model.parse_losses(site.clean_losses)[0]
+        else:
+            with torch.no_grad(), restored_state(self.model):
+                clean = self.loss(site, site.features)
+        gain = torch.stack(list(losses)).mean() - clean
+        gain = torch.where(found.finite, gain, torch.full_like(gain, torch.nan))
+        self.steering.update(site.settings, gain)
+        self.health.add_factor(site.name, self.steering.factor(site.settings, gain))
 
     def _seed(self, site: Site, purpose: str) -> int:
         return random.Random(f'{self.key}/{site.name}/{purpose}').getrandbits(63)

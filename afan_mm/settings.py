@@ -1,18 +1,29 @@
 """The settings of one site."""
 
 import difflib
-import math
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Optional, Sequence
 
 from .functional import MOMENTS, STRENGTHS
 from .norms import NORM_OVER, NORMS
+from .utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
 EPSILON_UNITS = ('absolute', 'std', 'norm')
 BN_STATS = ('clean', 'all')
 ESTIMATORS = ('sum', 'single', 'per_sample')
+
+CHOICES = dict(
+    epsilon_unit=EPSILON_UNITS,
+    norm=NORMS,
+    norm_over=NORM_OVER,
+    strengths=STRENGTHS,
+    estimator=ESTIMATORS,
+    moments=(*MOMENTS, None),
+    perturbation=PERTURBATIONS,
+    bn_stats=BN_STATS,
+    detach_context=(None, False, True),
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class AFANSettings:
     Args:
         name: What logs and errors call the site; unique in a model.
         epsilon: Radius of the perturbation, the largest strength. Defaults to 0.4/255 (segmentation
-            on VOC2012, Sec. 6).
+            on VOC2012, Sec. 6). A string such as '0.4/255', as typed on a command line, is read as
+            that quotient, here and in step_size and noise_epsilon.
         epsilon_unit: What epsilon, step_size and noise_epsilon are measured in. 'absolute': the
             feature's own scale. 'std' (not the paper's): with ``norm='linf'`` the standard
             deviation of each channel over the batch (a constant channel is then not perturbed);
@@ -72,6 +84,10 @@ class AFANSettings:
         detach_context: The same for the layers that reach the tail past the site, such as the
             low-level feature of DeepLabV3+, which the released code does not detach. Defaults to
             None, as ``detach``.
+        target_gain: By how much the adversarial losses should exceed the clean loss of the same
+            tail (in units of the loss, such as nats); epsilon, step_size and noise_epsilon are then
+            multiplied by a factor that is steered there, see :class:`afan_mm.steering.Steering`
+            (not the paper's). Defaults to None, epsilon as it is.
         joint: Whether the site is perturbed in one adversarial pass together with all others of
             the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
             passes of its own.
@@ -105,46 +121,27 @@ class AFANSettings:
     adv_weight: float = 1.0
     detach: bool = False
     detach_context: Optional[bool] = None
+    target_gain: Optional[float] = None
     joint: bool = False
     bn_stats: str = 'clean'
 
     def __post_init__(self) -> None:
-        for key in ('epsilon', 'adv_weight', 'eps', 'step_size', 'noise_epsilon'):
+        for key in ('epsilon', 'step_size', 'noise_epsilon'):
+            object.__setattr__(self, key, read_quotient(key, getattr(self, key)))
+        for key in ('epsilon', 'adv_weight', 'step_size', 'noise_epsilon'):
             if key not in ('step_size', 'noise_epsilon') or getattr(self, key) is not None:
-                _check_number(key, getattr(self, key))
-        if self.eps == 0:
-            raise ValueError(
-                'eps must be a finite number > 0, or a constant channel is 0 / 0, but got 0'
-            )
-        for key, least in (
-            ('num_steps', 1),
-            ('num_strengths', 0),
-            ('interval', 1),
-            ('num_groups', 1),
-        ):
-            _check_count(key, getattr(self, key), least)
-        for key, allowed in (
-            ('epsilon_unit', EPSILON_UNITS),
-            ('norm', NORMS),
-            ('norm_over', NORM_OVER),
-            ('strengths', STRENGTHS),
-            ('estimator', ESTIMATORS),
-            ('moments', MOMENTS + (None,)),
-            ('perturbation', PERTURBATIONS),
-            ('bn_stats', BN_STATS),
-            ('detach_context', (None, False, True)),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f'{key} must be one of {allowed}, but got {getattr(self, key)!r}')
-        for key, kind in (
-            ('name', str),
-            ('random_start', bool),
-            ('unbiased', bool),
-            ('detach', bool),
-            ('joint', bool),
-        ):
-            if not isinstance(getattr(self, key), kind):
-                raise TypeError(f'{key} must be a {kind.__name__}, but got {getattr(self, key)!r}')
+                check_number(key, getattr(self, key))
+        check_number('eps', self.eps, above=True)  # or a constant channel is 0 / 0
+        if self.target_gain is not None:  # the control is perturbation='none'
+            check_number('target_gain', self.target_gain, above=True)
+        check_integer('num_strengths', self.num_strengths, 0)
+        for key in ('num_steps', 'interval', 'num_groups'):
+            check_integer(key, getattr(self, key), 1)
+        for key, allowed in CHOICES.items():
+            check_choice(key, getattr(self, key), allowed)
+        check_type('name', self.name, str)
+        for key in ('random_start', 'unbiased', 'detach', 'joint'):
+            check_type(key, getattr(self, key), bool)
         self._check_size()
         self._check_normalized()
 
@@ -239,15 +236,3 @@ class AFANSettings:
     def active(self, iteration: int) -> bool:
         """Whether the site has adversarial passes in an iteration, counted from 0."""
         return self.num_strengths > 0 and iteration % self.interval == 0
-
-
-def _check_number(key: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f'{key} must be a number >= 0, but got {value!r}')
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f'{key} must be a finite number >= 0, but got {value!r}')
-
-
-def _check_count(key: str, value, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f'{key} must be an integer >= {least}, but got {value!r}')

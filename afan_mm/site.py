@@ -99,6 +99,18 @@ def gates_of(settings: AFANSettings) -> List[Any]:
     return _taker.gates_of(settings)
 
 
+def keep_clean_losses(settings: AFANSettings, losses: Losses) -> None:
+    """While recording: the clean losses that the site's tail gives again, so that it need not run
+    once more to find them.
+    """
+    _taker.sites[settings.name].clean_losses = {
+        key: [part.detach() for part in value]
+        if isinstance(value, (list, tuple))
+        else value.detach()
+        for key, value in losses.items()
+    }
+
+
 @contextmanager
 def taps_go_to(taker: Any) -> Iterator[None]:
     """Taps inside belong to a session that records, or to a joint pass.
@@ -162,6 +174,8 @@ class Site:
             layers before it.
         shapes: Of the levels.
         joined: The later sites that this one's passes perturb too.
+        clean_losses: The clean pass's losses that the tail gives again, where they are known.
+        has_run: Whether its passes are over.
         is_joined: Whether it is such a later site of another one.
     """
 
@@ -176,6 +190,8 @@ class Site:
         self.name = name
         self.joined: List[Site] = []
         self.is_joined = False
+        self.has_run = False
+        self.clean_losses: Optional[Losses] = None
         self.tail = tail
         self.settings = settings
         self.container = type(features)

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from pydoc import locate
 
 ROOT = Path(__file__).parents[1]
 # This tree's package, whatever is installed; and the extension of these pages.
@@ -38,16 +39,24 @@ python_maximum_signature_line_length = 88
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # the fields of a named tuple have an entry of their own
 
-# No network while building, hence no intersphinx: names of other packages stay without a link.
-nitpick_ignore_regex = [
-    ('py:.*', r'(torch|mmengine|mmdet|mmseg|mmcv|numpy|np|nn|typing|pathlib|collections)\b.*'),
-    ('py:.*', r'(features|feature_gradients)'),  # napoleon reads ``features, context:`` as a type
-    ('py:.*', r'.*\.View'),
-    (
-        'py:.*',
-        r'(Tensor|Module|Runner|Config|Hook|TestLoop|DataLoader|Evaluator|Path|device|array)',
-    ),
-]
+# napoleon reads what stands before a colon as a type.
+nitpick_ignore_regex = [('py:.*', r'.* .*'), ('py:class', r'(features|feature_gradients)')]
+
+
+def without_link(app, env, node, contnode):
+    """Leave a name without a link where it exists, but has no page here: one of another package
+    (without a network there is no intersphinx), or of a module that is not documented.
+
+    A name that does not exist stays a warning.
+    """
+    if node.get('refdomain') != 'py':
+        return None
+    target = node['reftarget'].lstrip('.')
+    module = node.get('py:module') or 'afan_mm'
+    scopes = ['', f'{module}.', f'{module}.{node.get("py:class")}.', 'typing.']
+    scopes += [f'{name}.' for name in sys.modules if name.split('.')[0] == 'afan_mm']
+    found = any(locate(scope + target) is not None for scope in scopes)
+    return contnode if found else None
 
 
 def escape_shapes(app, what, name, obj, options, lines) -> None:
@@ -65,5 +74,6 @@ def include_from_elsewhere(app, path, docname, content) -> None:
 
 def setup(app) -> None:
     """Register what is above."""
+    app.connect('missing-reference', without_link)
     app.connect('include-read', include_from_elsewhere)
     app.connect('autodoc-process-docstring', escape_shapes)

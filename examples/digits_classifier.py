@@ -22,7 +22,7 @@ from afan_mm.visualization.canvas import new_figure, render
 # Largest strength: a share of the feature's own l2 norm. The weights of the losses sum to one, so
 # that no arm takes larger steps than another.
 AFAN = dict(
-    epsilon=0.5, epsilon_unit='norm', norm='l2', moments=None, num_strengths=1, adv_weight=0.5
+    epsilon=0.1, epsilon_unit='norm', norm='l2', moments=None, num_strengths=1, adv_weight=0.5
 )
 ARMS = {
     'stock': dict(AFAN, num_strengths=0),
@@ -113,8 +113,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--seeds', type=int, default=5, help='runs of each arm; default: 5')
-    parser.add_argument('--epochs', type=int, default=60, help='default: 60')
+    parser.add_argument('--seeds', type=int, default=3, help='runs of each arm; default: 3')
+    parser.add_argument('--epochs', type=int, default=40, help='default: 40')
     parser.add_argument(
         '--per-class', type=int, default=10, help='training images of each digit; default: 10'
     )

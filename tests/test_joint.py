@@ -314,3 +314,35 @@ def test_nothing_is_left_behind(detach):
         assert first.keys() == second.keys()
         for key, value in first.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
+
+
+@pytest.mark.parametrize('third', (dict(joint=False, adv_weight=0.1), dict(num_strengths=0)))
+def test_clean_weight_is_the_complement(third):
+    """What the adversarial weights leave of one: a group counts once, a site that is off does
+    not, and one with an interval has its mean.
+    """
+    each = dict(third=third)
+    model, data = joint_host(ALL, each, adv_weight=0.15, interval=2), batch()
+    model.afan = [
+        AFANSettings(name=name, **{**SETTINGS, 'adv_weight': 0.15, **each.get(name, {})})
+        for name in ALL
+    ]
+    wrapper = optim_wrapper(model, clean_weight='complement')
+    clean = 0.7 - (0.2 if 'adv_weight' in third else 0)
+    reference = gradients(model, data, optim_wrapper(model, clean_weight=clean))
+    assert_same(gradients(model, data, wrapper), reference)
+    assert wrapper.clean_weight == pytest.approx(clean)
+    stock = gradients(model, data, optim_wrapper(model, 'OptimWrapper'))
+    if 'adv_weight' not in third:  # the second step has no pass, and the clean loss its weight
+        second = gradients(model, data, wrapper)
+        assert_same(second, {n: None if g is None else clean * g for n, g in stock.items()})
+
+
+def test_weights_that_leave_nothing_are_refused():
+    model = joint_host(adv_weight=0.5)
+    model.afan = AFANSettings(name='first', **{**SETTINGS, 'adv_weight': 0.5})
+    wrapper = optim_wrapper(model, clean_weight='complement')
+    with pytest.raises(ValueError, match='sum to less than 1, but .* is 1; lower'):
+        gradients(model, batch(), wrapper)
+    with pytest.raises(ValueError, match="clean_weight must be .*'complement', but got 'rest'"):
+        optim_wrapper(model, clean_weight='rest')

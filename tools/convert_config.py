@@ -21,9 +21,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'config', help='config file, or mmdet::NAME, mmseg::NAME or mmpretrain::NAME'
-    )
+    parser.add_argument('config', help='config file, or HOST::NAME of mmdet, mmseg or mmpretrain')
     parser.add_argument(
         '--out',
         metavar='FILE',
@@ -43,8 +41,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--preset',
         choices=PRESETS,
         default='paper',
-        help='settings of the paper or of its released code, for the data set of the config, or the '
-        'late joint sites that this project recommends; '
+        help='settings of the paper or of its released code, for the data set of the config, or '
+        'the late joint sites that this project recommends; '
         'default: paper',
     )
     settings = parser.add_argument_group(

@@ -126,6 +126,23 @@ def run_task(label: str, config: str, scale: float) -> Dict[str, float]:
     return read_metrics(folder / 'test', scale)
 
 
+def what_next(args: argparse.Namespace) -> str:
+    """Ten lines: commands to go on with, with the paths that the demo made."""
+    checkpoint = Path((ROOT / OUT / 'segmentation' / 'last_checkpoint').read_text().strip())
+    trained = f'{args.segmentation} {checkpoint.relative_to(ROOT)}'
+    stock = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    return f"""What next:
+  source .venv/bin/activate             # then, what the perturbations did while training:
+  afan health {OUT}/segmentation {OUT}/detection
+  # a feature, clean and perturbed, in {OUT}/features:
+  afan features {trained} --indices 1 --out-dir {OUT}/features
+  # images perturbed against the segmentor, and both predictions, in {OUT}/robust:
+  afan test {trained} --robust --show-dir {OUT}/robust
+  # your own config, or one of a host, with A-FAN in it; afan train takes what this writes:
+  afan convert {stock}
+  # the rest: README.md, and the pages that make docs builds"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -152,7 +169,7 @@ def main() -> None:
     summary['seconds'] = round(time.time() - start)
     text = json.dumps(summary, indent=2)
     (ROOT / OUT / 'summary.json').write_text(text + '\n')
-    print(f'\n{text}\n\n{OUT}/summary.json; drawings in {OUT}/*/images')
+    print(f'\n{text}\n\n{OUT}/summary.json; drawings in {OUT}/*/images\n\n{what_next(args)}')
 
 
 if __name__ == '__main__':

@@ -22,10 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import List, Optional
 
+from afan_mm.cli.command_line import run
 from afan_mm.experiments import (
     EXECUTORS,
-    DataError,
-    ExperimentError,
     Plan,
     Scheduler,
     Store,
@@ -91,7 +90,8 @@ def stop(number: int, frame: Optional[FrameType]) -> None:
     raise SystemExit(128 + number)  # through the scheduler, which ends its runs
 
 
-def main(args: argparse.Namespace) -> int:
+def main() -> None:
+    args = parse_args()
     experiment = read_experiment(args.experiment)
     arms = select_arms(experiment, args.arms)
     chosen = args.seeds or experiment.seeds
@@ -105,13 +105,9 @@ def main(args: argparse.Namespace) -> int:
     print(write_report(collect(plan, arms, chosen), folder))
     if failed:
         say(f'failed: {", ".join(failed)}')
-    return 1 if failed else 0
+        sys.exit(1)
 
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, stop)
-    try:
-        sys.exit(main(parse_args()))
-    except (ExperimentError, DataError) as error:
-        print(f'experiment.py: error: {error}', file=sys.stderr)
-        sys.exit(2)
+    run(main)

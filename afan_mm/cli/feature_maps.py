@@ -13,7 +13,7 @@ from torch import nn
 
 from ..site import declared_by, trained_modules
 from ..utils.errors import UsageError, describe
-from ..utils.models import check_weights, read_checkpoint, weights_of
+from ..utils.models import load_exactly, read_checkpoint
 from ..visualization import capture, choose_view, draw_site, save_png, to_rgb
 from .data_check import check_data
 from .targeted_images import Source, find_parts, find_sources, load
@@ -57,6 +57,7 @@ def draw_feature_maps(
     Raises:
         UsageError: If config, checkpoint, images, device or folder cannot be used.
     """
+    read_checkpoint(checkpoint)  # to complain before anything is built
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     parts = find_parts(cfg, split)
     missing = missing_data(cfg, split, images, indices)
@@ -105,7 +106,6 @@ def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
         UsageError: If the model has no site, the checkpoint is not one of it, or there is no such
             device.
     """
-    weights = weights_of(read_checkpoint(checkpoint))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     sites = [settings for _, module in trained_modules(model) for settings in declared_by(module)]
@@ -114,8 +114,7 @@ def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
             'the model of the config has no A-FAN site that is switched on; '
             'tools/convert_config.py writes the A-FAN config of a stock one'
         )
-    check_weights(model, weights, checkpoint)
-    model.load_state_dict(weights)
+    load_exactly(model, checkpoint)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

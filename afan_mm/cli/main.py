@@ -13,6 +13,7 @@ TOOLS = {
     'test': ('test.py', 'evaluate a model; --robust perturbs the images against it'),
     'convert': ('convert_config.py', 'write the A-FAN config of a stock one'),
     'health': ('analysis_tools/plot_health.py', 'is a perturbation too weak, or too strong?'),
+    'experiment': ('experiment.py', 'train arms x seeds, and compare them with statistics'),
     'benchmark': ('analysis_tools/benchmark.py', 'what a training step costs with A-FAN'),
     'curve': (
         'analysis_tools/robustness_curve.py',

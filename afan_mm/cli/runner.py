@@ -44,6 +44,10 @@ class CPURunner(Runner):
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that the config names, mmengine's own by default."""
+    if cfg.get('default_scope') == 'mmdet':  # as its own tools do
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+        setup_cache_size_limit_of_dynamo()
     if 'runner_type' in cfg:
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         return RUNNERS.build(cfg)

@@ -2,13 +2,16 @@
 
 import copy
 import warnings
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
+from mmengine.registry import MODELS
 
 from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
 from ..models.component import parameter
 from ..settings import AFANSettings
+from ..utils.configs import type_name
+from ..utils.errors import describe
 from .host import ConversionError, Host, last_level_read, num_levels
 
 HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
@@ -100,6 +103,8 @@ class Parts:
         self, site: str, neck: Optional[dict], settings: Dict[str, Any]
     ) -> Dict[str, Any]:
         afan = dict(_checked(settings, ('levels', 'reuse_proposals')))
+        if '.' in site:
+            _check_path(self.host, site)
         if site != 'input':
             return dict(site=site, **afan)
         level = self._level(neck)
@@ -170,6 +175,8 @@ class Parts:
                 f'{head["type"]} has none of the sites that {component.__name__} knows by itself; '
                 f"a submodule of it can be asked for, as '{key}.NAME'",
             )
+        if self.sites.head:
+            _check_head_site(component, head, stock_class, site)
         afan = dict(dict(site=site) if self.sites.head else {}, **_checked(settings, ('levels',)))
         self._state(key, stock, last, dict(type=component.__name__, base=head['type'], afan=afan))
         of_paper = 'a site of the paper' if site in SITES_OF_PAPER else 'as its box head is made'
@@ -217,13 +224,57 @@ def _default_site(component: type, head: dict, stock: type) -> Optional[str]:
     """The site of a head that is not asked for another one, by its component, which may build it;
     None if it has none.
     """
-    reason = ''
-    # without weights where that can be: they take time and random numbers
+    try:
+        return _built(lambda: component.default_site(dict(copy.deepcopy(head), type=stock)))
+    except Exception as error:
+        raise ConversionError(f'{head["type"]} cannot be built: {describe(error)}') from error
+
+
+def _check_head_site(component: type, head: dict, stock: type, site: str) -> None:
+    """ConversionError where the component of a head refuses a site that was asked for."""
+    arguments = {key: value for key, value in head.items() if key != 'type'}
+    try:
+        _built(lambda: component(base=stock, afan=dict(site=site), **copy.deepcopy(arguments)))
+    except Exception as error:  # a head may need more than its config to be built
+        if isinstance(error, ValueError) and str(error).startswith('site'):
+            raise ConversionError(str(error)) from error
+
+
+def _check_path(host: Host, path: str) -> None:
+    """ConversionError where a host has no module of that path, as far as its part can be built."""
+    first, _, rest = path.partition('.')
+    part = host.config[first]
+    if isinstance(part, (list, tuple)):
+        index, _, rest = rest.partition('.')
+        part = part[int(index)] if index.isdigit() and int(index) < len(part) else None
+    if not isinstance(part, dict):
+        raise ConversionError(
+            f'sites must be modules of the host, but {host.name(first)} is {part}'
+        )
+    try:
+        module = _built(lambda: MODELS.build(copy.deepcopy(part)))
+    except Exception:  # what cannot be built alone is left to the run
+        return
+    names = [name for name, _ in module.named_modules() if name]
+    if rest and rest not in names:
+        parent = rest.rpartition('.')[0]
+        siblings = [name for name in names if name.rpartition('.')[0] == parent]
+        raise ConversionError(
+            f'sites must be modules of the host, but got {path!r}; {host.name(first)}, a '
+            f'{type_name(part)}, has {", ".join(siblings or names)[:200]}'
+        )
+
+
+def _built(build: Callable[[], Any]) -> Any:
+    """What ``build`` returns, without weights where that can be: they take time and random
+    numbers.
+    """
     for device in ('meta', 'cpu'):
         try:
-            with torch.device(device), warnings.catch_warnings():
+            with torch.device(device), torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # the run will give them again
-                return component.default_site(dict(copy.deepcopy(head), type=stock))
-        except Exception as error:  # building may fail in any way
-            reason = f'{type(error).__name__}: {error}'
-    raise ConversionError(f'{head["type"]} cannot be built: {reason}')
+                return build()
+        except Exception:  # building may fail in any way
+            if device == 'cpu':
+                raise
+    return None

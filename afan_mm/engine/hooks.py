@@ -10,7 +10,6 @@ from typing import Dict, Optional, Sequence, Tuple
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,8 @@ from torch import nn
 from ..joint import adversarial_weight, check_group, units
 from ..settings import AFANSettings
 from ..site import declared_sites, trained_modules
+from ..utils.checks import check_choice, check_integer, check_number
+from ..utils.models import unwrapped
 from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sample, to_rgb
 from .optim_wrapper import AFANStep
 
@@ -42,20 +43,15 @@ class AFANHook(Hook):
     """
 
     def __init__(self, warmup_iters: int = 0, interval: int = 50):
-        for name, value, least in (('warmup_iters', warmup_iters, 0), ('interval', interval, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f'{name} of AFANHook must be an integer >= {least}, but got {value!r}'
-                )
-        self.warmup_iters = warmup_iters
-        self.interval = interval
+        self.warmup_iters = check_integer('warmup_iters of AFANHook', warmup_iters, 0)
+        self.interval = check_integer('interval of AFANHook', interval, 1)
         self._longest = 1
         self._strong: Dict[str, str] = {}  # sites that may turn out too strong, and the unit there
         self._void_updates = 0
 
     def before_train(self, runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         sites = declared_sites(model)
         check_sites(sites, type(runner.optim_wrapper))
         for _, module in trained_modules(model):
@@ -247,24 +243,14 @@ class AFANFeatureMapHook(Hook):
         topk: int = 9,
         alpha: float = 1.0,
     ):
-        counts = dict(
-            interval=interval,
-            num_strengths=1 if num_strengths is None else num_strengths,
-            topk=topk,
-        )
+        of_hook = 'of AFANFeatureMapHook'
+        counts = dict(interval=interval, num_strengths=num_strengths, topk=topk)
         for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f'{name} of AFANFeatureMapHook must be an integer >= 1, but got {value!r}'
-                )
-        if not 0 < alpha <= 1:
-            raise ValueError(f'alpha of AFANFeatureMapHook must be in (0, 1], but got {alpha!r}')
-        if not magnify > 0:
-            raise ValueError(f'magnify of AFANFeatureMapHook must be > 0, but got {magnify!r}')
-        if channels not in CHANNELS:
-            raise ValueError(
-                f'channels of AFANFeatureMapHook must be one of {CHANNELS}, but got {channels!r}'
-            )
+            if name != 'num_strengths' or value is not None:
+                check_integer(f'{name} {of_hook}', value, 1)
+        check_number(f'alpha {of_hook}', alpha, 0, 1, above=True)
+        check_number(f'magnify {of_hook}', magnify, above=True)
+        check_choice(f'channels {of_hook}', channels, CHANNELS)
         if isinstance(sites, str):
             raise TypeError(
                 f'sites of AFANFeatureMapHook must be a list of names, but got {sites!r}'
@@ -284,7 +270,7 @@ class AFANFeatureMapHook(Hook):
             runner, self.interval
         ):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         batch = first_sample(data_batch)
         captured = capture(
             model,

@@ -2,14 +2,11 @@
 backward.
 """
 
-import math
 from contextlib import ExitStack, contextmanager
-from numbers import Real
 from typing import Any, List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -19,6 +16,9 @@ from ..health import Health
 from ..joint import complement
 from ..session import Session
 from ..site import declared_sites
+from ..steering import Steering
+from ..utils.checks import check_number
+from ..utils.models import unwrapped
 
 
 class AFANStep:
@@ -43,6 +43,8 @@ class AFANStep:
         epsilon_scale: Factor on every site's epsilon; :class:`~afan_mm.AFANHook` warms it
             up.
         health: The figures of the adversarial passes.
+        steering: What has become of the epsilon of sites with a ``target_gain``; part of
+            checkpoints.
         num_void_updates: Updates since the start whose gradient was not finite, and was replaced by
             zero; a 0-dim tensor.
     """
@@ -54,10 +56,12 @@ class AFANStep:
         self.clean_weight = clean_weight
         self.epsilon_scale = 1.0
         self.health = Health()
+        self.steering = Steering()
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._replicas: Optional[DistributedDataParallel] = None
         self._guarded = False
+        self._checked = False
 
     @contextmanager
     def optim_context(self, model: nn.Module):
@@ -67,7 +71,7 @@ class AFANStep:
         backward only; the sum of all passes is averaged over the ranks when the wrapper should
         sync.
         """
-        host = model.module if is_model_wrapper(model) else model
+        host = unwrapped(model)
         if host is not model and not isinstance(model, DistributedDataParallel):
             raise NotImplementedError(
                 'A-FAN trains a plain model or DistributedDataParallel, but got '
@@ -75,6 +79,8 @@ class AFANStep:
             )
         self.resolve_clean_weight(host)
         self._replicas = model if host is not model and self.should_sync() else None
+        if self._session is not None:  # nobody called backward
+            self._session.discard()
         self._session = Session(
             host,
             key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
@@ -86,6 +92,7 @@ class AFANStep:
             weigh=self.scale_loss,
             scale_loss=self._scaled,
             health=self.health,
+            steering=self.steering,
         )
         with ExitStack() as stack:
             if host is not model:
@@ -106,8 +113,15 @@ class AFANStep:
         if session is None:
             backward(loss)
         else:
-            session.backward(self.clean_weight * loss, backward)
-            self._guarded |= bool(session.sites)
+            try:
+                session.backward(self.clean_weight * loss, backward)
+            except BaseException:
+                session.discard()
+                raise
+            self._guarded |= bool(session.sites or session.declared)
+            if not self._checked:
+                session.check_all_ran()
+            self._checked = True
         if self._replicas is not None:
             _average_gradients(self._replicas)
             self._replicas = None
@@ -121,6 +135,19 @@ class AFANStep:
         """
         if self.clean_weight == 'complement':
             self.clean_weight = complement([settings for _, settings in declared_sites(model)])
+
+    def state_dict(self) -> dict:
+        """That of the stock wrapper, and the factors on epsilon where there are any."""
+        state = super().state_dict()
+        factors = self.steering.state_dict()
+        if factors:
+            state['afan_epsilon_factors'] = factors
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load what :meth:`state_dict` gave, or a stock wrapper's."""
+        self.steering.load_state_dict(state_dict.pop('afan_epsilon_factors', {}))
+        super().load_state_dict(state_dict)
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
@@ -161,11 +188,9 @@ def check_arguments(afan_seed: Any = 0, clean_weight: Any = 1.0) -> None:
     """Raise where these arguments of an A-FAN optim wrapper are wrong, with what is allowed."""
     if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
         raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-    if clean_weight != 'complement' and (
-        isinstance(clean_weight, bool)
-        or not isinstance(clean_weight, Real)
-        or not 0 < clean_weight < math.inf
-    ):
+    if not isinstance(clean_weight, str):
+        check_number('clean_weight', clean_weight, above=True)
+    elif clean_weight != 'complement':
         raise ValueError(
             f"clean_weight must be a finite number > 0 or 'complement', but got {clean_weight!r}"
         )

@@ -1,6 +1,7 @@
 """Arms and seeds: experiments whose outcome is a table with intervals and tests."""
 
-from .config import Experiment, ExperimentError, read_experiment, select_arms
+from .arm_specs import ExperimentError
+from .config import Experiment, read_experiment, select_arms
 from .datasets import DataError
 from .measures import MEASURES, Trained, measure
 from .plan import Plan

@@ -4,7 +4,8 @@ from typing import Any, Dict, Optional
 
 from mmengine.config import Config
 
-from .config import ArmSpec, Experiment, ExperimentError
+from .arm_specs import ArmSpec, ExperimentError
+from .config import Experiment
 from .references import REFERENCES, longer
 
 

@@ -21,43 +21,20 @@ It is a config file of mmengine that sets (only ``base`` and ``arms`` are requir
     selection = dict(split='half', seed=0)      # see data.py
     curve_interval = 100                        # evaluate on the selection half; default: never
     keep_checkpoints = False
+    custom_imports = dict(imports=['my_measures'])  # modules that register measures
 
 Overrides have dotted keys, as in ``--cfg-options``, or nested dicts, in which ``_delete_=True``
 replaces instead of merging.
 """
 
 import fnmatch
-import itertools
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 
-from .references import KINDS
-
-
-@dataclass
-class ArmSpec:
-    """An arm as the experiment has it.
-
-    Attributes:
-        config: A config of its own instead of the base.
-        overrides: What is merged into it, in this order.
-        reference: The kind of a reference, see :mod:`.references`; None for an arm of its own.
-        of: The arm that it is a reference of.
-        factor: Of 'longer': times the iterations; None to measure it.
-        parent: Of an arm of a grid: the arm that it varies.
-    """
-
-    name: str
-    config: Optional[Path] = None
-    overrides: List[dict] = field(default_factory=list)
-    reference: Optional[str] = None
-    of: Optional[str] = None
-    factor: Optional[float] = None
-    parent: Optional[str] = None
+from .arm_specs import ArmSpec, ExperimentError, arm_specs
 
 
 @dataclass
@@ -77,10 +54,7 @@ class Experiment:
     selection: dict
     curve_interval: Optional[int]
     keep_checkpoints: bool
-
-
-class ExperimentError(ValueError):
-    """An experiment file, or a choice from it, cannot be used; one line says why."""
+    custom_imports: dict = field(default_factory=dict)
 
 
 DEFAULTS: Dict[str, Any] = dict(
@@ -95,6 +69,7 @@ DEFAULTS: Dict[str, Any] = dict(
     selection=dict(split='half', seed=0),
     curve_interval=None,
     keep_checkpoints=False,
+    custom_imports={},
 )
 
 
@@ -115,11 +90,9 @@ def read_experiment(path: str) -> Experiment:
             f'{sorted(content)}'
         )
     keys = {**DEFAULTS, **content}
-    grid, common = keys.pop('grid'), keys['common']
     keys['base'] = file.parent / keys['base']
     keys['measures'] = [dict(type=m) if isinstance(m, str) else m for m in keys['measures']]
-    arms = _expand_grid(_arms(keys['arms'], common, file.parent), grid)
-    _check_references(arms)
+    arms = arm_specs(keys['arms'], keys.pop('grid'), keys['common'], file.parent)
     if keys['references'] is None:
         keys['references'] = [name for name, arm in arms.items() if arm.reference]
     known = {*arms, *(arm.reference for arm in arms.values())}
@@ -141,69 +114,3 @@ def select_arms(experiment: Experiment, patterns: Optional[Sequence[str]]) -> Li
                 f'arms must be among {", ".join(experiment.arms)}, but got {pattern!r}'
             )
     return [n for n in experiment.arms if any(fnmatch.fnmatch(n, p) for p in patterns)]
-
-
-def _arms(arms: Dict[str, dict], common: dict, folder: Path) -> Dict[str, ArmSpec]:
-    specs: Dict[str, ArmSpec] = {}
-    for name, arm in arms.items():
-        arm = dict(arm)
-        config, factor = arm.pop('config', None), arm.pop('factor', None)
-        kind = arm.pop('reference', name if name in KINDS else None)
-        of = arm.pop('of', None)
-        for each in of if isinstance(of, (list, tuple)) else [of]:
-            full = f'{name}-{each}' if isinstance(of, (list, tuple)) else name
-            specs[full] = ArmSpec(
-                name=full,
-                config=None if config is None else folder / config,
-                overrides=[arm] if kind not in (None, 'stock') else [common, arm],
-                reference=kind,
-                of=each,
-                factor=factor,
-            )
-    return specs
-
-
-def _expand_grid(arms: Dict[str, ArmSpec], grid: Dict[str, dict]) -> Dict[str, ArmSpec]:
-    """Add an arm for each combination of values, and take away the arm that they vary, unless a
-    reference is of it. A key of a grid may be several, with commas between.
-    """
-    arms = dict(arms)
-    for prefix, axes in grid.items():
-        base = arms.get(prefix)
-        if base is None or base.reference not in (None, 'stock'):
-            raise ExperimentError(f'grid must vary one of {sorted(arms)}, but got {prefix!r}')
-        for values in itertools.product(*axes.values()):
-            name = '-'.join([prefix, *(_label(*each) for each in zip(axes, values))])
-            changes = {k.strip(): v for keys, v in zip(axes, values) for k in keys.split(',')}
-            arms[name] = ArmSpec(
-                name=name,
-                config=base.config,
-                overrides=[*base.overrides, changes],
-                parent=prefix,
-            )
-        if base.reference is None and not any(arm.of == prefix for arm in arms.values()):
-            del arms[prefix]
-    return arms
-
-
-def _label(key: str, value: Any) -> str:
-    text = f'{value:.4g}' if isinstance(value, float) else str(value)
-    return f'{key.split(",")[0].rsplit(".", 1)[-1]}={re.sub(r"[^A-Za-z0-9.+_]+", "_", text)}'
-
-
-def _check_references(arms: Dict[str, ArmSpec]) -> None:
-    for arm in arms.values():
-        if arm.reference is not None and arm.reference not in KINDS:
-            raise ExperimentError(
-                f'reference of arm {arm.name} must be one of {KINDS}, but got {arm.reference!r}'
-            )
-        if arm.reference in (None, 'stock'):
-            continue
-        needs_of = not (arm.reference == 'longer' and arm.factor is not None)
-        if (needs_of or arm.of is not None) and (
-            arm.of not in arms or arms[arm.of].reference is not None
-        ):
-            others = [name for name, each in arms.items() if each.reference is None]
-            raise ExperimentError(
-                f'of of arm {arm.name} must be one of {others}, but got {arm.of!r}'
-            )

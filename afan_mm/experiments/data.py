@@ -13,8 +13,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from mmengine.config import Config
 
+from ..utils.files import write_json
 from .datasets import DataError, Datasets, without_pipelines
-from .store import digest, write_json
+from .store import digest
 
 HALVES = ('selection', 'report', 'all')
 SPLITS = ('half', 'none')
@@ -42,9 +43,7 @@ class Evaluation:
         for kind in ('val', 'test'):
             if cfg.get(f'{kind}_dataloader') is None or cfg.get(f'{kind}_evaluator') is None:
                 raise DataError(f'an experiment needs {kind}_dataloader and {kind}_evaluator')
-        own_test = without_pipelines(cfg.val_dataloader.dataset) != without_pipelines(
-            cfg.test_dataloader.dataset
-        )
+        own_test = has_own_test(cfg)
         kind = 'test' if own_test and half == 'report' else 'val'
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
@@ -56,6 +55,16 @@ class Evaluation:
             self._restrict_annotations(cfg, dataset, evaluator)
         return loader, evaluator
 
+    def where(self, cfg: Config, half: str) -> str:
+        """In words, what :meth:`images` gives."""
+        if half == 'report' and has_own_test(cfg):
+            return 'the test set'
+        if half == 'all' or has_own_test(cfg):
+            return 'the validation set'
+        if not self.in_two:
+            return 'the whole validation set, by which settings may have been chosen'
+        return f'the {half} half of the validation set'
+
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
         """Let COCO's metric know only this half's images: it counts the objects of all images in
         its file, and would take those of the others as missed.
@@ -65,13 +74,19 @@ class Evaluation:
             if 'Coco' not in str(metric.get('type')) or not whole:
                 continue
             ids = set(self.datasets.image_ids(cfg, dataset))
-            content = json.loads(Path(whole).read_text())
-            for key, name in (('images', 'id'), ('annotations', 'image_id')):
-                content[key] = [each for each in content[key] if each[name] in ids]
             path = self.folder / f'{digest([whole, sorted(ids, key=str)])}.json'
             if not path.exists():
+                content = json.loads(Path(whole).read_text())
+                for key, name in (('images', 'id'), ('annotations', 'image_id')):
+                    content[key] = [each for each in content[key] if each[name] in ids]
                 write_json(path, content)
             metric['ann_file'] = str(path)
+
+
+def has_own_test(cfg: Config) -> bool:
+    """Whether the test set is another than the validation set."""
+    val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
+    return without_pipelines(val) != without_pipelines(test)
 
 
 def halves(size: int, seed: int) -> Dict[str, List[int]]:

@@ -6,13 +6,18 @@ import os
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
-from mmengine.utils import import_modules_from_strings
+
+from ..utils.errors import UsageError
+
+# A dataset that draws its samples by the run's seed must have one digest.
+ANY_SEED = 67280421310721
 
 
-class DataError(ValueError):
+class DataError(UsageError):
     """The data of a config cannot be read or split; one line says why."""
 
 
@@ -21,6 +26,7 @@ class Datasets:
 
     def __init__(self) -> None:
         self._about: Dict[str, Tuple[int, str]] = {}
+        self._ids: Dict[str, List[Any]] = {}
 
     def about(self, cfg: Config, dataset: dict) -> Tuple[int, str]:
         """The number of samples of a dataset, and a digest of its annotations and of the names and
@@ -34,17 +40,21 @@ class Datasets:
 
     def image_ids(self, cfg: Config, dataset: dict) -> List[Any]:
         """COCO's ``img_id`` of every sample."""
-        built = self._build(cfg, without_pipelines(dataset))
-        return [built.get_data_info(index)['img_id'] for index in range(len(built))]
+        plain = without_pipelines(dataset)
+        key = json.dumps(plain, sort_keys=True, default=str)
+        if key not in self._ids:
+            built = self._build(cfg, plain)
+            self._ids[key] = [built.get_data_info(i)['img_id'] for i in range(len(built))]
+        return self._ids[key]
 
     def _build(self, cfg: Config, plain: dict) -> BaseDataset:
-        if cfg.get('custom_imports'):
-            import_modules_from_strings(**cfg.custom_imports)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         try:
-            dataset = DATASETS.build(plain)
-            if hasattr(dataset, 'full_init'):
-                dataset.full_init()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(ANY_SEED)
+                dataset = DATASETS.build(plain)
+                if hasattr(dataset, 'full_init'):
+                    dataset.full_init()
         except Exception as error:  # datasets raise many types for a missing file
             raise DataError(
                 f'cannot read the data of {plain.get("type")} '

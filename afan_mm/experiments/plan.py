@@ -6,14 +6,16 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 
+from ..utils.files import write_json
+from .arm_specs import ExperimentError
 from .arms import Arms
-from .config import Experiment, ExperimentError
+from .config import Experiment
 from .data import Evaluation
 from .datasets import Datasets
 from .measures import MEASURES
+from .notes import seconds_per_iteration
 from .run import RunSpec, missing
-from .store import Store, digest, environment, training_parts, write_json
-from .training import seconds_per_iteration
+from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
 
 
 class Plan:
@@ -73,13 +75,14 @@ class Plan:
             cfg=cfg.to_dict(),
             evaluation=dict(loader=loader, evaluator=evaluator),
             measures={
-                f'{each["type"]}-{digest([each, measured_on])}': each
+                f'{each["type"]}-{digest([each, measured_on, *_code_of(each)])}': each
                 for each in self.experiment.measures
             },
             environment=versions,
             curve=curve,
             threads=self.threads,
             keep_checkpoints=self.experiment.keep_checkpoints,
+            imports=imported_modules(self.experiment.custom_imports),
         )
 
     def record(self, spec: RunSpec) -> Optional[Dict[str, Any]]:
@@ -95,6 +98,10 @@ class Plan:
         if spec.reference != 'longer':
             return None
         return spec.factor or self._factor(name)
+
+    def images(self, name: str) -> str:
+        """What an arm is measured on, in words."""
+        return self.evaluation.where(self._config(name), self.half)
 
     def _config(self, name: str) -> Config:
         return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
@@ -120,6 +127,11 @@ class Plan:
         )
         write_json(path, dict(factor=round(factor, 3), arm=other, stock='stock'))
         return round(factor, 3)
+
+
+def _code_of(measure: dict) -> List[str]:
+    """The stock metrics are the hosts' own; the others change with ours."""
+    return [] if measure['type'] in ('stock', 'cost') else [robustness_digest()]
 
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:

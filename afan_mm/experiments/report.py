@@ -4,14 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from ..utils.files import write, write_json
 from .plot import plot, plot_curve
-from .store import write_json, write_text
-
-HALVES = dict(
-    selection='the selection half of the validation set',
-    report='the report half of the validation set, which selection does not see',
-    all='the whole validation set',
-)
 
 
 def markdown(results: Dict[str, Any]) -> str:
@@ -29,15 +23,9 @@ def markdown(results: Dict[str, Any]) -> str:
 
 def about(results: Dict[str, Any]) -> str:
     """What the tables hold, and what is missing or amiss."""
-    seeds = results['seeds']
-    where = HALVES[results['half']]
-    if results['selection'].get('split') == 'none' and results['half'] != 'all':
-        where = HALVES['all'] + '; selection and report are not kept apart'
+    seeds, images = ', '.join(map(str, results['seeds'])), ' and '.join(results['images'])
     text = [
-        f'Seeds {", ".join(map(str, seeds))}; measured on {where}, or on the test set where the '
-        'config has one of its own.'
-        if results['half'] == 'report'
-        else f'Seeds {", ".join(map(str, seeds))}; measured on {where}.',
+        f'Seeds {seeds}; measured on {images}.',
         'Differences are paired by seed. A verdict is that of the paired t-test after '
         "Holm's correction over the arms (p < 0.05, at least five seeds); anything else is 'not "
         "shown'. 'Detectable' is the true difference that one such test finds with probability "
@@ -149,7 +137,7 @@ def write_report(results: Dict[str, Any], folder: Path) -> str:
     stem = 'report' if results['half'] == 'report' else f'report_{results["half"]}'
     text = markdown(results)
     write_json(folder / f'{stem}.json', results)
-    write_text(folder / f'{stem}.md', text)
+    write(folder / f'{stem}.md', text)
     if results['metrics']:
         plot(results, str(folder / f'{stem}.png'))
     if any(t.get('curve') for runs in results['training'].values() for t in runs.values()):

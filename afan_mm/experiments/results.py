@@ -1,15 +1,15 @@
 """The figures of an experiment, compared."""
 
-import math
 from dataclasses import asdict
 from statistics import geometric_mean
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from .config import ArmSpec, Experiment, ExperimentError
+from .arm_specs import ArmSpec, ExperimentError
+from .config import Experiment
 from .measures import LOWER_IS_BETTER
+from .notes import working_seconds
 from .plan import Plan
 from .statistics import Comparison, compare, correct, summary
-from .training import working_seconds
 
 Figures = Dict[str, Dict[int, float]]  # by arm and seed
 
@@ -18,10 +18,11 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
     """Everything that the report shows, as plain data.
 
     Returns:
-        ``primary``, ``missing`` (runs that are not stored), ``unpaired`` (seeds whose arms started
-        from other weights or data), ``cost`` (by arm: time and memory relative to stock),
-        ``training`` (by arm and seed), ``metrics``: by name the ``values`` by arm and seed, the
-        ``summary`` of each arm, ``larger_is_better``, and the ``comparisons``.
+        ``primary``, ``images`` (what is measured, in words), ``missing`` (runs that are not
+        stored), ``unpaired`` (seeds whose arms started from other weights or data), ``cost`` (by
+        arm: time and memory relative to stock), ``training`` (by arm and seed), ``metrics``: by
+        name the ``values`` by arm and seed, the ``summary`` of each arm, ``larger_is_better``, and
+        the ``comparisons``.
     """
     records: Dict[str, Dict[int, dict]] = {arm: {} for arm in arms}
     missing = []
@@ -42,7 +43,7 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
     return dict(
         experiment=experiment.name,
         half=plan.half,
-        selection=experiment.selection,
+        images=sorted({plan.images(arm) for arm in arms if not plan.waits(arm)}),
         seeds=list(seeds),
         arms={arm: dict(_about_arm(experiment.arms[arm]), factor=plan.factor(arm)) for arm in arms},
         primary=names[0] if names else None,
@@ -97,7 +98,7 @@ def _about_metric(
         arm: {
             seed: record['figures'][name]
             for seed, record in runs.items()
-            if math.isfinite(record['figures'].get(name, math.nan))
+            if record['figures'].get(name) is not None  # absent, or not finite when stored
         }
         for arm, runs in records.items()
     }

@@ -3,17 +3,20 @@
 import copy
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import cv2
 import torch
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from . import store as stores
 from .measures import MEASURES, Trained
-from .training import prepare, train, training_notes
+from .notes import training_notes
+from .store import imported_modules
+from .training import prepare, train
 
 
 @dataclass
@@ -29,6 +32,7 @@ class RunSpec:
         environment: Versions that the key stands for.
         curve: See :func:`~.training.prepare`.
         threads: Of this process.
+        imports: Modules that register what the config and the measures name.
     """
 
     store: str
@@ -43,6 +47,7 @@ class RunSpec:
     curve: Optional[dict] = None
     threads: int = 1
     keep_checkpoints: bool = False
+    imports: List[str] = field(default_factory=list)
 
 
 def missing(spec: RunSpec, record: Optional[Dict[str, Any]]) -> Dict[str, dict]:
@@ -56,7 +61,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
 
     Returns:
         The record: ``key``, ``experiment``, ``arm``, ``seed``, ``environment``, ``training`` (see
-        :class:`~.training.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
+        :class:`~.notes.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
         ``measure``, its ``figures`` and ``details``.
     """
     store, began = stores.Store(spec.store), time.perf_counter()
@@ -65,6 +70,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         if not missing(spec, record):
             return record
         cfg = Config(copy.deepcopy(spec.cfg))
+        import_modules_from_strings([*spec.imports, *imported_modules(cfg.get('custom_imports'))])
         check_environment(spec, cfg)
         limit_threads(spec.threads)
         folder = store.run_folder(spec.key).absolute()

@@ -4,17 +4,19 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from mmengine.config import Config
 
+from ..utils.files import write_json
+
 PACKAGE = Path(__file__).resolve().parent.parent
-# Of the package: what no training step and no evaluation runs through.
-ELSEWHERE = ('analysis', 'cli', 'conversion', 'experiments', 'visualization')
+# Of the package: what no training runs through.
+ELSEWHERE = ('analysis', 'cli', 'conversion', 'experiments', 'robustness', 'visualization')
+TRAINS = ('experiments/sam.py',)
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
 # Of a config: what says where and how a run is logged, not what comes out.
 NOT_RESULTS = (
@@ -69,19 +71,6 @@ class Store:
         return self.folder / 'results' / f'{key}.json'
 
 
-def write_json(path: Path, content: Any) -> None:
-    """The whole file or none of it."""
-    write_text(path, json.dumps(content, indent=1, default=str))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def digest(content: Any) -> str:
     """A short name for anything that json can write."""
     text = json.dumps(content, sort_keys=True, default=str)
@@ -112,18 +101,37 @@ def environment(cfg: Config) -> Dict[str, str]:
 
 def uses_afan(cfg: Config) -> bool:
     """Whether a config imports afan_mm or has a type of it; a stock run does not depend on it."""
-    imports = (cfg.get('custom_imports') or {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else imports
     parts = json.dumps(training_parts(cfg), default=str)
-    return any(each.split('.')[0] == 'afan_mm' for each in imports) or '"AFAN' in parts
+    ours = any(
+        each.split('.')[0] == 'afan_mm' for each in imported_modules(cfg.get('custom_imports'))
+    )
+    return ours or '"AFAN' in parts
+
+
+def imported_modules(custom_imports: Optional[dict]) -> List[str]:
+    """The modules of a config's ``custom_imports``; mmengine imports them only when it reads a
+    file.
+    """
+    imports = (custom_imports or {}).get('imports') or []
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def source_digest() -> str:
-    """Of the modules of afan_mm that training and evaluation run through."""
-    return digest(
-        {
-            str(path.relative_to(PACKAGE)): path.read_text()
-            for path in sorted(PACKAGE.rglob('*.py'))
+    """Of the modules of afan_mm that a training may run through."""
+    return _digest_of(
+        [
+            path
+            for path in PACKAGE.rglob('*.py')
             if path.relative_to(PACKAGE).parts[0] not in ELSEWHERE
-        }
+            or path.relative_to(PACKAGE).as_posix() in TRAINS
+        ]
     )
+
+
+def robustness_digest() -> str:
+    """Of the modules that evaluate on perturbed and corrupted images."""
+    return _digest_of([*(PACKAGE / 'robustness').rglob('*.py'), PACKAGE / 'attack.py'])
+
+
+def _digest_of(paths: Iterable[Path]) -> str:
+    return digest({str(path.relative_to(PACKAGE)): path.read_text() for path in paths})

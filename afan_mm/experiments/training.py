@@ -1,128 +1,17 @@
-"""Train one config in a folder: start, go on after an interruption, and note what it took."""
+"""Train one config in a folder: from the start, or on from where it was interrupted."""
 
 import copy
-import hashlib
-import json
-import resource
-import sys
-import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Optional
 
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from ..robustness.report import scalars
+from ..cli.runner import build_runner
+from .notes import Notes
 from .references import is_by_epoch
-from .store import write_json
 
 CHECKPOINTS = 4  # written in a training, evenly spread; the last one at its end
-FIRST_BATCHES = 5  # that the digest of the data covers
-
-
-class Notes(Hook):
-    """Writes what a training starts from and what it takes.
-
-    ``start.json``: digests of the initial weights and of the first five batches, by which arms of a
-    seed are known to be paired. ``training.json`` at the end, with them: ``iterations``,
-    ``seconds`` and ``cpu_seconds`` of the training without validation, for an interrupted one
-    extrapolated from its last part; ``memory`` in MiB, the process's peak, or CUDA's if it is used;
-    ``device``, ``workers`` (that load data), whether it was ``resumed``, and
-    the ``curve``: of each validation its metrics and ``iteration``.
-    """
-
-    priority = 'VERY_HIGH'  # before anything that another hook does to the weights
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.batches = hashlib.sha256()
-        self.curve: List[Dict[str, float]] = []
-
-    def before_train(self, runner: Runner) -> None:
-        self.first = runner.iter
-        if not self.first:
-            self.weights = weights_digest(runner.model)
-        self.spent, self.since = [0.0, 0.0], clock()
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Optional[Any] = None
-    ) -> None:
-        if self.first or runner.iter >= FIRST_BATCHES:
-            return
-        update_digest(self.batches, data_batch)
-        if runner.iter == min(FIRST_BATCHES, runner.max_iters) - 1:
-            start = dict(initial_weights=self.weights, first_batches=self.batches.hexdigest()[:16])
-            write_json(self.folder / 'start.json', start)
-
-    def before_val(self, runner: Runner) -> None:
-        self._add()
-
-    def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, Any]] = None) -> None:
-        self.curve.append(dict(scalars(metrics or {}), iteration=runner.iter))
-
-    def after_val(self, runner: Runner) -> None:
-        self.since = clock()
-
-    def after_train(self, runner: Runner) -> None:
-        self._add()
-        done = max(1, runner.iter - self.first)
-        seconds, cpu_seconds = (each * runner.iter / done for each in self.spent)
-        start = self.folder / 'start.json'
-        write_json(
-            self.folder / 'training.json',
-            dict(
-                json.loads(start.read_text()) if start.exists() else {},
-                iterations=runner.iter,
-                seconds=seconds,
-                cpu_seconds=cpu_seconds,
-                memory=peak_memory(),
-                device=next(runner.model.parameters()).device.type,
-                workers=runner.train_dataloader.num_workers,
-                resumed=self.first > 0,
-                curve=self.curve,
-            ),
-        )
-
-    def _add(self) -> None:
-        self.spent = [a + now - then for a, now, then in zip(self.spent, clock(), self.since)]
-
-
-def clock() -> tuple:
-    """Seconds of the wall and of this process's cores."""
-    return time.perf_counter(), time.process_time()
-
-
-def peak_memory() -> float:
-    """The highest memory so far in MiB: CUDA's where it is used, otherwise the process's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Of all parameters and buffers with their names."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        update_digest(found, tensor)
-    return found.hexdigest()[:16]
-
-
-def update_digest(found: Any, node: Any) -> None:
-    """Add every tensor in dicts and lists."""
-    if torch.is_tensor(node):
-        plain = node.detach().cpu().contiguous().flatten()
-        found.update(plain.view(torch.uint8).numpy().tobytes())
-    elif isinstance(node, dict):
-        for key in sorted(node):
-            update_digest(found, node[key])
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            update_digest(found, child)
 
 
 def last_checkpoint(folder: Path) -> Optional[str]:
@@ -178,28 +67,3 @@ def train(cfg: Config, folder: Path) -> Runner:
     runner.register_hook(Notes(folder))
     runner.train()
     return runner
-
-
-def build_runner(cfg: Config) -> Runner:
-    """The runner that the config names, mmengine's own by default."""
-    if 'runner_type' in cfg:
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
-
-
-def training_notes(folder: Path) -> Dict[str, Any]:
-    """What :class:`Notes` wrote at the end."""
-    return json.loads((folder / 'training.json').read_text())
-
-
-def working_seconds(training: Dict[str, Any]) -> float:
-    """The time that a training took: of its cores, which other processes on the machine do not
-    stretch, or of the wall where a device or other processes do the work.
-    """
-    cpu, wall = training['cpu_seconds'], training['seconds']
-    return wall if training['device'] != 'cpu' or training['workers'] else cpu
-
-
-def seconds_per_iteration(training: Dict[str, Any]) -> float:
-    return working_seconds(training) / training['iterations']

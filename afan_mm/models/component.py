@@ -1,6 +1,7 @@
 """What the three components share: they *are* the stock component, with a site in it."""
 
 import difflib
+import functools
 import inspect
 from dataclasses import fields
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Type, Union
@@ -159,12 +160,27 @@ class AFANComponent:
 
     @classmethod
     def _derive(cls, base: Union[str, type, None]) -> type:
-        stock = cls._stock_class(base)
-        return type(
-            f'AFAN{stock.__name__}',
-            (cls, stock),
-            dict(__module__=cls.__module__, __doc__=stock.__doc__),
-        )
+        return _derived(cls, cls._stock_class(base))
+
+    def __reduce_ex__(self, protocol: int):
+        """A copy in another process derives the class again, which no module has under a name."""
+        state = self.__getstate__() if hasattr(self, '__getstate__') else self.__dict__
+        return _instance, self.afan_parts, state
+
+
+@functools.lru_cache(maxsize=None)
+def _derived(component: type, stock: type) -> type:
+    """One class for each pair, so that ``isinstance`` holds across builds."""
+    return type(
+        f'AFAN{stock.__name__}',
+        (component, stock),
+        dict(__module__=component.__module__, __doc__=stock.__doc__, afan_parts=(component, stock)),
+    )
+
+
+def _instance(component: type, stock: type) -> AFANComponent:
+    derived = _derived(component, stock)
+    return derived.__new__(derived)
 
 
 def find_model(name: str) -> type:

@@ -6,7 +6,7 @@ from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
 from torch import Tensor, nn
 
 from ..settings import AFANSettings
-from ..site import Losses, gates_of, is_recording, tap
+from ..site import Losses, gates_of, is_recording, keep_clean_losses, tap
 from .point import Levels, Passage
 from .tape import Tape, pack
 
@@ -49,7 +49,10 @@ class Rerun:
                 + ', '.join(name for name, _ in self.root.named_children())
             )
         gates, elsewhere = gates_of(self.settings), set()
-        self._see_losses(self._losses_of(result), lambda loss: depends_on(loss, gates, elsewhere))
+        losses = self._losses_of(result)
+        self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
+        if self.settings.target_gain is not None:
+            keep_clean_losses(self.settings, self._dependent(losses))
         return result
 
     def _losses_of(self, result: Any) -> Losses:
@@ -87,7 +90,9 @@ class Rerun:
             return stock(*args, **kwargs)
 
         with self._tape.replay(taped) as (args, kwargs), self.passage.replaced(answer):
-            losses = self._losses_of(self._compute(*args, **kwargs))
+            return self._dependent(self._losses_of(self._compute(*args, **kwargs)))
+
+    def _dependent(self, losses: Losses) -> Losses:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
 
 

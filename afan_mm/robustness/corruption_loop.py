@@ -2,24 +2,23 @@
 
 import copy
 import os.path as osp
-from io import StringIO
 from typing import Any, Dict, List, Optional, Sequence, Union
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import Dataset
 
+from ..utils.configs import type_name
 from ..utils.files import write_json
+from .corruption_report import plot, render
 from .corruptions import (
     SEVERITIES,
     CommonCorruption,
     CorruptionError,
     Performance,
     corruption_names,
-    headline,
     main_metric,
     summarize,
 )
@@ -107,8 +106,6 @@ class CorruptionTestLoop(TestLoop):
     ) -> None:
         if not is_main_process():
             return
-        from .corruption_plot import plot
-
         table: Dict[str, Dict[int, Dict[str, float]]] = {}
         for (corruption, severity), metrics in corrupted.items():
             table.setdefault(corruption, {})[severity] = metrics
@@ -137,7 +134,7 @@ def with_corruption(dataloader: dict) -> dict:
     while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     pipeline = list(dataset.get('pipeline') or [])
-    kinds = [str(each.get('type')).rsplit('.', 1)[-1] for each in pipeline]
+    kinds = [type_name(each) for each in pipeline]
     places = [index for index, kind in enumerate(kinds) if kind.startswith('LoadImage')]
     if not places:
         raise CorruptionError(
@@ -148,24 +145,27 @@ def with_corruption(dataloader: dict) -> dict:
     return dataloader
 
 
+def use_corruptions(
+    cfg: Config, corruptions: Optional[Sequence[str]] = None, severities: Sequence[int] = SEVERITIES
+) -> None:
+    """Let a config's test run the :class:`CorruptionTestLoop`; its other keys of ``test_cfg`` stay.
+
+    Raises:
+        CorruptionError: A name or a severity is unknown.
+    """
+    for corruption in corruptions or corruption_names():
+        for severity in severities:
+            CommonCorruption(corruption, severity)
+    cfg.test_cfg = dict(
+        cfg.get('test_cfg') or {},
+        type='CorruptionTestLoop',
+        corruptions=list(corruptions or []),
+        severities=list(severities),
+    )
+
+
 def find_corruption(dataset: Dataset) -> CommonCorruption:
     """The corruption in a dataset's pipeline."""
     while not hasattr(dataset, 'pipeline'):
         dataset = dataset.dataset
     return next(t for t in dataset.pipeline.transforms if isinstance(t, CommonCorruption))
-
-
-def render(clean: Dict[str, float], corrupted: Performance, metric: str) -> str:
-    """A table for the log: a row for each corruption, a column for each severity."""
-    figures = summarize(clean, corrupted, metric)
-    title = headline(metric, figures)
-    severities = sorted({severity for _, severity in corrupted})
-    table = Table('corruption', title=title)
-    for name in (*map(str, severities), 'mean'):
-        table.add_column(name, justify='right')
-    for corruption in dict.fromkeys(name for name, _ in corrupted):
-        values = [corrupted[corruption, severity][metric] for severity in severities]
-        table.add_row(corruption, *(f'{v:.4g}' for v in (*values, figures[corruption])))
-    console = Console(file=StringIO(), width=100)
-    console.print(table)
-    return console.file.getvalue().rstrip()

@@ -1,32 +1,50 @@
 """Ground truth where the loss needs it: in the frame of the input."""
 
 import copy
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .settings import AttackError
 
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
+LABELS = ('gt_label', 'gt_score')
 IGNORED = 255
-MOVING = ('Crop', 'Flip', 'Rotate', 'Affine', 'Shift')  # what scale_factor does not tell
+# Frames of annotations: that of the input; that of the original image, which ``scale_factor`` takes
+# into the input's, where padding follows at the right and the bottom; or that of the original image
+# where the input shows all of it and nothing else.
+FRAMES = ('input', 'original', 'stretched')
+# Transforms that are understood: those whose ``scale_factor`` tells what they did, those that fill
+# the input, and those that leave every pixel in its place.
+SCALING = ('Resize', 'FixScaleResize', 'ResizeShortestEdge')
+STRETCHING = ('ResizeToMultiple',)
+STILL = (
+    'Normalize',
+    'PhotoMetricDistortion',
+    'AdjustGamma',
+    'CLAHE',
+    'Rerange',
+    'RGB2Gray',
+)
 
 
-def loads_in_original_frame(dataset: Any) -> bool:
-    """Whether the pipeline of a data set loads annotations after it resized the image.
+def ground_truth_frame(dataset: Any) -> str:
+    """The frame that the pipeline of a data set leaves annotations in, one of ``FRAMES``.
 
-    Test pipelines do so, since predictions are scaled back to the original image; training
-    pipelines load first, and resize both. The order of the transforms is what decides: shapes
-    cannot tell, a box has none, and an image that was resized and padded can be as large as the
-    original one.
+    Test pipelines load annotations after they resized the image, since predictions are scaled back
+    to the original image ('original', or 'stretched' where the image was also resized to fill its
+    input); training pipelines load first, and resize both ('input'). The order of the transforms is
+    what decides: shapes cannot tell, a box has none, and an image that was resized and padded can
+    be as large as the original one.
 
     Raises:
-        AttackError: If there is no such pipeline, if it loads no annotations, or if the parts of a
-            data set disagree.
+        AttackError: If there is no such pipeline, if it loads no annotations, if something before
+            them moves the image in a way that is not known, or if the parts of a data set disagree.
     """
-    found = {_is_resized_first(part.pipeline.transforms) for part in _parts(dataset)}
+    found = {_frame_after(part.pipeline.transforms) for part in _parts(dataset)}
     if len(found) > 1:
         raise AttackError(
             'the parts of the test set must all load annotations after resizing, or all before'
@@ -43,28 +61,41 @@ def _parts(dataset: Any) -> List[Any]:
     if not hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
         raise AttackError(
             f'the test set must have a pipeline of transforms, but {type(dataset).__name__} has '
-            'none: say '
-            'ground_truth="input" or "original", the frame of its annotations'
+            'none: say ground_truth="input" or "original", the frame of its annotations'
         )
     return [dataset]
 
 
-def _is_resized_first(transforms: List[Any]) -> bool:
-    resized = False
+def _frame_after(transforms: List[Any]) -> str:
+    frame, padded = 'input', False
     for transform in transforms:
         name = type(transform).__name__
-        if 'Load' in name and 'Annotations' in name:
-            return resized
-        if any(word in name for word in MOVING):
+        if name in STILL or name.startswith('Load') and not name.endswith('Annotations'):
+            continue
+        if name in SCALING:
+            frame = 'original'
+        elif name == 'Pad':
+            padded = True
+        elif name in STRETCHING and not padded:
+            frame = 'stretched'
+        elif name.startswith('Load'):
+            if padded and frame == 'stretched':
+                break
+            return frame
+        else:
             raise AttackError(
                 f'the test pipeline must not use {name} before it loads annotations, which then '
-                'do not fit'
+                'may not fit: load them first, or say with ground_truth which of '
+                f'{", ".join(FRAMES)} is their frame'
             )
-        resized = resized or 'Resize' in name
+    else:
+        raise AttackError(
+            'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
+            'before the packing step (for a detector with masks: with_mask=True)'
+        )
     raise AttackError(
-        'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
-        'before the '
-        'packing step (for a detector with masks: with_mask=True)'
+        'the test pipeline must not pad an image that it has resized to a multiple before it loads '
+        'annotations, which then do not fit'
     )
 
 
@@ -83,7 +114,7 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in MAPS) and (
+    if not any(name in sample for name in (*MAPS, *LABELS)) and (
         instances is None or 'bboxes' not in instances and 'masks' not in instances
     ):
         raise AttackError(
@@ -93,28 +124,36 @@ def check_sample(sample: Any) -> None:
         )
 
 
-def to_input_frame(sample: Any, shape: Tuple[int, int], original: bool) -> Any:
+def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int = IGNORED) -> Any:
     """A copy of a data sample whose ground truth fits an input.
 
     Args:
-        sample: Of mmdet or mmseg; never modified.
+        sample: Of mmdet, mmseg or mmpretrain, whose labels have no frame; never modified.
         shape: Height and width of the input as the pipeline packed it, its padding included.
-        original: Whether the ground truth is in the frame of the original image, see
-            :func:`loads_in_original_frame`. It is then multiplied by ``scale_factor`` (boxes), or
-            resized without mixing labels (maps and masks) and padded at the right and the bottom,
-            as the hosts' ``Pad`` does: with 255 (maps) and 0 (masks).
+        frame: That of the ground truth, see :func:`ground_truth_frame`. From the original image it
+            is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the
+            right and the bottom, as the hosts' ``Pad`` does, with 0 (masks).
+        ignored: What maps are padded with. Defaults to 255.
     """
     sample = copy.deepcopy(sample)
-    scale = sample.metainfo.get('scale_factor', 1.0)
-    # a number, (w, h), or (w, h, w, h)
-    width, height = np.broadcast_to(np.ravel(scale)[:2], 2).tolist()
+    width, height = _scale(sample.metainfo, shape, frame)
     for name in ('gt_instances', 'ignored_instances'):
-        if original and name in sample:
+        if frame != 'input' and name in sample:
             _scale_instances(sample.get(name), (width, height), shape)
     for name in MAPS:
         if name in sample:
-            _fit_map(sample, name, (height, width) if original else (1.0, 1.0), shape)
+            _fit_map(sample, name, (height, width), shape, ignored)
     return sample
+
+
+def _scale(meta: Dict[str, Any], shape: Tuple[int, int], frame: str) -> Tuple[float, float]:
+    """What takes ground truth into the frame of the input: a factor for x, and one for y."""
+    if frame == 'input':
+        return 1.0, 1.0
+    if frame == 'stretched':
+        return shape[1] / meta['ori_shape'][1], shape[0] / meta['ori_shape'][0]
+    # a number, (w, h), or (w, h, w, h)
+    return tuple(np.broadcast_to(np.ravel(meta.get('scale_factor', 1.0))[:2], 2).tolist())
 
 
 def _scale_instances(instances: Any, scale: Tuple[float, float], shape: Tuple[int, int]) -> None:
@@ -130,7 +169,9 @@ def _scale_instances(instances: Any, scale: Tuple[float, float], shape: Tuple[in
         instances.masks = masks.resize(size).pad(shape)
 
 
-def _fit_map(sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[int, int]) -> None:
+def _fit_map(
+    sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[int, int], ignored: int
+) -> None:
     pixels = sample.get(name)
     size = tuple(round(length * factor) for length, factor in zip(pixels.shape, scale))
     if size[0] > shape[0] or size[1] > shape[1]:
@@ -142,14 +183,20 @@ def _fit_map(sample: Any, name: str, scale: Tuple[float, float], shape: Tuple[in
     fitted = {}
     for key, values in pixels.items():
         resized = F.interpolate(values[None].double(), size, mode='nearest')[0]
-        fitted[key] = pad_map(resized, shape).to(values.dtype)
+        fitted[key] = pad_map(resized, shape, ignored).to(values.dtype)
     setattr(sample, name, type(pixels)(metainfo=pixels.metainfo, **fitted))
 
 
-def pad_map(values: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
-    """(C, h, w) at the size ``shape``, with 255, which no loss counts, at the right and the
-    bottom.
-    """
+def pad_map(values: torch.Tensor, shape: Tuple[int, int], ignored: int = IGNORED) -> torch.Tensor:
+    """(C, h, w) at the size ``shape``, with what no loss counts at the right and the bottom."""
     return F.pad(
-        values, (0, shape[1] - values.shape[-1], 0, shape[0] - values.shape[-2]), value=IGNORED
+        values, (0, shape[1] - values.shape[-1], 0, shape[0] - values.shape[-2]), value=ignored
     )
+
+
+def ignored_label(model: nn.Module) -> int:
+    """The label that a model's losses do not count; 255, the hosts' default, where it has no decode
+    head.
+    """
+    head = getattr(model, 'decode_head', None)
+    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', IGNORED)

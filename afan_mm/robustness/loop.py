@@ -16,11 +16,11 @@ from mmengine.runner.amp import autocast
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..utils.checks import check_integer
+from ..utils.checks import check_choice, check_integer
 from ..utils.files import write_json
 from ..utils.models import unwrapped
 from ..visualization.predictions import draw_comparison
-from .ground_truth import loads_in_original_frame
+from .ground_truth import FRAMES, ground_truth_frame
 from .pixel_attack import PixelAttack, name_of, split, try_one_image
 from .report import merge, progress, render, robust_names, scalars
 from .resume import UnfinishedRun, run_key
@@ -46,8 +46,9 @@ class RobustTestLoop(TestLoop):
         runner, dataloader, evaluator: As of the stock loop; the evaluator as a dict or a list of
             dicts, since two are built.
         fp16: Predict in mixed precision. The attack always runs in float32. Defaults to False.
-        ground_truth: The frame of the data samples' ground truth, 'original' or 'input'. Defaults
-            to None, from the order of the pipeline's transforms.
+        ground_truth: The frame of the data samples' ground truth, one of
+            :data:`~afan_mm.robustness.ground_truth.FRAMES`. Defaults to None, from the order of the
+            pipeline's transforms.
         show_dir: Folder for pictures of both images and both predictions. Defaults to None, no
             pictures.
         show_interval: A picture of every n-th image. Defaults to 1.
@@ -57,7 +58,8 @@ class RobustTestLoop(TestLoop):
             Defaults to 10.
         attack: The keys of :class:`~afan_mm.robustness.AttackSettings`; those not given are the
             paper's for the host: PGD-10, for detectors with step 0.3/255 and epsilon 2/255 (Sec. 5,
-            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8).
+            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8). For
+            classifiers, of which its text says none, PGD-10 with step 2/255 and epsilon 8/255.
 
     Raises:
         AttackError: Before anything is written, in one line: a key is wrong, or ground truth, the
@@ -78,27 +80,27 @@ class RobustTestLoop(TestLoop):
         log_interval: int = 10,
         **attack: Any,
     ):
-        if ground_truth not in (None, 'original', 'input'):
-            raise AttackError(
-                f"ground_truth must be None, 'original' or 'input', but got {ground_truth!r}"
-            )
         try:
+            check_choice('ground_truth', ground_truth, (None, *FRAMES))
             check_integer('show_interval', show_interval, 1)
             check_integer('save_interval', save_interval, 1)
             check_integer('log_interval', log_interval, 1)
         except ValueError as error:
             raise AttackError(str(error)) from error
         self.model = unwrapped(runner.model)
-        self.settings = AttackSettings.for_host(library_of(self.model), **attack)
+        library = library_of(self.model)
+        self.settings = AttackSettings.for_host(library, **attack)
+        if library == 'mmpretrain' and show_dir is not None:
+            raise AttackError('show_dir draws boxes and maps of classes: a classifier has none')
         about_robust = robust_names(evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
         self.robust_evaluator.dataset_meta = self.evaluator.dataset_meta
         dataset = self.dataloader.dataset
-        original = (
-            loads_in_original_frame(dataset) if ground_truth is None else ground_truth == 'original'
-        )
-        self.attack = PixelAttack(self.model, self.settings, original)
+        # an image's label has no frame
+        if ground_truth is None and library != 'mmpretrain':
+            ground_truth = ground_truth_frame(dataset)
+        self.attack = PixelAttack(self.model, self.settings, ground_truth or 'input')
         self.show_dir, self.show_interval, self.magnify = show_dir, show_interval, magnify
         self.save_interval, self.log_interval = save_interval, log_interval
 
@@ -171,7 +173,11 @@ class RobustTestLoop(TestLoop):
         )
 
     def _log_start(self) -> None:
-        frame = 'the original image' if self.attack.original_frame else 'the input'
+        frame = dict(
+            input='the input',
+            original='the original image',
+            stretched='the original image, which fills the input',
+        )[self.attack.frame]
         self.runner.logger.info(
             f'robust evaluation: {self.settings}; ground truth is in the frame of {frame}'
         )
@@ -190,7 +196,7 @@ class RobustTestLoop(TestLoop):
             self.model,
             settings=asdict(self.settings),
             fp16=self.fp16,
-            frame=self.attack.original_frame,
+            frame=self.attack.frame,
             cfg=about,
             images=len(self.dataloader.dataset),
             batches=len(self.dataloader),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ground_truth import MAPS, pad_map
+from .ground_truth import MAPS, ignored_label, pad_map
 from .settings import AttackError
 
 
@@ -53,7 +53,7 @@ def weighted_cross_entropy(
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
     labels = sample.gt_sem_seg.data.long()
-    counted = (labels < logits.shape[1]) & (labels != _ignore_index(model))
+    counted = (labels < logits.shape[1]) & (labels != ignored_label(model))
     labels = labels.where(counted, torch.zeros_like(labels))
     weights = (
         segpgd_weights(logits, labels, step, num_steps)
@@ -111,7 +111,9 @@ def preprocess(model: nn.Module, image: Tensor, sample: Any) -> Dict[str, Any]:
     if hasattr(preprocessor, 'pad_seg'):
         _pad_detection(preprocessor, data['data_samples'])
     else:
-        _pad_segmentation(data['data_samples'], tuple(data['inputs'].shape[-2:]))
+        _pad_segmentation(
+            data['data_samples'], tuple(data['inputs'].shape[-2:]), ignored_label(model)
+        )
     return data
 
 
@@ -123,16 +125,11 @@ def _pad_detection(preprocessor: nn.Module, samples: List[Any]) -> None:
         preprocessor.pad_gt_sem_seg(samples)
 
 
-def _pad_segmentation(samples: List[Any], shape: Tuple[int, int]) -> None:
+def _pad_segmentation(samples: List[Any], shape: Tuple[int, int], ignored: int) -> None:
     for sample in samples:
         for name in MAPS:
             if name in sample:
                 pixels = sample.get(name)
-                padded = {key: pad_map(values, shape) for key, values in pixels.items()}
+                padded = {key: pad_map(values, shape, ignored) for key, values in pixels.items()}
                 setattr(sample, name, type(pixels)(metainfo=pixels.metainfo, **padded))
         sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))
-
-
-def _ignore_index(model: nn.Module) -> int:
-    head = model.decode_head
-    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', 255)

@@ -2,7 +2,7 @@
 
 import os.path as osp
 import random
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attack import Perturbation, pgd
-from ..isolation import evaluation_mode, flow_modules, isolated_random
-from .ground_truth import check_sample, has_ground_truth, to_input_frame
+from ..isolation import evaluation_mode, flow_modules, isolated_random, replaced
+from .auto_attack import auto_attack
+from .ground_truth import check_sample, has_ground_truth, ignored_label, to_input_frame
 from .objectives import training_loss, weighted_cross_entropy
 from .settings import AttackError, AttackSettings
 
@@ -44,17 +45,19 @@ class PixelAttack:
     global random streams are as before, also after an exception.
 
     Args:
-        model: A detector or a segmentor, not in a wrapper such as DDP's.
+        model: A detector, a segmentor or a classifier, not in a wrapper such as DDP's.
         settings: The attack.
-        original_frame: Whether ground truth is in the frame of the original image, as test
-            pipelines load it, rather than of the input. Defaults to False.
+        frame: That of the ground truth, see
+            :func:`~afan_mm.robustness.ground_truth.ground_truth_frame`. Defaults to 'input'.
     """
 
-    def __init__(self, model: nn.Module, settings: AttackSettings, original_frame: bool = False):
+    def __init__(self, model: nn.Module, settings: AttackSettings, frame: str = 'input'):
         self.model = model
         self.settings = settings
-        self.original_frame = original_frame
-        self.flow_modules = flow_modules(model)
+        self.frame = frame
+        # a prediction is that of the deployed model; only its training loss needs them
+        self.flow_modules = flow_modules(model) if settings.attack == 'pgd' else []
+        self._ignored = ignored_label(model)
 
     def __call__(self, batch: Dict[str, Any], names: Optional[Sequence[str]] = None) -> Attacked:
         """Perturb the images of a batch, or of one sample, as a data loader or a data set yields
@@ -80,7 +83,7 @@ class PixelAttack:
         names = names or [name_of(sample, str(index)) for index, sample in enumerate(samples)]
         losses = []
         for image, sample, name in zip(images, samples, names):
-            sample = to_input_frame(sample, tuple(image.shape[-2:]), self.original_frame)
+            sample = self._in_input_frame(sample, image)
             with self._isolated(name):
                 losses.append(training_loss(self.model, self._pixels(image), sample))
         return torch.stack(losses)
@@ -95,7 +98,15 @@ class PixelAttack:
                 f'{float(clean.max()):g}]: normalise in the data preprocessor, not in the pipeline'
             )
         check_sample(sample)
-        sample = to_input_frame(sample, tuple(image.shape[-2:]), self.original_frame)
+        sample = self._in_input_frame(sample, image)
+        if self.settings.attack == 'autoattack':
+            with self._isolated(name):
+                return [
+                    auto_attack(
+                        self.model, clean, sample, self.settings.epsilon, self.settings.seed
+                    ),
+                    True,
+                ]
         steps = count(1)
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(
@@ -141,12 +152,20 @@ class PixelAttack:
 
     @contextmanager
     def _isolated(self, name: str) -> Iterator[None]:
-        """The model as it is attacked, with the random numbers of an image."""
+        """The model as it is attacked, with the random numbers of an image.
+
+        No loss sees the other processes: some average their normalisers over all of them, each of
+        which has another image.
+        """
         device = torch.device(self.model.data_preprocessor.device)
-        with isolated_random(self._seed(name, 'host'), device), evaluation_mode(
-            self.model, self.flow_modules
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(isolated_random(self._seed(name, 'host'), device))
+            stack.enter_context(evaluation_mode(self.model, self.flow_modules))
+            stack.enter_context(replaced(torch.distributed, is_initialized=lambda: False))
             yield
+
+    def _in_input_frame(self, sample: Any, image: Tensor) -> Any:
+        return to_input_frame(sample, tuple(image.shape[-2:]), self.frame, self._ignored)
 
     def _pixels(self, image: Tensor) -> Tensor:
         return image.to(self.model.data_preprocessor.device, torch.float32)
@@ -200,7 +219,7 @@ def try_one_image(attack: PixelAttack, dataset: Any) -> None:
     model = attack.model
     try:
         with torch.no_grad():
-            PixelAttack(model, replace(attack.settings, num_steps=1), attack.original_frame)(sample)
+            PixelAttack(model, replace(attack.settings, num_steps=1), attack.frame)(sample)
     except (
         AttributeError,
         KeyError,

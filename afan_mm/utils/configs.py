@@ -1,9 +1,12 @@
 """Configs: reading one, and what is in it."""
 
+import difflib
+import os
 import os.path as osp
 from typing import Any, Dict, Iterator, Optional
 
 from mmengine.config import Config
+from mmengine.utils import get_installed_path
 
 from .errors import UsageError, describe
 
@@ -31,16 +34,15 @@ def read_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
     """A config with changes.
 
     Args:
-        path: A config file.
+        path: A config file, or the name of one that a package installs, such as 'mmdet::NAME'.
         options: New values by key, such as ``{'train_cfg.max_iters': 100}``. Defaults to none.
 
     Raises:
         UsageError: If there is no such config, it cannot be read, or the changes do not fit.
     """
-    if not osp.isfile(path):
-        raise UsageError(f'config must be a file, but got {path}')
+    file = config_file(path)
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(file)
     except Exception as error:  # a config is a program and may fail in any way
         raise UsageError(f'cannot read config {path}: {describe(error)}') from error
     if options:
@@ -51,18 +53,51 @@ def read_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
     return cfg
 
 
+def config_file(path: str) -> str:
+    """The file that a config is.
+
+    Args:
+        path: As that of :func:`read_config`.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    package, is_name, name = path.partition('::')
+    if not is_name:
+        if not osp.isfile(path):
+            raise UsageError(f'config must be a file, but got {path}')
+        return path
+    try:
+        file = osp.join(get_installed_path(package), '.mim', 'configs', name)
+    except Exception as error:  # pkg_resources and importlib have errors of their own
+        raise UsageError(f'config must be of an installed package, but got {path}') from error
+    if not osp.isfile(file):
+        folder = osp.dirname(file)
+        near = difflib.get_close_matches(
+            osp.basename(name), os.listdir(folder) if osp.isdir(folder) else (), n=1, cutoff=0.4
+        )
+        hint = (
+            f'; did you mean {path[: len(path) - len(osp.basename(name))]}{near[0]}?'
+            if near
+            else ''
+        )
+        raise UsageError(f'config must be one that {package} installs, but got {path}{hint}')
+    return file
+
+
 def find_host(cfg: Config, option: str) -> str:
-    """The library of a config's model: 'mmdet' or 'mmseg', its ``default_scope``.
+    """The library of a config's model: 'mmdet', 'mmseg' or 'mmpretrain', its ``default_scope``.
 
     Args:
         option: What needs to know, for the message.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If it is none of them.
     """
     host = cfg.get('default_scope')
-    if host not in ('mmdet', 'mmseg'):
+    if host not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UsageError(
-            f"{option} needs a config with default_scope 'mmdet' or 'mmseg', but got {host!r}"
+            f"{option} needs a config with default_scope 'mmdet', 'mmseg' or 'mmpretrain', but "
+            f'got {host!r}'
         )
     return host

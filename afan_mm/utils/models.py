@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os.path as osp
+import re
+from collections import OrderedDict
 from typing import Any, Dict, Sequence
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 
 from .errors import UsageError, describe
 from .files import write
+
+_WRAPPER = re.compile(r'^module\.')
+_COUNTER = 'num_batches_tracked'
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -50,33 +55,48 @@ def weights_of(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     return checkpoint.get('state_dict', checkpoint)
 
 
-def check_weights(model: nn.Module, weights: Dict[str, Tensor], path: str) -> None:
-    """Complain of weights that are not those of a model.
+def load_exactly(model: nn.Module, path: str) -> None:
+    """Load a checkpoint that is one of this very model.
+
+    A missing ``num_batches_tracked`` is none, as nothing depends on it in evaluation; mmengine's
+    own loading warns of anything else, and goes on.
 
     Args:
-        path: Of the checkpoint, for the message.
+        model: In no wrapper.
+        path: Of the checkpoint, see :func:`read_checkpoint`.
 
     Raises:
-        UsageError: With the number and the first names of those that are missing, of another shape
-            or unknown.
+        UsageError: If it cannot be read, or misses weights, has others, or some of another shape:
+            how many, and the names of the first.
     """
-    expected = model.state_dict()
+    given = weights_of(read_checkpoint(path))
+    weights = OrderedDict((_WRAPPER.sub('', key), value) for key, value in given.items())
+    weights._metadata = getattr(given, '_metadata', None)  # which versions the modules had
+    try:
+        missing, unknown = model.load_state_dict(weights, strict=False)
+    except RuntimeError:  # another shape
+        missing, unknown = [], ['']
+    if unknown or any(_COUNTER not in key for key in missing):
+        raise UsageError(
+            f'checkpoint must be of the model of the config, but of the keys in {path} '
+            f'{_differences(model.state_dict(), weights)}'
+        )
+
+
+def _differences(expected: Dict[str, Tensor], weights: Dict[str, Any]) -> str:
+    shapes = {key: getattr(value, 'shape', None) for key, value in weights.items()}
     wrong = {
-        'missing': [key for key in expected if key not in weights],
+        'missing': [key for key in expected if key not in weights and _COUNTER not in key],
         'of another shape': [
-            key for key in expected if key in weights and weights[key].shape != expected[key].shape
+            key for key in expected if shapes.get(key, expected[key].shape) != expected[key].shape
         ],
         'unknown': [key for key in weights if key not in expected],
     }
-    if any(wrong.values()):
-        text = '; '.join(
-            f'{len(keys)} {what} ({", ".join(map(str, keys[:3]))}{", ..." * (len(keys) > 3)})'
-            for what, keys in wrong.items()
-            if keys
-        )
-        raise UsageError(
-            f'checkpoint must be of the model of the config, but of the keys in {path} {text}'
-        )
+    return '; '.join(
+        f'{len(keys)} {what} ({", ".join(map(str, keys[:3]))}{", ..." * (len(keys) > 3)})'
+        for what, keys in wrong.items()
+        if keys
+    )
 
 
 def publish(in_file: str, out_file: str, save_keys: Sequence[str] = ('meta', 'state_dict')) -> str:

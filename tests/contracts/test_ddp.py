@@ -33,9 +33,9 @@ RANKS = (0, 1)
 NOTHING = dict(segmentor=dict(ignore=True), detector=dict(boxes=[[], []]))
 
 
-def model_of(host, detach=False, extra=False, strengths='linspace'):
+def model_of(host, detach=False, extra=False, strengths='linspace', joint=False):
     """With ``extra``, a layer that only some ranks use, and one that none does."""
-    settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach)
+    settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach, joint=joint)
     model = build(with_afan(stock_config(host), neck=settings, head=settings))
     if extra:
         torch.manual_seed(7)
@@ -81,7 +81,9 @@ def run(rank, host):
     results = {}
 
     def step(name, batches, setup=None, **kwargs):
-        model = model_of(host, kwargs.pop('detach', False), name == 'unused')
+        model = model_of(
+            host, kwargs.pop('detach', False), name == 'unused', joint=name.startswith('joint')
+        )
         if setup:
             setup(model)
         calls = count_tails(model)
@@ -91,6 +93,8 @@ def run(rank, host):
 
     step('attached', [batch_of(host, seed=rank)])
     step('detached', [batch_of(host, seed=rank)], detach=True)
+    step('joint', [batch_of(host, seed=rank)])
+    step('joint nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
     step(
         'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
     )
@@ -140,11 +144,14 @@ def ranks(request, both_ranks):
     return (request.param, *(results[request.param] for results in both_ranks))
 
 
-@pytest.mark.parametrize('name', ('attached', 'detached'))
+@pytest.mark.parametrize('name', ('attached', 'detached', 'joint'))
 def test_gradients_are_the_average(ranks, name):
     host, *results = ranks
     alone = [
-        gradients(model_of(host, name == 'detached'), batch_of(host, seed=rank)) for rank in RANKS
+        gradients(
+            model_of(host, name == 'detached', joint=name == 'joint'), batch_of(host, seed=rank)
+        )
+        for rank in RANKS
     ]
     for result in results:
         assert_close(result[name][0], average(alone))
@@ -177,17 +184,21 @@ def test_parameter_that_one_rank_uses(ranks):
         assert_close(result['unused'][0], expected)
 
 
-def test_rank_without_objects(ranks):
+@pytest.mark.parametrize('name, num_passes', (('nothing', 5), ('joint nothing', 3)))
+def test_rank_without_objects(ranks, name, num_passes):
     """It runs as many passes as the other rank, and its gradients count."""
     host, *results = ranks
     alone = [
-        gradients(model_of(host), batch_of(host, seed=rank, **(NOTHING[host] if rank else {})))
+        gradients(
+            model_of(host, joint=name.startswith('joint')),
+            batch_of(host, seed=rank, **(NOTHING[host] if rank else {})),
+        )
         for rank in RANKS
     ]
     for result in results:
-        assert_close(result['nothing'][0], average(alone))
-    # clean, and two strengths at two sites
-    assert results[0]['nothing/calls'] == results[1]['nothing/calls'] >= 5
+        assert_close(result[name][0], average(alone))
+    # clean, and two strengths at two sites, or at both together
+    assert results[0][f'{name}/calls'] == results[1][f'{name}/calls'] >= num_passes
 
 
 def test_ranks_stay_equal(ranks):

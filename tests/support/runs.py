@@ -60,7 +60,10 @@ def train(model, work_dir, max_iters=2, hook=None, optim='AFANOptimWrapper', tra
         ),
         train_cfg=dict(by_epoch=False, max_iters=max_iters),
         log_processor=dict(by_epoch=False, num_digits=12),
-        optim_wrapper=dict(type=optim, optimizer=dict(type='SGD', lr=0.01)),
+        optim_wrapper=dict(
+            dict(type=optim) if isinstance(optim, str) else optim,
+            optimizer=dict(type='SGD', lr=0.01),
+        ),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),

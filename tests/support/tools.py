@@ -36,4 +36,6 @@ def configure_train(*argv):
 
 
 def configure_test(*argv):
-    return evaluation_config(**vars(test.parse_args(list(argv))))
+    options = vars(test.parse_args(list(argv)))
+    del options['any_checkpoint']  # of the evaluation, not of its config
+    return evaluation_config(**options)

@@ -316,9 +316,8 @@ def test_annotations_are_loaded_before_the_image_is_resized():
     found = annotated(loader, 2)
     kinds = [step['type'] for step in found['dataset']['dataset']['pipeline']]
     assert kinds == ['LoadImageFromFile', 'LoadAnnotations', 'mmseg.Resize', 'Pack']
-    assert found['batch_size'] == 2 and found['sampler'] == dict(
-        type='DefaultSampler', shuffle=False
-    )
+    assert found['batch_size'] == 2
+    assert found['sampler'] == dict(type='DefaultSampler', shuffle=True)
     assert 'batch_sampler' not in found and loader['dataset']['dataset']['pipeline'] is steps
 
 

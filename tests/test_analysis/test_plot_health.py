@@ -324,3 +324,11 @@ def test_bad_input_is_one_line_and_writes_nothing(
         and f'plot_health.py: error: {message}' in shown.err
     )
     assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_gain_and_its_share_have_one_sign(tmp_path):
+    """The median of the gains is positive here, that of their shares of the clean loss is not."""
+    found = health.judged_run(write(tmp_path / 'run', line(10), line(20)))
+    found['verdicts']['neck']['medians'].update(gain=0.0032, relative_gain=-0.0016, clean=2.0)
+    text = health.verdicts_in_words('run', found)
+    assert 'gain -0.0032 = -0.16% of the clean loss 2 ' in text and 'gain 0.0032' not in text

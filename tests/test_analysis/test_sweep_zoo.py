@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+from afan_mm.analysis import zoo
 from support.paths import TOOLS
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_zoo.py'
@@ -75,3 +76,21 @@ def test_unknown_family(tmp_path):
         and "'mmdet/yolo9000'" in error
     )
     assert 'Traceback' not in error and not list(tmp_path.iterdir())
+
+
+def test_what_an_interrupted_sweep_left(tmp_path):
+    """Half a record is none, whatever its stage; a finished one is kept."""
+    out = tmp_path / 'mmseg_fcn.json'
+    assert zoo.read_record(out) is None and zoo.is_wanted(out, None)
+    for left in (
+        dict(stage='stock', config='fcn/fcn.py'),  # as a trial leaves it that was killed early
+        dict(stage='afan', family='mmseg/fcn'),
+        'half of a fi',
+    ):
+        out.write_text(left if isinstance(left, str) else json.dumps(left))
+        assert zoo.read_record(out) is None and zoo.is_wanted(out, None)
+    for done, again in ((dict(seconds=3.0), False), (dict(error='not done in 1 s'), True)):
+        out.write_text(json.dumps(dict(done, stage='afan', family='mmseg/fcn')))
+        assert zoo.read_record(out)['stage'] == 'afan'
+        assert not zoo.is_wanted(out, None) and zoo.is_wanted(out, 'all')
+        assert zoo.is_wanted(out, 'failed') == again

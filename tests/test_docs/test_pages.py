@@ -5,8 +5,9 @@ import sys
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
+from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 
+import afan_mm.experiments.sam  # noqa: F401  registers its optim wrapper
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / 'docs' / '_ext'))
@@ -15,6 +16,7 @@ from tree import entries, purpose  # noqa: E402
 PAGES = sorted(path for path in (ROOT / 'docs').rglob('*.md') if '_build' not in path.parts) + [
     ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
 ]
+REGISTRIES = (MODELS, HOOKS, OPTIM_WRAPPERS, LOOPS, METRICS, TRANSFORMS, DATASETS)
 BLOCK = re.compile(r'^```(\w+)\n(.*?)^```', re.S | re.M)
 
 
@@ -36,8 +38,8 @@ def test_configs_are_read_and_their_types_are_registered(code, tmp_path):
     path.write_text(code.replace("'../configs", f"'{ROOT}/configs"))
     cfg = Config.fromfile(str(path))
     types = set(re.findall(r"type='((?:AFAN|Robust)\w+)'", cfg.pretty_text))
-    known = (MODELS, HOOKS, OPTIM_WRAPPERS, LOOPS)
-    assert types and all(any(r.get(name) for r in known) for name in types)
+    assert all(any(r.get(name) for r in REGISTRIES) for name in types)
+    assert types or 'afan_mm' in cfg.custom_imports.imports[0]
 
 
 STOCK_HOOKS = dict(
@@ -66,7 +68,7 @@ def test_every_registered_component_shows_a_config():
     )
     registered = {
         name
-        for registry in (MODELS, HOOKS, OPTIM_WRAPPERS, LOOPS)
+        for registry in REGISTRIES
         for name, made in registry.module_dict.items()
         if made.__module__.startswith('afan_mm')
     }

@@ -190,3 +190,34 @@ def test_a_perturbation_larger_than_the_feature_is_told_once(afan, warned, tmp_p
     told = [text for text in said if 'standard deviations of the feature' in text]
     assert len(told) == warned
     assert not warned or "at 'neck' measures" in told[0] and "'/ 255'" in told[0]
+
+
+def test_joint_sites_in_a_run(tmp_path):
+    """The table tells that they share their passes, the log what the weights sum to, and every site
+    has its figures; the steered epsilon is in the checkpoint.
+    """
+    joint = dict(NECK, joint=True, adv_weight=0.25, target_gain=0.1)
+    trace = train(
+        afan_model(joint, dict(joint, name='classifier')),
+        tmp_path,
+        optim=dict(type='AFANOptimWrapper', clean_weight='complement'),
+    )
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert log.count('joint: 2 x the tail of the first of them') == 2
+    assert 'one more backward' not in log
+    assert 'A-FAN weights: clean 0.5 + adversarial 0.5 = 1\n' in log
+    assert 'multiplies the step' not in log
+    report = trace.reports[-1]
+    for figure in FIGURES + ('objective',):
+        for site in ('neck', 'classifier'):
+            assert math.isfinite(report[f'train/afan/{site}/{figure}'])
+    saved = torch.load(tmp_path / 'iter_2.pth')['optimizer']['afan_epsilon_factors']
+    assert float(saved['neck']) == pytest.approx(report['train/afan/neck/epsilon_factor'])
+    assert set(saved) == {'neck'}
+
+
+def test_weights_that_multiply_the_step_are_told(tmp_path):
+    train(afan_model(dict(NECK, adv_weight=0.5)), tmp_path, max_iters=1)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'A-FAN weights: clean 1 + adversarial 1 = 2\n' in log
+    assert 'sum to 2, which multiplies the step of plain SGD' in log

@@ -46,6 +46,12 @@ STOPPED = dict(
         ValueError,
         r"\['neck', 'decode_head'\] are all named 'here'; write afan=dict\(name=",
     ),
+    joint_sites_that_differ=(
+        dict(neck=dict(NECK, joint=True), head=dict(name='here', joint=True, num_strengths=1)),
+        'AFANOptimWrapper',
+        ValueError,
+        "num_strengths must be the same .* joint=True, but got 2 at 'neck', 1 at 'here'",
+    ),
     levels_too_high=(
         dict(neck=dict(NECK, levels=(0, 4))),
         'AFANOptimWrapper',

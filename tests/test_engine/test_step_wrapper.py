@@ -140,13 +140,17 @@ def test_checkpointed_backbone(host, detach):
     assert ours['backbone.layer4.0.conv1.weight'].norm() > 0
 
 
+@pytest.mark.parametrize('joint', (False, True), ids=('one-site', 'joint'))
 @detached_or_not
 @pytest.mark.parametrize('kind', ('CheckpointedHead', 'NonReentrantHead'))
-def test_checkpointed_tail(kind, detach):
-    """PGD-1 takes its direction from the ordinary backward, which every checkpoint supports."""
-    settings = dict(SETTINGS, detach=detach)
+def test_checkpointed_tail(kind, detach, joint):
+    """PGD-1 takes its direction from the ordinary backward, which every checkpoint supports; so it
+    does for several sites together.
+    """
+    settings = dict(SETTINGS, detach=detach, joint=joint)
+    head = settings if joint else None
     ours, expected = (
-        gradients(build(with_afan(head_config(k), neck=settings)), batch_of('segmentor'))
+        gradients(build(with_afan(head_config(k), neck=settings, head=head)), batch_of('segmentor'))
         for k in (kind, 'FCNHead')
     )
     assert_close(ours, expected)

@@ -5,7 +5,8 @@ import json
 import cv2
 import pytest
 
-from afan_mm.experiments.config import ArmSpec, Experiment
+from afan_mm.experiments.arm_specs import ArmSpec
+from afan_mm.experiments.config import Experiment
 from afan_mm.experiments.report import markdown, write_report
 from afan_mm.experiments.results import collect, full_name
 from afan_mm.experiments.run import RunSpec
@@ -49,6 +50,9 @@ class GivenPlan:
 
     def waits(self, arm):
         return False
+
+    def images(self, arm):
+        return 'the report half of the validation set'
 
     def factor(self, arm):
         return 2.0 if arm == 'longer' else None
@@ -123,6 +127,7 @@ def test_what_is_missing_or_not_paired_is_said():
     said = 'seed 1: initial weights differ: stock, afan, control, longer | late'
     assert found['unpaired'] == [said]
     text = markdown(found)
+    assert 'Seeds 0, 1, 2, 3, 4; measured on the report half of the validation set.' in text
     assert '**Missing runs:** afan seed 4.' in text and said in text
     assert comparisons(found)['afan', 'stock']['verdict'] == 'not shown'  # four seeds
 

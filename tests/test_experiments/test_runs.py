@@ -162,6 +162,31 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert record['training']['initial_weights']
 
 
+def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    (tmp_path / 'own_measures.py').write_text(
+        'from afan_mm.experiments import measure\n'
+        '@measure\n'
+        'def parameters(trained):\n'
+        '    return dict(number=sum(p.numel() for p in trained.runner.model.parameters()))\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    measures = ['stock', 'parameters']
+    plan = plan_of(
+        tmp_path,
+        'mmpretrain',
+        arms=dict(stock={}),
+        measures=measures,
+        custom_imports=dict(imports=['own_measures']),
+    )
+    assert plan.spec('stock', 0).imports == ['own_measures']
+    assert not execute(plan)[0]
+    results = collect(plan, ['stock'], [0])
+    assert results['metrics']['parameters/number']['values']['stock'][0] > 1000
+    with pytest.raises(ValueError, match="measures must be among .*, but got 'missing'"):
+        plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['missing'])
+
+
 def test_the_curve_is_on_the_selection_images(tmp_path):
     write_project('mmpretrain', tmp_path)
     plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), curve_interval=1)

@@ -412,7 +412,7 @@ def test_a_test_set_without_objects(data, tmp_path):
         (
             'ground_truth',
             'resized',
-            "ground_truth must be None, 'original' or 'input', but got 'resized'",
+            "ground_truth must be one of .None, 'input', 'original', 'stretched'., but got 'resized'",
         ),
         ('show_interval', 0, 'show_interval must be an integer >= 1, but got 0'),
         ('save_interval', 1.5, 'save_interval must be an integer >= 1, but got 1.5'),

@@ -120,3 +120,16 @@ def test_a_loss_that_fails_in_evaluation_mode():
     attack = PixelAttack(model, AttackSettings.for_host('mmseg', num_steps=1))
     perturbed = attack(batch).images
     assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)
+
+
+def test_dropout_of_a_hosts_own_is_off():
+    """GLIP's attention calls dropout by itself, with its flag."""
+    from mmdet.models.utils.vlfuse_helper import BiMultiHeadAttention
+
+    torch.manual_seed(0)
+    sizes = dict(v_dim=8, l_dim=8, embed_dim=8, num_heads=2)
+    model = nn.Sequential(BiMultiHeadAttention(dropout=0.5, **sizes)).eval()
+    inputs = torch.randn(1, 6, 8), torch.randn(1, 4, 8)
+    expected = model[0](*inputs)[0]
+    with evaluation_mode(model, flow_modules(model)):
+        assert torch.equal(model[0](*inputs)[0], expected)

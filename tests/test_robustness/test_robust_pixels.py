@@ -9,11 +9,13 @@ import torch
 from afan_mm.robustness import AttackError, AttackSettings, PixelAttack
 from support.tiny import (
     HOSTS,
+    NUM_CLASSES,
     assert_identical,
     batch_of,
     build,
     detection_batch,
     detector_config,
+    hub_model,
     parameters,
     random_streams,
     segmentation_batch,
@@ -322,3 +324,59 @@ def test_the_papers_protocols():
     ) == AttackSettings.for_host('mmseg', epsilon=4 / 255, step_size=0.5 / 255)
     with pytest.raises(AttackError, match="attack must be 'pgd' for a detector"):
         AttackSettings.for_host('mmdet', attack='segpgd')
+
+
+def thin_atss():
+    """A detector that averages its normalisers over the processes."""
+    model = hub_model('mmdet::atss/atss_r50_fpn_1x_coco.py')
+    model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1)
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    norm = dict(type='GN', num_groups=4)
+    model.bbox_head.update(in_channels=16, feat_channels=16, num_classes=NUM_CLASSES, norm_cfg=norm)
+    return build(model).eval()
+
+
+def test_an_attack_is_that_of_its_image_alone(monkeypatch):
+    """Whatever the images of the other processes are: here they count threefold."""
+    model, batch = thin_atss(), cut(detection_batch(), 0)
+    expected = attack(model, 'detector')(batch).images[0]
+    asked = []
+
+    def all_reduce(tensor, *args, **kwargs):
+        asked.append(tensor)
+        tensor.mul_(3)
+
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *args: 1)
+    monkeypatch.setattr(torch.distributed, 'all_reduce', all_reduce)
+    assert torch.equal(attack(model, 'detector')(batch).images[0], expected)
+    assert not asked and torch.distributed.is_initialized()
+    stock_loss(model, batch['inputs'][0].float(), batch['data_samples'][0])
+    assert asked  # the host's own loss would have
+
+
+@pytest.mark.parametrize('name', ['pgd', 'segpgd', 'cospgd'])
+def test_another_ignored_label(name):
+    """What the preprocessor pads is not counted, whatever label stands for that."""
+    cfg = segmentor_config()
+    cfg.decode_head.ignore_index = cfg.auxiliary_head.ignore_index = 254
+    cfg.data_preprocessor.test_cfg = dict(size_divisor=32)
+    batch = cut(segmentation_batch(num_samples=1, size=40), 0)
+    labels = batch['data_samples'][0].gt_sem_seg.data
+    labels[labels == 255] = 254
+    found = attack(build(cfg).eval(), 'segmentor', attack=name)(batch)
+    assert found.finite == [True] and not torch.equal(found.images[0], batch['inputs'][0].float())
+
+
+@pytest.mark.parametrize('name', ['segpgd', 'cospgd'])
+def test_a_head_that_returns_more_while_it_trains(name):
+    """The prediction that is attacked is that of the deployed model."""
+    cfg = hub_model('mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py')
+    cfg.backbone.update(channels=4, ppm_channels=4, norm_cfg=dict(type='BN'), init_cfg=None)
+    cfg.decode_head.update(in_channels=16, channels=8, num_classes=3, norm_cfg=dict(type='BN'))
+    for loss in cfg.decode_head.loss_decode:
+        loss.update(class_weight=None)
+    model = build(cfg).eval()
+    batch = cut(segmentation_batch(num_samples=1, size=64), 0)
+    found = attack(model, 'segmentor', attack=name, num_steps=1)(batch)
+    assert (found.images[0] - batch['inputs'][0].float()).abs().max() == 3

@@ -70,7 +70,7 @@ def test_hessian(project, tool, capsys):
     host, folder = project
     part = 'roi_head.bbox_head.fc_cls|auxiliary_head.conv_seg'
     extra = [] if host == 'mmdet' else ['--plot', 'out/density.png', '--density-steps', '3']
-    arguments = ['--split', 'test', '--batches', '1', '--eigenvalues', '1', '--probes', '2']
+    arguments = ['--split', 'test', '--batches', '2', '--eigenvalues', '1', '--probes', '2']
     tool(
         hessian,
         *('first=one.pth', 'two.pth', *arguments, '--parameters', part),
@@ -80,7 +80,7 @@ def test_hessian(project, tool, capsys):
     results = json.loads((folder / 'out' / 'hessian.json').read_text())
     assert set(results) == {'first', 'two'}
     for name, found in results.items():
-        assert found['images'] == 2 and found['trace'][0]['probes'] == 2
+        assert found['images'] == found['batches'] == 2 and found['trace'][0]['probes'] == 2
         assert f'{name}:' in printed and f'{abs(found["eigenvalues"][0]["value"]):.4g}' in printed
     assert results['first']['loss'] != results['two']['loss']
     if extra:
@@ -88,7 +88,7 @@ def test_hessian(project, tool, capsys):
 
 
 def test_hessian_of_nothing(project, tool):
-    host, folder = project
+    host = project[0]
     with pytest.raises(UsageError, match=r"--parameters must fit .* 'nose' fits none of \d+"):
         tool(hessian, 'one.pth', '--split', 'test', '--parameters', 'nose')
     if host == 'mmdet':
@@ -99,7 +99,7 @@ def test_hessian_of_nothing(project, tool):
 def test_landscape(project, tool, capsys):
     """A line between the checkpoints has their losses at its ends; a curve, and a plane."""
     folder = project[1]
-    data = ['--split', 'test', '--batches', '1']
+    data = ['--split', 'test', '--batches', '2']
     tool(
         landscape,
         *('a=one.pth', 'b=two.pth', '--line', '--points', '3', '--range', '0', '1'),

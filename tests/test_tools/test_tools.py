@@ -2,6 +2,7 @@
 input.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from afan_mm.cli.main import TOOLS as COMMANDS
 from afan_mm.utils.errors import UsageError
 from support.paths import TOOLS
 from support.tools import configure_test, configure_train, demo
@@ -255,3 +257,14 @@ def test_demo_data_must_be_complete(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('a\n')
     assert demo.is_complete(tmp_path)
+
+
+def test_demo_ends_with_ten_lines_of_commands_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    folder = tmp_path / demo.OUT / 'segmentation'
+    folder.mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_450.pth'))
+    text = demo.what_next(argparse.Namespace(segmentation=demo.SEGMENTATION))
+    commands = [line.split()[1] for line in text.splitlines() if line.startswith('  afan ')]
+    assert len(text.splitlines()) == 10 and commands == ['health', 'features', 'test', 'convert']
+    assert set(commands) <= set(COMMANDS) and 'work_dirs/demo/segmentation/iter_450.pth' in text

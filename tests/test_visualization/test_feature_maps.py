@@ -506,6 +506,15 @@ def test_tool_refuses_in_one_line(case, project, tmp_path, monkeypatch):
     assert '\n' not in str(error.value) and not list(tmp_path.glob('out/*'))
 
 
+def test_images_are_found_before_a_model_is_built(project, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise AssertionError('a model was built')
+
+    monkeypatch.setattr('afan_mm.cli.feature_maps.build_model', refuse)
+    with pytest.raises(UsageError, match='an image must be a file'):
+        draw(monkeypatch, project, 'segmentor', 'gone.png', '--out-dir', tmp_path / 'out')
+
+
 def test_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     save_png(np.zeros((4, 5, 3), np.uint8), str(tmp_path / 'new' / 'x.png'))
     assert cv2.imread(str(tmp_path / 'new' / 'x.png')).shape == (4, 5, 3)

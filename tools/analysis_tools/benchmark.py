@@ -25,12 +25,11 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '99')
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
 
 import torch
-from mmengine.config import DictAction
 from mmengine.device import get_device
 
 from afan_mm.analysis.cost.case import MEMORY_FROM, Case, Plan
 from afan_mm.analysis.cost.report import FORMATS, plot, report
-from afan_mm.cli.command_line import positive_integer, run
+from afan_mm.cli.command_line import ConfigOptions, positive_integer, run
 from afan_mm.utils.errors import UsageError, describe
 from afan_mm.utils.files import check_output, write, write_json
 
@@ -93,7 +92,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='override settings of the configs',
     )

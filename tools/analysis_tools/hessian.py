@@ -34,7 +34,11 @@ def parse_args(argv=None):
     add_config_options(parser)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument(
-        '--batches', type=positive_integer, default=4, help='batches of the data; default: 4'
+        '--batches',
+        type=positive_integer,
+        default=4,
+        metavar='N',
+        help='batches of the data, of one image each but for --split train; default: 4',
     )
     parser.add_argument('--all', action='store_true', help='all batches of an epoch')
     parser.add_argument('--split', choices=SPLITS, default='train', help='default: train')

@@ -48,7 +48,11 @@ def parse_args(argv=None):
     parser.add_argument('--line', action='store_true', help='between two checkpoints')
     parser.add_argument('--log', action='store_true', help='logarithmic colours of a plane')
     parser.add_argument(
-        '--batches', type=positive_integer, default=4, help='batches of the data; default: 4'
+        '--batches',
+        type=positive_integer,
+        default=4,
+        metavar='N',
+        help='batches of the data, of one image each but for --split train; default: 4',
     )
     parser.add_argument('--all', action='store_true', help='all batches of an epoch')
     parser.add_argument('--split', choices=SPLITS, default='train', help='default: train')

@@ -29,7 +29,9 @@ def parse_args(argv=None):
     )
     add_config_options(parser)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
-    parser.add_argument('--images', type=positive_integer, metavar='N', help='default: all')
+    parser.add_argument(
+        '--images', type=positive_integer, metavar='N', help='drawn from the seed; default: all'
+    )
     parser.add_argument(
         '--split', choices=('train', 'val', 'test'), default='val', help='default: val'
     )

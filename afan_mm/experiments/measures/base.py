@@ -34,7 +34,7 @@ class Trained:
     Attributes:
         runner: After training, with the model's weights.
         cfg: The arm's config.
-        training: See :class:`~afan_mm.experiments.training.Notes`.
+        training: See :class:`~afan_mm.experiments.notes.Notes`.
         loader, evaluator: Configs of the half that is measured.
         names: Of all measures that are taken now.
     """

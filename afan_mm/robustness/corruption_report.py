@@ -1,10 +1,11 @@
-"""The picture of a corruption benchmark."""
+"""The table and the picture of a corruption benchmark."""
 
+from io import StringIO
 from typing import Dict, List
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
 from .corruptions import Performance, headline, summarize
 
@@ -15,6 +16,9 @@ def plot(metric: str, clean: Dict[str, float], corrupted: Performance, path: str
     """Write a panel for each corruption: the metric over the severity, from clean (0) on, beside
     the mean of all corruptions in grey.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys(name for name, _ in corrupted))
     severities = sorted({severity for _, severity in corrupted})
     rows = -(-len(names) // COLUMNS)
@@ -37,3 +41,19 @@ def plot(metric: str, clean: Dict[str, float], corrupted: Performance, path: str
     figure.supylabel(metric, fontsize=9)
     figure.suptitle(headline(metric, summarize(clean, corrupted, metric)), fontsize=10)
     figure.savefig(path, dpi=120)
+
+
+def render(clean: Dict[str, float], corrupted: Performance, metric: str) -> str:
+    """A table for the log: a row for each corruption, a column for each severity."""
+    figures = summarize(clean, corrupted, metric)
+    title = headline(metric, figures)
+    severities = sorted({severity for _, severity in corrupted})
+    table = Table('corruption', title=title)
+    for name in (*map(str, severities), 'mean'):
+        table.add_column(name, justify='right')
+    for corruption in dict.fromkeys(name for name, _ in corrupted):
+        values = [corrupted[corruption, severity][metric] for severity in severities]
+        table.add_row(corruption, *(f'{v:.4g}' for v in (*values, figures[corruption])))
+    console = Console(file=StringIO(), width=100)
+    console.print(table)
+    return console.file.getvalue().rstrip()

@@ -1,0 +1,4 @@
+# EfficientNet-B0 on ImageNet with batches of 256: Table 4.
+_base_ = './efficientnet-b0_8xb64-90e_in1k.py'
+
+train_dataloader = dict(batch_size=128)

@@ -1,0 +1,8 @@
+# A-FAN on ResNet-20s, CIFAR-10: Table 2.
+_base_ = ['./resnet20s_1xb128-200e_cifar10.py', '../_base_/presets/paper.py']
+
+custom_hooks = [dict(type='AFANHook', interval=50)]
+optim_wrapper = _base_.cls_cifar.optim_wrapper
+model = dict(
+    neck=dict(type='AFANNeckWrapper', base='GlobalAveragePooling', afan=_base_.cls_cifar.neck)
+)

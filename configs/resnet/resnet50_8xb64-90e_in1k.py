@@ -1,0 +1,6 @@
+# ResNet-50 on ImageNet: Table 3.
+_base_ = [
+    'mmpretrain::_base_/models/resnet50.py',
+    '../_base_/datasets/in1k.py',
+    '../_base_/schedules/cls_in1k.py',
+]

@@ -1,0 +1,16 @@
+# ResNet-56s on CIFAR-10: Table 2, 9 and 11.
+_base_ = ['../_base_/datasets/cifar10.py', '../_base_/schedules/cls_cifar.py']
+# The module of the network; nothing of A-FAN is in this config.
+custom_imports = dict(imports=['afan_mm', 'afan_mm.models.resnet_s'], allow_failed_imports=False)
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNetS', depth=56),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=64,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+)

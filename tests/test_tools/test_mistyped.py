@@ -1,0 +1,54 @@
+"""What a user mistypes is said in one line, before anything is built."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from afan_mm.utils.configs import read_config
+from afan_mm.utils.errors import UsageError
+from support.tools import configure_train, load_tool, train
+
+print_config = load_tool('misc/print_config')
+NAME = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        ('train_cfg.max_iters', "must be KEY=VALUE, but got 'train_cfg.max_iters'"),
+        ('=3', "must be KEY=VALUE, but got '=3'"),
+        ('scale=(1,2', 'Imbalanced brackets exist in (1,2'),
+    ],
+)
+def test_cfg_options(given, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse_args(['config.py', '--cfg-options', 'a=1', given])
+    lines = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and lines[-1].endswith(f'argument --cfg-options: {message}')
+
+
+def test_names_of_installed_configs():
+    cfg = configure_train(NAME, '--cfg-options', 'train_cfg.max_epochs=3')
+    root = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'configs'
+    expected = Config.fromfile(str(root / NAME.partition('::')[2]))
+    assert cfg.model == expected.model and cfg.train_cfg.max_epochs == 3
+    assert cfg.work_dir == 'work_dirs/faster-rcnn_r50_fpn_1x_coco'
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        (
+            'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coko.py',
+            f'config must be one that mmdet installs, but got .*coko.py; did you mean {NAME}',
+        ),
+        ('mmdet::gone/gone.py', 'config must be one that mmdet installs, but got mmdet::gone/gone'),
+        ('mmgone::fcn/fcn.py', 'config must be of an installed package, but got mmgone::fcn/fcn'),
+    ],
+)
+def test_names_that_are_none(name, message):
+    with pytest.raises(UsageError, match=message) as error:
+        read_config(name)
+    assert '\n' not in str(error.value)
