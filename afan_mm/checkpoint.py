@@ -15,7 +15,7 @@ function of ours answers to that name, and hands out these few attributes and no
 """
 
 from pickle import UnpicklingError
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NoReturn
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def _stand_in(function: Callable, path: str) -> Callable:
     it does not, a pair breaks each later ``torch.load``. This works in all of them.
     """
 
-    def call(*args):
+    def call(*args) -> Any:
         return function(*args)
 
     call.__module__, call.__name__ = path.rsplit('.', 1)
@@ -69,7 +69,7 @@ def _stand_in(function: Callable, path: str) -> Callable:
     return call
 
 
-def _refuse_call(*args):
+def _refuse_call(*args) -> NoReturn:
     raise UnpicklingError(
         'a checkpoint may look up functions of OneCycleParamScheduler, but must not make one'
     )
