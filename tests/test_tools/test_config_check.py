@@ -2,6 +2,7 @@
 config is enough.
 """
 
+import copy
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def configs():
 
 @pytest.mark.parametrize('host, change, message', NO_MODEL)
 def test_config_is_enough(host, change, message, configs):
-    cfg = configs[host].copy()
+    cfg = copy.deepcopy(configs[host])
     check_config(cfg)
     change(cfg)
     with pytest.raises(UsageError, match=message) as error:
@@ -60,7 +61,7 @@ def test_config_is_enough(host, change, message, configs):
 
 @pytest.mark.parametrize('host, change, message', MODEL)
 def test_model_is_needed(host, change, message, configs):
-    cfg = configs[host].copy()
+    cfg = copy.deepcopy(configs[host])
     check_model(cfg)
     change(cfg)
     check_config(cfg)
@@ -70,7 +71,7 @@ def test_model_is_needed(host, change, message, configs):
 
 
 def test_train_says_it_in_a_line_and_shows_no_config(configs, tmp_path):
-    cfg = configs['detector'].copy()
+    cfg = copy.deepcopy(configs['detector'])
     cfg.model.neck.afan.epsilon = 'x'
     cfg.dump(str(tmp_path / 'config.py'))
     result = subprocess.run(
