@@ -8,7 +8,8 @@ besides tensors:
   a best score;
 - in each ``HistoryBuffer``, the functions that compute its statistics, and in the state of a
   one-cycle schedule, its annealing function. Pickle's protocol 2, which torch writes, has no name
-  for a function inside a class: it writes a call, ``getattr(HistoryBuffer, 'mean')``.
+  for a function inside a class: it writes a call, ``getattr(HistoryBuffer, 'mean')``;
+- the data set's ``metainfo``, whose dicts inside it stay ``ConfigDict`` objects.
 
 With ``builtins.getattr`` on the list a checkpoint could reach, and then call, anything. So a
 function of ours answers to that name, and hands out these few attributes and no other.
@@ -19,6 +20,7 @@ from typing import Any, Callable, List, NoReturn
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -82,7 +84,7 @@ def _list_safe_globals() -> List[Callable]:
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         functions.append(_stand_in(multiarray._reconstruct, f'{module}._reconstruct'))
         functions.append(_stand_in(multiarray.scalar, f'{module}.scalar'))
-    return [HistoryBuffer, np.ndarray, np.dtype, *number_types, *functions]
+    return [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, *number_types, *functions]
 
 
 # A checkpoint needs this class only as the owner of its functions, never an instance, so it is not
