@@ -157,7 +157,10 @@ def _class(registry: Registry, kind: Any) -> Optional[Any]:
     if not isinstance(kind, str):
         return kind if callable(kind) else None
     try:
-        return find_model(kind) if registry is MODELS else registry.get(kind)
+        if registry is MODELS:
+            return find_model(kind)
+        with registry.switch_scope_and_registry(None) as scoped:
+            return scoped.get(kind)
     except (KeyError, ImportError):  # the runner will say so
         return None
 
@@ -169,7 +172,7 @@ def _refuse_unknown(registry: Registry, kind: Any, found: Any) -> None:
     if hint or found is None and str(kind).lower().startswith('afan'):
         raise ValueError(f'type must be one of {", ".join(known)}, but got {kind!r}{hint}')
     # the parts of a model are of many registries
-    if found is None and isinstance(kind, str) and registry is not MODELS:
+    if found is None and kind is not None and registry is not MODELS:
         raise ValueError(f'type must be the name of a registered {registry.name}, but got {kind!r}')
 
 

@@ -5,12 +5,13 @@ and the one that draws them.
 import math
 from collections import Counter
 from io import StringIO
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -49,7 +50,7 @@ class AFANHook(Hook):
         self._strong: Dict[str, str] = {}  # sites that may turn out too strong, and the unit there
         self._void_updates = 0
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = unwrapped(runner.model)
         sites = declared_sites(model)
@@ -63,7 +64,7 @@ class AFANHook(Hook):
         if sites:
             self._tell_weights(runner, sites, model)
 
-    def _tell_weights(self, runner, sites: Sites, model: nn.Module) -> None:
+    def _tell_weights(self, runner: Runner, sites: Sites, model: nn.Module) -> None:
         wrapper = runner.optim_wrapper
         wrapper.resolve_clean_weight(model)
         adversarial = adversarial_weight([settings for _, settings in sites])
@@ -80,7 +81,9 @@ class AFANHook(Hook):
                 'below 1'
             )
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[Any] = None
+    ) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, AFANStep):  # a stock baseline that inherits the hook
@@ -92,7 +95,11 @@ class AFANHook(Hook):
         wrapper.health.due = self.interval - 1 - runner.iter % self.interval < self._longest
 
     def after_train_iter(
-        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Any] = None,
+        outputs: Optional[dict] = None,
     ) -> None:
         """Report the figures of this iteration."""
         if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
@@ -110,7 +117,7 @@ class AFANHook(Hook):
                     'their adversarial passes counted nothing'
                 )
 
-    def _tell_strong(self, runner) -> None:
+    def _tell_strong(self, runner: Runner) -> None:
         for name, size in runner.optim_wrapper.health.relative_sizes().items():
             if name in self._strong and MANY_STDS < size < math.inf:
                 unit = self._strong.pop(name)  # once is enough
@@ -120,7 +127,7 @@ class AFANHook(Hook):
                     "'/ 255' lack?"
                 )
 
-    def _tell_void_updates(self, runner) -> None:
+    def _tell_void_updates(self, runner: Runner) -> None:
         void = int(runner.optim_wrapper.num_void_updates)
         if void > self._void_updates:
             runner.logger.warning(
@@ -263,7 +270,11 @@ class AFANFeatureMapHook(Hook):
         self.alpha = alpha
 
     def after_train_iter(
-        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Any] = None,
+        outputs: Optional[dict] = None,
     ) -> None:
         """Draw every ``interval`` iterations."""
         if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(

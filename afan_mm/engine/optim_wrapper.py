@@ -3,7 +3,7 @@ backward.
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, List, Optional, Union
+from typing import Any, Iterator, List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
@@ -64,7 +64,7 @@ class AFANStep:
         self._checked = False
 
     @contextmanager
-    def optim_context(self, model: nn.Module):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Record the clean forward pass.
 
         Under DDP the whole step runs without its gradient synchronisation, which allows one
