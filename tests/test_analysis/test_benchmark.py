@@ -50,8 +50,10 @@ EVERY_SEGMENTOR = [
     'one_pass',
     'per_sample',
     'head_only',
-    'interval',
     'joint',
+    'joint_one_pass',
+    'interval',
+    'one_graph',
     'released',
     'pixel',
 ]
@@ -130,7 +132,7 @@ def test_wrappers_keep_what_they_know():
     assert variants.wrapper_config(cfg, found['nothing'], 'bf16') == dict(
         ours, type='AFANAmpOptimWrapper', **amp
     )
-    assert variants.wrapper_config(cfg, found['joint'], 'bf16') == dict(
+    assert variants.wrapper_config(cfg, found['one_graph'], 'bf16') == dict(
         type=schedules.JOINT[1], **amp, **kept
     )
 
@@ -250,7 +252,9 @@ def test_passes_of_a_variant():
         one_pass=(1, 1),
         per_sample=(1, 1),
         interval=(0.75, 0.5),
-        joint=(3, 2),
+        joint=(3, 0),
+        joint_one_pass=(1, 0),
+        one_graph=(3, 2),
     )
     for name, (neck, head) in expected.items():
         assert run.passes(found[name]) == dict(neck=neck, decode_head=head)

@@ -97,7 +97,7 @@ class GraphSession(Session):
             return timed(lambda: self.back_propagate(self.loss(site, levels)), levels[0].device)
 
 
-class JointSession(GraphSession):
+class OneGraphSession(GraphSession):
     """Directions from the clean graph."""
 
     def clean_gradients(
@@ -172,4 +172,8 @@ def _wrappers(session_type: type) -> Tuple[type, type]:
     )
 
 
-JOINT, RELEASED, TAILS = _wrappers(JointSession), _wrappers(ReleasedSession), _wrappers(TailSession)
+ONE_GRAPH, RELEASED, TAILS = (
+    _wrappers(OneGraphSession),
+    _wrappers(ReleasedSession),
+    _wrappers(TailSession),
+)
