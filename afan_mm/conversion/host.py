@@ -60,11 +60,14 @@ def find_class(kind: Any, name: str) -> type:
             'lines by hand'
         )
     try:
-        return find_model(kind)
+        found = find_model(kind)
     except (KeyError, ImportError) as error:
         raise ConversionError(
             str(error.args[0]).replace('base must be the type of', f'{name}.type must be')
         ) from error
+    if not isinstance(found, type):
+        raise ConversionError(f'{name}.type must be a class, but {kind!r} is a function')
+    return found
 
 
 def find_host(model: Any, path: Tuple[str, ...] = ('model',)) -> Host:
