@@ -14,7 +14,18 @@ over the ranks and updates once.
 
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from torch import Tensor, nn
@@ -483,14 +494,14 @@ class _Gate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, on_backward, *features):
+    def forward(ctx: Any, on_backward: Callable, *features: Tensor) -> Tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.on_backward = on_backward
         # not view_as: the host may modify an output in place
         return tuple(f.detach() for f in features)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         return (None, *ctx.on_backward(gradients))
 
 

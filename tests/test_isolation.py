@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from collections import deque
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from afan_mm import AFANSettings, tap
-from afan_mm.isolation import restored_state
+from afan_mm.isolation import isolated_random, restored_state
 from support.tiny import (
     assert_close,
     build,
@@ -229,3 +230,23 @@ def test_a_step_that_ends_early_keeps_no_graph(ends):
             assert [ref() for ref in alive] == [None]
     finally:
         gc.enable()
+
+
+def test_the_device_of_the_feature_is_seeded(monkeypatch):
+    """Not the current one. There is no accelerator in a test, so its calls are recorded."""
+    current, seeded = [torch.device('cuda:0')], []
+
+    @contextmanager
+    def device(chosen):
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    monkeypatch.setattr(torch.cuda, 'manual_seed', lambda seed: seeded.append((seed, current[-1])))
+    monkeypatch.setattr(torch.random, 'fork_rng', lambda devices: nullcontext())
+    state = torch.get_rng_state()
+    with isolated_random(3, torch.device('cuda:1')):
+        pass
+    torch.set_rng_state(state)
+    assert seeded == [(3, torch.device('cuda:1'))]

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine.hooks import Hook
@@ -21,12 +21,13 @@ FIRST_BATCHES = 5  # that the digest of the data covers
 class Notes(Hook):
     """Writes what a training starts from and what it takes.
 
-    ``start.json``: digests of the initial weights and of the first five batches, by which arms of a
-    seed are known to be paired. ``training.json`` at the end, with them: ``iterations``,
-    ``seconds`` and ``cpu_seconds`` of the training without validation, for an interrupted one
-    extrapolated from its last part; ``memory`` in MiB, the process's peak, or CUDA's if it is used;
-    ``device``, ``workers`` (that load data), whether it was ``resumed``, and
-    the ``curve``: of each validation its metrics and ``iteration``.
+    ``start.json``: digests of the initial weights (``initial_weights``) and of the first five
+    batches (``first_batches``, absent where they were interrupted), by which arms of a seed are
+    known to be paired, and the ``curve``: of each validation its metrics and ``iteration``.
+    ``training.json`` at the end, with them: ``iterations``, ``seconds`` and ``cpu_seconds`` of the
+    training without validation, for an interrupted one extrapolated from its last part; ``memory``
+    in MiB, the process's peak, or CUDA's if it is used; ``device``, ``workers`` (that load data),
+    and whether it was ``resumed``.
     """
 
     priority = 'VERY_HIGH'  # before anything that another hook does to the weights
@@ -34,12 +35,16 @@ class Notes(Hook):
     def __init__(self, folder: Path):
         self.folder = folder
         self.batches = hashlib.sha256()
-        self.curve: List[Dict[str, float]] = []
+        self.start: Dict[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        self.first = runner.iter
-        if not self.first:
-            self.weights = weights_digest(runner.model)
+        self.first, path = runner.iter, self.folder / 'start.json'
+        if self.first:
+            self.start = json.loads(path.read_text())
+            before = self.start.get('curve', [])
+            self.start['curve'] = [each for each in before if each['iteration'] <= self.first]
+        else:
+            self._keep(curve=[], initial_weights=weights_digest(runner.model))
         self.spent, self.since = [0.0, 0.0], clock()
 
     def before_train_iter(
@@ -49,14 +54,14 @@ class Notes(Hook):
             return
         update_digest(self.batches, data_batch)
         if runner.iter == min(FIRST_BATCHES, runner.max_iters) - 1:
-            start = dict(initial_weights=self.weights, first_batches=self.batches.hexdigest()[:16])
-            write_json(self.folder / 'start.json', start)
+            self._keep(first_batches=self.batches.hexdigest()[:16])
 
     def before_val(self, runner: Runner) -> None:
         self._add()
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, Any]] = None) -> None:
-        self.curve.append(dict(scalars(metrics or {}), iteration=runner.iter))
+        point = dict(scalars(metrics or {}), iteration=runner.iter)
+        self._keep(curve=[*self.start['curve'], point])
 
     def after_val(self, runner: Runner) -> None:
         self.since = clock()
@@ -65,11 +70,10 @@ class Notes(Hook):
         self._add()
         done = max(1, runner.iter - self.first)
         seconds, cpu_seconds = (each * runner.iter / done for each in self.spent)
-        start = self.folder / 'start.json'
         write_json(
             self.folder / 'training.json',
             dict(
-                json.loads(start.read_text()) if start.exists() else {},
+                self.start,
                 iterations=runner.iter,
                 seconds=seconds,
                 cpu_seconds=cpu_seconds,
@@ -77,9 +81,13 @@ class Notes(Hook):
                 device=next(runner.model.parameters()).device.type,
                 workers=runner.train_dataloader.num_workers,
                 resumed=self.first > 0,
-                curve=self.curve,
             ),
         )
+
+    def _keep(self, **found: Any) -> None:
+        """Note it, also for a process that goes on after this one."""
+        self.start = {**self.start, **found}
+        write_json(self.folder / 'start.json', self.start)
 
     def _add(self) -> None:
         self.spent = [a + now - then for a, now, then in zip(self.spent, clock(), self.since)]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from statistics import geometric_mean
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from .arm_specs import ArmSpec, ExperimentError
 from .config import Experiment
@@ -160,10 +160,10 @@ def unpaired(records: Mapping[str, Mapping[int, dict]]) -> List[str]:
     seeds = sorted({seed for runs in records.values() for seed in runs})
     for seed in seeds:
         for key in ('initial_weights', 'first_batches'):
-            kinds: Dict[Optional[str], List[str]] = {}
+            kinds: Dict[str, List[str]] = {}
             for arm, runs in records.items():
-                if seed in runs:
-                    kinds.setdefault(runs[seed]['training'].get(key), []).append(arm)
+                if seed in runs and key in runs[seed]['training']:
+                    kinds.setdefault(runs[seed]['training'][key], []).append(arm)
             if len(kinds) > 1:
                 groups = ' | '.join(', '.join(each) for each in kinds.values())
                 found.append(f'seed {seed}: {key.replace("_", " ")} differ: {groups}')

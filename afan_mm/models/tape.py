@@ -38,10 +38,10 @@ class Tape:
     def record(self) -> Iterator['Tape']:
         """Inside, completed calls of submodules are recorded until :meth:`close`."""
 
-        def before(module, args):
+        def before(module: nn.Module, args: tuple) -> None:
             self._running.append(len(self._calls))
 
-        def after(module, args, output):
+        def after(module: nn.Module, args: tuple, output: Any) -> None:
             start = self._running.pop()
             if self._open:
                 # The outer call answers for those inside it.
@@ -101,7 +101,7 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
     """A method that gives the taped results in their order, and computes after that."""
     remaining = iter(taped)
 
-    def forward(*args, **kwargs):
+    def forward(*args, **kwargs) -> Any:
         for output in remaining:
             return compute(*args, **kwargs) if output is _AGAIN else output
         return compute(*args, **kwargs)

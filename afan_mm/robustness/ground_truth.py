@@ -11,6 +11,7 @@ from torch import nn
 from .settings import AttackError
 
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
+LABELS = ('gt_label', 'gt_score')
 IGNORED = 255
 # Frames of annotations: that of the input; that of the original image, which ``scale_factor`` takes
 # into the input's, where padding follows at the right and the bottom; or that of the original image
@@ -113,7 +114,7 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in MAPS) and (
+    if not any(name in sample for name in (*MAPS, *LABELS)) and (
         instances is None or 'bboxes' not in instances and 'masks' not in instances
     ):
         raise AttackError(
@@ -127,7 +128,7 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int
     """A copy of a data sample whose ground truth fits an input.
 
     Args:
-        sample: Of mmdet or mmseg; never modified.
+        sample: Of mmdet, mmseg or mmpretrain, whose labels have no frame; never modified.
         shape: Height and width of the input as the pipeline packed it, its padding included.
         frame: That of the ground truth, see :func:`ground_truth_frame`. From the original image it
             is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the

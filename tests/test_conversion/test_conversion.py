@@ -337,7 +337,7 @@ def test_one_stage_detector_has_the_neck_alone():
     conversion = convert(installed('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'), **AFAN)
     assert list(conversion.overrides['model']) == ['neck']
     assert conversion.left_out == [
-        ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head')
+        ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head, nor a classifier')
     ]
 
 

@@ -265,9 +265,9 @@ def test_conversion():
     assert conversion.left_out == [
         ('model.head', 'the paper has no site there; ask for it by its name')
     ]
-    head = dict(type='AFANClsHead', base='LinearClsHead', afan=dict(epsilon=0.1))
+    head = dict(type='AFANClsHead', base='LinearClsHead', afan=dict(epsilon=0.1, num_strengths=3))
     assert convert(stock, ['head'], epsilon=0.1).overrides['model'] == dict(head=head)
-    head['afan'] = dict(site='fc', epsilon=0.1)
+    head['afan'] = dict(site='fc', epsilon=0.1, num_strengths=3)
     assert convert(stock, ['head.fc'], epsilon=0.1).overrides['model'] == dict(head=head)
 
 
