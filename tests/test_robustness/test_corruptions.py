@@ -103,7 +103,7 @@ def test_the_corruption_stands_behind_the_loading():
     assert kinds == ['mmseg.LoadImageFromFile', 'CommonCorruption', 'Resize']
     assert not found['persistent_workers']
     assert len(loader['dataset']['dataset']['pipeline']) == 2
-    with pytest.raises(CorruptionError, match=r"needs a test pipeline .* but got \['Resize'\]"):
+    with pytest.raises(CorruptionError, match=r"need a test pipeline .* but got \['Resize'\]"):
         with_corruption(dict(dataset=dict(pipeline=[dict(type='Resize')])))
 
 
