@@ -70,32 +70,30 @@ def _frame_after(transforms: List[Any]) -> str:
     frame, padded = 'input', False
     for transform in transforms:
         name = type(transform).__name__
-        if name in STILL or name.startswith('Load') and not name.endswith('Annotations'):
-            continue
+        if name.startswith('Load') and name.endswith('Annotations'):
+            if padded and frame == 'stretched':
+                raise AttackError(
+                    'the test pipeline must not pad an image that it has resized to a multiple '
+                    'before it loads annotations, which then do not fit'
+                )
+            return frame
+        if name.startswith('Pack'):
+            break
         if name in SCALING:
             frame = 'original'
-        elif name == 'Pad':
-            padded = True
         elif name in STRETCHING and not padded:
             frame = 'stretched'
-        elif name.startswith('Load'):
-            if padded and frame == 'stretched':
-                break
-            return frame
-        else:
+        elif name == 'Pad':
+            padded = True
+        elif name not in STILL and not name.startswith('Load'):
             raise AttackError(
                 f'the test pipeline must not use {name} before it loads annotations, which then '
                 'may not fit: load them first, or say with ground_truth which of '
                 f'{", ".join(FRAMES)} is their frame'
             )
-    else:
-        raise AttackError(
-            'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
-            'before the packing step (for a detector with masks: with_mask=True)'
-        )
     raise AttackError(
-        'the test pipeline must not pad an image that it has resized to a multiple before it loads '
-        'annotations, which then do not fit'
+        'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
+        'before the packing step (for a detector with masks: with_mask=True)'
     )
 
 
