@@ -47,6 +47,9 @@ def check_config(cfg: Config) -> None:
             _named(path, _check_part, path, part)
         _check_wrapper(cfg.get('optim_wrapper'))
         hooks = cfg.get('custom_hooks') or []
+        for i, hook in enumerate(hooks):
+            if isinstance(hook, dict) and 'type' not in hook:
+                raise UsageError(f'custom_hooks[{i}]: a hook needs a type, but got {dict(hook)!r}')
         for key, node in (('custom_hooks', hooks), ('default_hooks', cfg.get('default_hooks'))):
             for path, hook in _parts(key, node):
                 _named(path, _check_hook, hook)

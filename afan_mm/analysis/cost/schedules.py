@@ -3,7 +3,7 @@ to train with.
 """
 
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class GraphSession(Session):
         levels = [f.view_as(f) for f in levels]
         self.places[name] = (levels, context)
         return site.pack(levels)
+
+    def gates_of(self, settings: AFANSettings) -> List[Any]:
+        """The node that stands for the site in the graph; sites are not joined here."""
+        return [self.places[settings.name][0][0].grad_fn]
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """One backward over the clean loss and all adversarial ones."""

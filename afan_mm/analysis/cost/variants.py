@@ -148,8 +148,8 @@ def _cheaper(make: _Maker) -> Dict[str, Variant]:
 
 
 def _joint(make: _Maker) -> Dict[str, Variant]:
-    """All sites perturbed in the same passes, as many as the first one has; nothing for a config
-    with one site.
+    """All sites perturbed in the same passes, as many as the site has that the config names first;
+    nothing for a config with one site.
     """
     configured = [
         afan for parent, key in _components(make.model) for afan in _settings_of(parent[key])
