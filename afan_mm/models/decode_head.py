@@ -50,8 +50,10 @@ class AFANDecodeHead(AFANComponent):
         sites = ['classifier'] if self._classifier(self) else []
         named = dict(self.named_modules())
         if site not in sites and not (site in named and _has_output(site, named[site])):
-            sites += [name for name, child in self.named_children() if _has_output(name, child)]
-            hint = did_you_mean(site, {*sites, *(n for n in named if _has_output(n, named[n]))})
+            inner = [name for name in named if _has_output(name, named[name])]
+            # all of them where the outer ones are but lists of modules
+            sites += [name for name in inner if '.' not in name] or inner
+            hint = did_you_mean(site, {*sites, *inner})
             raise ValueError(
                 f'site must be one of {sites} or a submodule of these, but got {site!r}{hint}'
             )
