@@ -176,7 +176,7 @@ class Parts:
                 f"a submodule of it can be asked for, as '{key}.NAME'",
             )
         if self.sites.head:
-            _check_head_site(component, head, stock_class, site)
+            _check_head_site(component, head, site)
         afan = dict(dict(site=site) if self.sites.head else {}, **_checked(settings, ('levels',)))
         self._state(key, stock, last, dict(type=component.__name__, base=head['type'], afan=afan))
         of_paper = 'a site of the paper' if site in SITES_OF_PAPER else 'as its box head is made'
@@ -230,13 +230,15 @@ def _default_site(component: type, head: dict, stock: type) -> Optional[str]:
         raise ConversionError(f'{head["type"]} cannot be built: {describe(error)}') from error
 
 
-def _check_head_site(component: type, head: dict, stock: type, site: str) -> None:
+def _check_head_site(component: type, head: dict, site: str) -> None:
     """ConversionError where the component of a head refuses a site that was asked for."""
     arguments = {key: value for key, value in head.items() if key != 'type'}
     try:
-        _built(lambda: component(base=stock, afan=dict(site=site), **copy.deepcopy(arguments)))
+        _built(
+            lambda: component(base=head['type'], afan=dict(site=site), **copy.deepcopy(arguments))
+        )
     except Exception as error:  # a head may need more than its config to be built
-        if isinstance(error, ValueError) and str(error).startswith('site'):
+        if isinstance(error, ValueError) and 'site must be' in str(error):
             raise ConversionError(str(error)) from error
 
 

@@ -433,7 +433,7 @@ def test_refused_config(case):
         ('nek', {}, "got 'nek' for a EncoderDecoder with type, "),
         ('backbon.layer2', {}, "got 'backbon.layer2'"),
         ('backbone.layer7', {}, "got 'backbone.layer7'; model.backbone, a .*, has .*layer4"),
-        ('decode_head.bottlenek', {}, "^site of .* must be one of .*but got 'bottlenek'"),
+        ('decode_head.bottlenek', {}, "site must be one of .*but got 'bottlenek'"),
         ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with type, "),
         ('neck,neck', {}, 'different ones'),
         ('head,decode_head.bottleneck', {}, 'at most one of them in the head'),
