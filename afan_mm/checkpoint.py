@@ -8,17 +8,19 @@ besides tensors:
   a best score;
 - in each ``HistoryBuffer``, the functions that compute its statistics, and in the state of a
   one-cycle schedule, its annealing function. Pickle's protocol 2, which torch writes, has no name
-  for a function inside a class: it writes a call, ``getattr(HistoryBuffer, 'mean')``.
+  for a function inside a class: it writes a call, ``getattr(HistoryBuffer, 'mean')``;
+- the data set's ``metainfo``, whose dicts inside it stay ``ConfigDict`` objects.
 
 With ``builtins.getattr`` on the list a checkpoint could reach, and then call, anything. So a
 function of ours answers to that name, and hands out these few attributes and no other.
 """
 
 from pickle import UnpicklingError
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NoReturn
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -61,7 +63,7 @@ def _stand_in(function: Callable, path: str) -> Callable:
     it does not, a pair breaks each later ``torch.load``. This works in all of them.
     """
 
-    def call(*args):
+    def call(*args) -> Any:
         return function(*args)
 
     call.__module__, call.__name__ = path.rsplit('.', 1)
@@ -69,7 +71,7 @@ def _stand_in(function: Callable, path: str) -> Callable:
     return call
 
 
-def _refuse_call(*args):
+def _refuse_call(*args) -> NoReturn:
     raise UnpicklingError(
         'a checkpoint may look up functions of OneCycleParamScheduler, but must not make one'
     )
@@ -82,7 +84,7 @@ def _list_safe_globals() -> List[Callable]:
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         functions.append(_stand_in(multiarray._reconstruct, f'{module}._reconstruct'))
         functions.append(_stand_in(multiarray.scalar, f'{module}.scalar'))
-    return [HistoryBuffer, np.ndarray, np.dtype, *number_types, *functions]
+    return [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, *number_types, *functions]
 
 
 # A checkpoint needs this class only as the owner of its functions, never an instance, so it is not

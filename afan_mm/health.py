@@ -40,6 +40,7 @@ class Health:
         self._figures: Dict[str, Dict[str, Tensor]] = defaultdict(dict)
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
+        self._sizes: Dict[str, Tensor] = {}
         self._factors: Dict[str, Tensor] = {}
         self._skipped: Dict[str, Tensor] = {}
         self._steps: Dict[str, int] = defaultdict(int)
@@ -55,6 +56,9 @@ class Health:
     ) -> None:
         """A pass perturbs the feature of a site."""
         if self.due:
+            self._sizes[name] = torch.stack(
+                [_rms(d) / c.float().std(unbiased=False) for d, c in zip(deltas, clean)]
+            ).max()
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
             if isinstance(strength, Tensor):  # one for each sample
                 added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
@@ -93,6 +97,13 @@ class Health:
                 mix_ratio=torch.where(added > 0, moved / added, torch.ones_like(added)),
             )
 
+    def relative_sizes(self) -> Dict[str, float]:
+        """How large the perturbation of the last measured step is at each site: its rms at full
+        strength, where it is not zero, over the standard deviation of the feature; of several
+        levels the largest.
+        """
+        return {name: float(size) for name, size in self._sizes.items()}
+
     def report(self) -> Dict[str, float]:
         """The figures of the last measured step as ``'<site>/<figure>'``, and forget them."""
         report = {
@@ -115,3 +126,8 @@ class Health:
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.float().norm() for t in tensors]).norm()
+
+
+def _rms(delta: Tensor) -> Tensor:
+    """Over the elements that are not zero."""
+    return delta.float().norm() / (delta != 0).sum().clamp(min=1).sqrt()

@@ -26,7 +26,8 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
         if devices:
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):  # the one that is seeded
+                torch.cuda.manual_seed(seed)
         try:
             yield
         finally:

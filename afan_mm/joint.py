@@ -64,6 +64,25 @@ def adversarial_weight(settings: Sequence[AFANSettings]) -> float:
     return sum(each.adv_weight * each.num_strengths for each in units(settings))
 
 
+def complement(settings: Sequence[AFANSettings]) -> float:
+    """What the weights of the adversarial losses leave of one, the weight of the clean loss with
+    ``clean_weight='complement'``.
+
+    Args:
+        settings: Those of all sites of a model.
+
+    Raises:
+        ValueError: If they leave nothing.
+    """
+    adversarial = adversarial_weight(settings)
+    if adversarial >= 1:
+        raise ValueError(
+            "clean_weight='complement' needs adversarial losses whose weights sum to less than 1, "
+            f'but adv_weight x num_strengths over the sites is {adversarial:.4g}; lower adv_weight'
+        )
+    return 1 - adversarial
+
+
 class JointPass:
     """Takes the taps of the later sites of a group while a pass of its first site runs.
 

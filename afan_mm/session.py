@@ -14,7 +14,18 @@ over the ranks and updates once.
 
 import random
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +105,20 @@ class Session:
         self._components = [
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
-        with taps_go_to(self), self._shown('afan_recording'):
-            yield self
+        try:
+            with taps_go_to(self), self._shown('afan_recording'):
+                yield self
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
+        knows this session by the gates, and must not be kept alive by it.
+        """
+        self._outputs.clear()
+        self.sites.clear()
+        self.remove_hooks()
 
     @contextmanager
     def _shown(self, method: str) -> Iterator[None]:
@@ -223,6 +246,7 @@ class Session:
         """
         for hook in self._hooks:
             hook.remove()
+        self._hooks.clear()
 
     def at_gate(
         self, site: Site, gradients: Sequence[Optional[Tensor]]
@@ -295,7 +319,7 @@ class Session:
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
             [gradient for each in site.group for gradient in each.gradients],
-            self._scale_of(site),
+            self.scale_of(site),
             generator,
         )
 
@@ -437,7 +461,8 @@ class Session:
         for each, deltas in zip(site.group, site.split(found.deltas)):
             self.health.add_step(each.name, deltas, found.finite, clean_loss)
 
-    def _scale_of(self, site: Site) -> Union[float, Tensor]:
+    def scale_of(self, site: Site) -> Union[float, Tensor]:
+        """The factor on the epsilon of a site and of those joined to it."""
         if self.steering is None or site.settings.target_gain is None:
             return self.scale
         return self.scale * self.steering.factor(site.settings, site.features[0])
@@ -469,14 +494,14 @@ class _Gate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, on_backward, *features):
+    def forward(ctx: Any, on_backward: Callable, *features: Tensor) -> Tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.on_backward = on_backward
         # not view_as: the host may modify an output in place
         return tuple(f.detach() for f in features)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         return (None, *ctx.on_backward(gradients))
 
 

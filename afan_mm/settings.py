@@ -1,5 +1,6 @@
 """The settings of one site."""
 
+import difflib
 from dataclasses import dataclass, fields
 from typing import Optional, Sequence
 
@@ -181,9 +182,14 @@ class AFANSettings:
         is unknown.
         """
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(config) - set(known))
+        unknown = sorted(set(config) - set(known), key=str)
         if unknown:
-            raise ValueError(f'afan has no setting {unknown}; it knows {known}')
+            close = [difflib.get_close_matches(str(key), known, n=1) for key in unknown]
+            hint = ' or '.join(repr(match[0]) for match in close if match)
+            raise ValueError(
+                f'afan has no setting {unknown}; {f"did you mean {hint}? " if hint else ""}it '
+                f'knows {known}'
+            )
         return cls(**{**defaults, **config})
 
     @property

@@ -26,6 +26,8 @@ exclude_patterns = ['_build']
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
 myst_heading_anchors = 3
 
+smartquotes = False  # 'input' is a value
+
 html_theme = 'furo'
 html_title = f'afan_mm {version}'
 html_theme_options = dict(top_of_page_buttons=[])
@@ -40,7 +42,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True  # the fields of a named tuple have an entry of their own
 
 # napoleon reads what stands before a colon as a type.
-nitpick_ignore_regex = [('py:.*', r'.* .*'), ('py:class', r'(features|feature_gradients)')]
+nitpick_ignore_regex = [('py:.*', r'.*[ \[].*'), ('py:class', r'[a-z_]+')]
 
 
 def without_link(app, env, node, contnode):
@@ -68,8 +70,11 @@ def include_from_elsewhere(app, path, docname, content) -> None:
     """Links of a page that is included from its place in the repository point from here."""
     folder = '../' * (docname.count('/') + 1) + f'{Path(path).parent.as_posix()}/'
     if 'configs' in Path(path).parts:
+        # the other folders' pages lie beside this one, all else is where it was
+        content[0] = re.sub(r'\]\(\.\./(\w+)/README\.md', r'](\1.md', content[0])
         folder = '../../configs/' + folder.split('configs/', 1)[1]
-        content[0] = re.sub(r'\]\((?!https?:)([^)]+\.py)\)', rf']({folder}\1)', content[0])
+        kept = r'https?:|#|\w+\.md'
+        content[0] = re.sub(rf'\]\((?!{kept})([^)]+)\)', rf']({folder}\1)', content[0])
 
 
 def setup(app) -> None:

@@ -13,6 +13,8 @@ import mmengine.optim
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
@@ -227,3 +229,16 @@ def test_getattr_itself_is_never_listed():
     assert not {getattr, eval, exec, os.system} & {item for item in allowed if callable(item)}
     allow_mmengine_checkpoints()
     assert len(torch.serialization.get_safe_globals()) == len(allowed)
+
+
+def test_metainfo_with_a_dict_inside_loads(tmp_path):
+    """As a data set reads it from a config, and CheckpointHook writes it."""
+    metainfo = Config(
+        dict(metainfo=dict(classes=('a', 'b'), names=dict(a=['x', dict(y=1)])))
+    ).metainfo
+    dataset = BaseDataset(metainfo=metainfo, serialize_data=False, lazy_init=True)
+    path = str(tmp_path / 'checkpoint.pth')
+    torch.save(dict(meta=dict(dataset_meta=dataset.metainfo), state_dict={}), path)
+    found = torch.load(path, weights_only=True)['meta']['dataset_meta']
+    assert found == dict(classes=('a', 'b'), names=dict(a=['x', dict(y=1)]))
+    assert type(found['names']) is ConfigDict

@@ -5,6 +5,8 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
+import afan_mm  # noqa: F401  registers it
+
 LABELS = [0] * 7 + [1] * 5 + [2] * 8
 
 
@@ -22,9 +24,10 @@ class TwoLabels(NumberedImages):
         return [0, 1]
 
 
-def subset(num_samples, kind='NumberedImages', **kwargs):
+def subset(num_samples, kind='NumberedImages', serialize_data=False, **kwargs):
+    dataset = dict(type=kind, serialize_data=serialize_data)  # to do so takes a second
     return DATASETS.build(
-        dict(type='SeededSubset', num_samples=num_samples, dataset=dict(type=kind), **kwargs)
+        dict(type='SeededSubset', num_samples=num_samples, dataset=dataset, **kwargs)
     )
 
 
@@ -33,7 +36,7 @@ def numbers(dataset):
 
 
 def test_every_class_has_as_many():
-    dataset = subset(12, balanced=True, seed=3)
+    dataset = subset(12, balanced=True, seed=3, serialize_data=True)
     drawn = numbers(dataset)
     assert isinstance(dataset, BaseDataset) and len(set(drawn)) == 12
     assert [sum(LABELS[n] == label for n in drawn) for label in range(3)] == [4, 4, 4]

@@ -1,7 +1,10 @@
 """What the adversarial passes must leave as the clean pass left it, whoever counts it."""
 
 import copy
+import gc
+import weakref
 from collections import deque
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -10,8 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from afan_mm import AFANSettings, tap
-from afan_mm.isolation import restored_state
-from support.tiny import optim_wrapper
+from afan_mm.isolation import isolated_random, restored_state
+from support.tiny import (
+    assert_close,
+    build,
+    gradients,
+    optim_wrapper,
+    segmentation_batch,
+    segmentor_config,
+    with_afan,
+)
 from support.toy import batch, host
 
 
@@ -153,3 +164,89 @@ def test_restored_after_an_error():
         model.counter(None)
         raise KeyboardInterrupt
     assert model.counter.state() == before
+
+
+def test_hooks_of_the_user_run_once_on_what_is_taped():
+    """A hook doubles what by-passes the site; an unperturbed pass is the clean one again, so
+    gradients double as a whole.
+    """
+    control = dict(site='backbone.layer4', perturbation='none', num_strengths=1, moments=None)
+    found = []
+    for neck in (control, None):
+        model = build(with_afan(segmentor_config(auxiliary=False), neck=neck)).double()
+        model.backbone.layer1.register_forward_hook(lambda module, args, output: 2 * output)
+        kind = 'OptimWrapper' if neck is None else 'AFANOptimWrapper'
+        found.append(gradients(model, segmentation_batch(), optim_wrapper(model, kind)))
+    ours, stock = found
+    assert_close(ours, {name: None if g is None else 2 * g for name, g in stock.items()}, 1e-8)
+
+
+@pytest.mark.parametrize('ends', ('in the forward', 'in a pass', 'without a backward'))
+def test_a_step_that_ends_early_keeps_no_graph(ends):
+    """By reference counting alone: memory is there again after an out-of-memory error."""
+    alive = []
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    def remembered(x):
+        x = Node.apply(x)
+        alive.append(weakref.ref(x.grad_fn))
+        return x
+
+    def run(model, x, y):
+        def tail(feature):
+            if ends == 'in a pass' and passes:
+                raise MemoryError
+            passes.append(1)
+            return dict(loss=F.cross_entropy(model.classifier(feature), y))
+
+        feature = tap('site', remembered(model.front(x)), tail, AFANSettings(epsilon=0.3))
+        if ends == 'in the forward':
+            raise MemoryError
+        return tail(feature)
+
+    passes, model = [], host(run)
+    wrapper = optim_wrapper(model)
+    gc.disable()
+    try:
+        if ends == 'without a backward':
+            for _ in range(2):
+                with wrapper.optim_context(model):
+                    model(**batch())
+            assert [ref() is None for ref in alive] == [True, False]
+        else:
+            # the error's traceback would keep the frames
+            try:
+                model.train_step(batch(), wrapper)
+            except MemoryError as error:
+                error.__traceback__ = None
+            assert [ref() for ref in alive] == [None]
+    finally:
+        gc.enable()
+
+
+def test_the_device_of_the_feature_is_seeded(monkeypatch):
+    """Not the current one. There is no accelerator in a test, so its calls are recorded."""
+    current, seeded = [torch.device('cuda:0')], []
+
+    @contextmanager
+    def device(chosen):
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    monkeypatch.setattr(torch.cuda, 'manual_seed', lambda seed: seeded.append((seed, current[-1])))
+    monkeypatch.setattr(torch.random, 'fork_rng', lambda devices: nullcontext())
+    state = torch.get_rng_state()
+    with isolated_random(3, torch.device('cuda:1')):
+        pass
+    torch.set_rng_state(state)
+    assert seeded == [(3, torch.device('cuda:1'))]

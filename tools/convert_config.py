@@ -21,9 +21,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'config', help='config file, or mmdet::NAME, mmseg::NAME or mmpretrain::NAME'
-    )
+    parser.add_argument('config', help='config file, or HOST::NAME of mmdet, mmseg or mmpretrain')
     parser.add_argument(
         '--out',
         metavar='FILE',

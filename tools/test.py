@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, go_on='the same command starts anew, with --robust it goes on')

@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 from mmengine.device import get_device
 
 from afan_mm.cli.command_line import add_common_options, run
+from afan_mm.cli.config_check import check_model
 from afan_mm.cli.data_check import check_data
 from afan_mm.cli.runner import build_runner
 from afan_mm.cli.training import training_config
@@ -50,8 +51,9 @@ def main() -> None:
         if cfg.get('val_cfg') is None
         else ['train_dataloader', 'val_dataloader'],
     )
+    check_model(cfg)
     build_runner(cfg).train()
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, go_on='--resume goes on from the last checkpoint in the work folder')

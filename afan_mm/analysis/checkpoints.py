@@ -1,5 +1,6 @@
 """Models and checkpoints of an analysis, as a command names them."""
 
+import copy
 import os.path as osp
 from typing import Dict, List, Sequence, Tuple
 
@@ -9,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from ..utils.errors import UsageError, describe
-from ..utils.models import check_weights, read_checkpoint, weights_of
+from ..utils.models import load_exactly
 
 
 def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
@@ -19,7 +20,10 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
         UsageError: If there is no such device.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    config = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:  # where mmpretrain has it; mmengine's runner does the same
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(config))
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
@@ -56,14 +60,14 @@ def named_paths(checkpoints: Sequence[str]) -> Dict[str, str]:
 
 
 def read_states(model: nn.Module, paths: Dict[str, str]) -> Dict[str, Dict[str, Tensor]]:
-    """The weights and buffers of checkpoints by name, all of them fit for the model.
+    """The weights and buffers of checkpoints by name, all of them fit for the model, which keeps
+    those of the last.
 
     Raises:
         UsageError: If one cannot be read, or is of another model.
     """
     states = {}
     for name, path in paths.items():
-        weights = weights_of(read_checkpoint(path))
-        check_weights(model, weights, path)
-        states[name] = dict(weights)
+        load_exactly(model, path)
+        states[name] = {key: value.clone() for key, value in model.state_dict().items()}
     return states

@@ -21,12 +21,14 @@ class Tail(NamedTuple):
         before: Of those that the loss reads through an operator without double backward.
         unused: Of those that the loss does not read.
         operators: Names of these operators.
+        every: All names that were asked for; each of the lists above keeps their order.
     """
 
     names: List[str]
     before: List[str]
     unused: List[str]
     operators: List[str]
+    every: List[str]
 
 
 class HessianOperator(LinearOperator):
@@ -120,17 +122,22 @@ def find_tail(loss: Tensor, parameters: Dict[str, Tensor]) -> Tail:
     for name, parameter in parameters.items():
         where = 'before' if id(parameter) in blocked else 'names'
         names[where if id(parameter) in read else 'unused'].append(name)
-    return Tail(**names, operators=sorted({_name(node) for node in once}))
+    return Tail(**names, operators=sorted({_name(node) for node in once}), every=list(parameters))
 
 
 def merge_tails(tails: Sequence[Tail]) -> Tail:
     """The tail for several losses: a parameter is in it if it is before no operator in any."""
     before = {name for tail in tails for name in tail.before}
     read = {name for tail in tails for name in tail.names} - before
-    every = [*tails[0].names, *tails[0].before, *tails[0].unused]
-    unused = [name for name in every if name not in before | read]
     operators = sorted({name for tail in tails for name in tail.operators})
-    return Tail(sorted(read), sorted(before), unused, operators)
+    every = tails[0].every
+    return Tail(
+        [name for name in every if name in read],
+        [name for name in every if name in before],
+        [name for name in every if name not in read | before],
+        operators,
+        every,
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Sharpness in feature space as a table and as a picture."""
 
 from io import StringIO
-from typing import Any, Dict
+from typing import Any, Dict, Iterator, Tuple
 
 import numpy as np
 from rich.console import Console
@@ -38,7 +38,7 @@ def sharpness_table(results: Results) -> str:
     return console.file.getvalue().rstrip()
 
 
-def _rows(results: Results):
+def _rows(results: Results) -> Iterator[Tuple[str, str, Dict[str, Any]]]:
     sites = list(dict.fromkeys(site for found in results.values() for site in found))
     for site in sites:
         for model, found in results.items():

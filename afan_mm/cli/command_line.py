@@ -10,7 +10,9 @@ from mmengine.config import Config, DictAction
 
 from ..utils.checks import read_quotient
 from ..utils.configs import read_config
-from ..utils.errors import UsageError
+from ..utils.errors import UsageError, describe, is_message
+from ..utils.files import check_output
+from .config_check import check_config
 
 
 class ConfigOptions(DictAction):
@@ -92,6 +94,8 @@ def load_config(
         cfg.work_dir = osp.join(
             'work_dirs', osp.splitext(osp.basename(config.rpartition('::')[2]))[0]
         )
+    check_config(cfg)
+    check_output('--work-dir', osp.join(cfg.work_dir, ''))
     return cfg
 
 
@@ -110,12 +114,23 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call ``main``; turn a :class:`UsageError` into one line and exit code 2, as argparse does
-    with its own.
+def run(main: Callable[[], None], go_on: str = 'the same command starts anew') -> None:
+    """Call ``main``. What the user gave wrong is one line and exit code 2, as argparse does with
+    its own: a :class:`UsageError`, or an error that this package raises while it trains. Ctrl-C is
+    one line and exit code 130.
+
+    Args:
+        go_on: What the user does after Ctrl-C.
     """
+    name = osp.basename(sys.argv[0])
     try:
         main()
-    except UsageError as error:
-        print(f'{osp.basename(sys.argv[0])}: error: {error}', file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f'\n{name}: interrupted; {go_on}', file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, UsageError) and not is_message(error):
+            raise
+        text = str(error) if isinstance(error, UsageError) else describe(error)
+        print(f'{name}: error: {text}', file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,8 @@
 """Evaluations: what the options of tools/test.py do to a config, and running one."""
 
 import inspect
+import os.path as osp
+import warnings
 from copy import deepcopy
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -12,6 +14,7 @@ from ..robustness.corruption_loop import use_corruptions
 from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import find_host
 from ..utils.errors import UsageError
+from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
 from .runner import build_runner
@@ -65,8 +68,12 @@ def evaluation_config(
         UsageError: If an option does not fit the config, or the checkpoint cannot be read.
     """
     cfg = load_config(config, **common)
-    read_checkpoint(checkpoint)
     cfg.load_from = checkpoint
+    if show_dir:
+        # a detector's is inside the work folder
+        inside = cfg.work_dir if cfg.get('default_scope') == 'mmdet' else ''
+        check_output('--show-dir', osp.join(inside, show_dir, ''))
+    read_checkpoint(checkpoint)
     if corruptions is not None:
         for option, given in (('--robust', robust), ('--show', show), ('--show-dir', show_dir)):
             if given:
@@ -121,6 +128,9 @@ def enable_drawing(
         raise UsageError(
             '--show and --show-dir need a config with default_hooks.visualization, but got none'
         )
+    if find_host(cfg, '--show-dir') == 'mmpretrain':
+        hook.update(enable=True, show=show, out_dir=show_dir)
+        return
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -141,8 +151,15 @@ def enable_tta(cfg: Config) -> None:
     while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
         dataset = dataset.dataset
     if find_host(cfg, '--tta') == 'mmdet':
-        cfg.setdefault('tta_model', DET_TTA_MODEL)
-        cfg.setdefault('tta_pipeline', make_det_tta_pipeline(dataset.pipeline))
+        for key, default in (
+            ('tta_model', DET_TTA_MODEL),
+            ('tta_pipeline', make_det_tta_pipeline(dataset.pipeline)),
+        ):
+            if key not in cfg:
+                warnings.warn(
+                    f'Cannot find ``{key}`` in config, we will set it as default.', stacklevel=2
+                )
+                cfg[key] = default
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             raise UsageError(f'--tta needs a config with {key}, but got none')
@@ -165,10 +182,14 @@ def save_predictions(cfg: Config, out: str) -> None:
         if isinstance(cfg.test_evaluator, (list, tuple))
         else [cfg.test_evaluator]
     )
-    if find_host(cfg, '--out') == 'mmdet':
+    host = find_host(cfg, '--out')
+    if host in ('mmdet', 'mmpretrain'):
+        kind, dump = dict(
+            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+        )[host]
         if not out.endswith(('.pkl', '.pickle')):
-            raise UsageError(f'--out must end with .pkl or .pickle for a detector, but got {out}')
-        cfg.test_evaluator = [*metrics, dict(type='DumpDetResults', out_file_path=out)]
+            raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
+        cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
     else:
         for metric in metrics:
             metric.update(output_dir=out, keep_results=True)

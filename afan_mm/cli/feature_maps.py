@@ -1,6 +1,5 @@
 """Pictures of what A-FAN does to the features of a trained model."""
 
-import os
 import os.path as osp
 from typing import Iterator, List, Optional, Sequence
 
@@ -13,8 +12,15 @@ from torch import nn
 
 from ..site import declared_by, trained_modules
 from ..utils.errors import UsageError, describe
+from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint
-from ..visualization import capture, choose_view, draw_site, save_png, to_rgb
+from ..visualization import (
+    capture,
+    choose_view,
+    draw_site,
+    save_png,
+    to_rgb,
+)
 from .data_check import check_data
 from .targeted_images import Source, find_parts, find_sources, load
 
@@ -56,7 +62,9 @@ def draw_feature_maps(
 
     Raises:
         UsageError: If config, checkpoint, images, device or folder cannot be used.
+        OSError: If a picture cannot be written.
     """
+    check_output('--out-dir', osp.join(out_dir, ''))
     read_checkpoint(checkpoint)  # to complain before anything is built
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     parts = find_parts(cfg, split)
@@ -69,12 +77,6 @@ def draw_feature_maps(
             f"the data of --split {split} is not there: every image is compared with the model's "
             'own prediction'
         )
-    try:
-        os.makedirs(out_dir, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f'--out-dir must be a folder that can be written, but got {out_dir}: {describe(error)}'
-        ) from error
     for source, name in zip(sources, names):
         batch, target = load(source, parts[0]['pipeline'], model, score_thr)
         try:
@@ -83,18 +85,13 @@ def draw_feature_maps(
             raise UsageError(f'cannot take features of {source.path}: {error}') from error
         image = to_rgb(batch['inputs'][0])
         for features in captured:
+            path = osp.join(out_dir, f'{name}_{features.name}.png')
             try:
                 view = choose_view(features, channels, topk)
             except ValueError as error:
                 yield f'{source.path}: site {features.name} is left out: {error}'
                 continue
-            path = osp.join(out_dir, f'{name}_{features.name}.png')
-            try:
-                save_png(draw_site(features, image, view, magnify, target, alpha), path)
-            except OSError as error:
-                raise UsageError(
-                    f'--out-dir must be a folder that can be written, but got {out_dir}: {error}'
-                ) from error
+            save_png(draw_site(features, image, view, magnify, target, alpha), path)
             finite = '' if features.finite else ', direction not finite'
             yield f'{path}: site {features.name}, loss against {target}{finite}'
 

@@ -1,6 +1,5 @@
 """Which model of a config trains, and what is known of it before anything is built."""
 
-import inspect
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
@@ -8,7 +7,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
-from ..models.component import AFANComponent, find_model
+from ..models.component import AFANComponent, find_model, parameter
 from ..utils.errors import UsageError
 
 PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
@@ -61,11 +60,14 @@ def find_class(kind: Any, name: str) -> type:
             'lines by hand'
         )
     try:
-        return find_model(kind)
+        found = find_model(kind)
     except (KeyError, ImportError) as error:
         raise ConversionError(
             str(error.args[0]).replace('base must be the type of', f'{name}.type must be')
         ) from error
+    if not isinstance(found, type):
+        raise ConversionError(f'{name}.type must be a class, but {kind!r} is a function')
+    return found
 
 
 def find_host(model: Any, path: Tuple[str, ...] = ('model',)) -> Host:
@@ -102,21 +104,6 @@ def refuse_converted(node: Any, path: str) -> None:
         ]
     for name, child in children:
         refuse_converted(child, name)
-
-
-def parameter(cls: type, name: str) -> Optional[inspect.Parameter]:
-    """A parameter of a constructor; one with ``**kwargs`` hands it on to the class it derives
-    from.
-    """
-    for each in cls.__mro__:
-        if '__init__' not in vars(each):
-            continue
-        parameters = inspect.signature(each.__init__).parameters
-        if name in parameters:
-            return parameters[name]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            break
-    return None
 
 
 def num_levels(backbone: Any) -> Optional[int]:

@@ -8,10 +8,11 @@ import torch
 from mmengine.registry import MODELS
 
 from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from ..models.component import parameter
 from ..settings import AFANSettings
 from ..utils.configs import type_name
 from ..utils.errors import describe
-from .host import ConversionError, Host, last_level_read, num_levels, parameter
+from .host import ConversionError, Host, last_level_read, num_levels
 
 HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
 SITES_OF_PAPER = ('classifier', 'vector')

@@ -2,14 +2,16 @@
 and the one that draws them.
 """
 
+import math
 from collections import Counter
 from io import StringIO
-from typing import Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -23,6 +25,7 @@ from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sam
 from .optim_wrapper import AFANStep
 
 Sites = Sequence[Tuple[str, AFANSettings]]
+MANY_STDS = 2  # of the feature: a perturbation above has hidden it
 
 
 @HOOKS.register_module()
@@ -44,22 +47,24 @@ class AFANHook(Hook):
         self.warmup_iters = check_integer('warmup_iters of AFANHook', warmup_iters, 0)
         self.interval = check_integer('interval of AFANHook', interval, 1)
         self._longest = 1
+        self._strong: Dict[str, str] = {}  # sites that may turn out too strong, and the unit there
         self._void_updates = 0
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Check the model and the optim wrapper, and print the table of sites."""
         model = unwrapped(runner.model)
         sites = declared_sites(model)
-        check_sites(sites, runner.optim_wrapper)
+        check_sites(sites, type(runner.optim_wrapper))
         for _, module in trained_modules(model):
             if hasattr(module, 'afan_check'):
                 module.afan_check(model)
+        self._strong = {s.name: s.epsilon_unit for _, s in sites if s.epsilon_unit != 'norm'}
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))
         if sites:
             self._tell_weights(runner, sites, model)
 
-    def _tell_weights(self, runner, sites: Sites, model: nn.Module) -> None:
+    def _tell_weights(self, runner: Runner, sites: Sites, model: nn.Module) -> None:
         wrapper = runner.optim_wrapper
         wrapper.resolve_clean_weight(model)
         adversarial = adversarial_weight([settings for _, settings in sites])
@@ -76,7 +81,9 @@ class AFANHook(Hook):
                 'below 1'
             )
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[Any] = None
+    ) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, AFANStep):  # a stock baseline that inherits the hook
@@ -88,7 +95,11 @@ class AFANHook(Hook):
         wrapper.health.due = self.interval - 1 - runner.iter % self.interval < self._longest
 
     def after_train_iter(
-        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Any] = None,
+        outputs: Optional[dict] = None,
     ) -> None:
         """Report the figures of this iteration."""
         if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
@@ -96,6 +107,7 @@ class AFANHook(Hook):
         ):
             return
         self._tell_void_updates(runner)
+        self._tell_strong(runner)
         for key, value in runner.optim_wrapper.health.report().items():
             runner.message_hub.update_scalar(f'train/afan/{key}', value)
             if key.endswith('nonfinite_share') and value > 0:
@@ -105,7 +117,17 @@ class AFANHook(Hook):
                     'their adversarial passes counted nothing'
                 )
 
-    def _tell_void_updates(self, runner) -> None:
+    def _tell_strong(self, runner: Runner) -> None:
+        for name, size in runner.optim_wrapper.health.relative_sizes().items():
+            if name in self._strong and MANY_STDS < size < math.inf:
+                unit = self._strong.pop(name)  # once is enough
+                runner.logger.warning(
+                    f'A-FAN: the perturbation at {name!r} measures {size:.3g} standard deviations '
+                    f'of the feature there. Was epsilon ({unit}) meant to be that large, or does a '
+                    "'/ 255' lack?"
+                )
+
+    def _tell_void_updates(self, runner: Runner) -> None:
         void = int(runner.optim_wrapper.num_void_updates)
         if void > self._void_updates:
             runner.logger.warning(
@@ -116,15 +138,15 @@ class AFANHook(Hook):
         self._void_updates = void
 
 
-def check_sites(sites: Sites, optim_wrapper) -> None:
+def check_sites(sites: Sites, optim_wrapper: type) -> None:
     """Raise where sites and optim wrapper do not fit together, or sites share a name.
 
     Args:
         sites: The path of the module that declares a site, and its settings.
-        optim_wrapper: That of the run.
+        optim_wrapper: The class of that of the run.
     """
-    kind = type(optim_wrapper).__name__
-    if sites and not isinstance(optim_wrapper, AFANStep):
+    kind = optim_wrapper.__name__
+    if sites and not issubclass(optim_wrapper, AFANStep):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
         raise RuntimeError(
             f'The model has A-FAN sites ({", ".join(settings.name for _, settings in sites)}), '
@@ -133,7 +155,7 @@ def check_sites(sites: Sites, optim_wrapper) -> None:
             f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of "
             'afan_mm'
         )
-    if not sites and isinstance(optim_wrapper, AFANStep):
+    if not sites and issubclass(optim_wrapper, AFANStep):
         raise RuntimeError(
             f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, '
             'AFANDecodeHead or '
@@ -248,7 +270,11 @@ class AFANFeatureMapHook(Hook):
         self.alpha = alpha
 
     def after_train_iter(
-        self, runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[Any] = None,
+        outputs: Optional[dict] = None,
     ) -> None:
         """Draw every ``interval`` iterations."""
         if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
@@ -265,6 +291,7 @@ class AFANFeatureMapHook(Hook):
             self.sites,
             runner.optim_wrapper.epsilon_scale,
             key=str(runner.iter),
+            steering=runner.optim_wrapper.steering,
         )
         if not is_main_process():
             return

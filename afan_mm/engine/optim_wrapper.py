@@ -3,7 +3,7 @@ backward.
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import List, Optional, Union
+from typing import Any, Iterator, List, Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, get_rank
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..health import Health
-from ..joint import adversarial_weight
+from ..joint import complement
 from ..session import Session
 from ..site import declared_sites
 from ..steering import Steering
@@ -50,15 +50,7 @@ class AFANStep:
     """
 
     def __init__(self, *args, afan_seed: int = 0, clean_weight: Union[float, str] = 1.0, **kwargs):
-        if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
-            raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
-        if not isinstance(clean_weight, str):
-            check_number('clean_weight', clean_weight, above=True)
-        elif clean_weight != 'complement':
-            raise ValueError(
-                "clean_weight must be a finite number > 0 or 'complement', but got "
-                f'{clean_weight!r}'
-            )
+        check_arguments(afan_seed, clean_weight)
         super().__init__(*args, **kwargs)
         self.afan_seed = afan_seed
         self.clean_weight = clean_weight
@@ -72,7 +64,7 @@ class AFANStep:
         self._checked = False
 
     @contextmanager
-    def optim_context(self, model: nn.Module):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Record the clean forward pass.
 
         Under DDP the whole step runs without its gradient synchronisation, which allows one
@@ -87,6 +79,8 @@ class AFANStep:
             )
         self.resolve_clean_weight(host)
         self._replicas = model if host is not model and self.should_sync() else None
+        if self._session is not None:  # nobody called backward
+            self._session.discard()
         self._session = Session(
             host,
             key=f'{self.afan_seed}/{get_rank()}/{self._inner_count}',
@@ -119,7 +113,11 @@ class AFANStep:
         if session is None:
             backward(loss)
         else:
-            session.backward(self.clean_weight * loss, backward)
+            try:
+                session.backward(self.clean_weight * loss, backward)
+            except BaseException:
+                session.discard()
+                raise
             self._guarded |= bool(session.sites or session.declared)
             if not self._checked:
                 session.check_all_ran()
@@ -135,16 +133,8 @@ class AFANStep:
         Args:
             model: The host, not a data-parallel wrapper.
         """
-        if self.clean_weight != 'complement':
-            return
-        adversarial = adversarial_weight([settings for _, settings in declared_sites(model)])
-        if adversarial >= 1:
-            raise ValueError(
-                "clean_weight='complement' needs adversarial losses whose weights sum to less than "
-                f'1, but adv_weight x num_strengths over the sites is {adversarial:.4g}; lower '
-                'adv_weight'
-            )
-        self.clean_weight = 1 - adversarial
+        if self.clean_weight == 'complement':
+            self.clean_weight = complement([settings for _, settings in declared_sites(model)])
 
     def state_dict(self) -> dict:
         """That of the stock wrapper, and the factors on epsilon where there are any."""
@@ -192,6 +182,18 @@ class AFANStep:
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss
+
+
+def check_arguments(afan_seed: Any = 0, clean_weight: Any = 1.0) -> None:
+    """Raise where these arguments of an A-FAN optim wrapper are wrong, with what is allowed."""
+    if isinstance(afan_seed, bool) or not isinstance(afan_seed, int):
+        raise TypeError(f'afan_seed must be an integer, but got {afan_seed!r}')
+    if not isinstance(clean_weight, str):
+        check_number('clean_weight', clean_weight, above=True)
+    elif clean_weight != 'complement':
+        raise ValueError(
+            f"clean_weight must be a finite number > 0 or 'complement', but got {clean_weight!r}"
+        )
 
 
 def _average_gradients(replicas: DistributedDataParallel) -> None:

@@ -33,9 +33,9 @@ def plot(results: Dict[str, Any], path: str) -> None:
         axis.set_title(f'{name}\n({better} is better{primary})', fontsize=9)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
+    legend = 'dots are seeds, lines join a seed;', 'mean and 95 % interval'
     figure.suptitle(
-        f'{results["experiment"]}: dots are seeds, lines join a seed; mean and 95 % interval',
-        fontsize=9,
+        '\n'.join((results['experiment'], (' ' if columns > 1 else '\n').join(legend))), fontsize=9
     )
     figure.savefig(path, dpi=120)
 

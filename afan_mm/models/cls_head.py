@@ -30,6 +30,7 @@ class AFANClsHead(AFANDecodeHead):
 
     default_name = 'head'
     afan_scope = 'mmpretrain'
+    elsewhere = ('backbone', 'neck', 'roi_head', 'rpn_head', 'decode_head')
     allowed_base = 'the type of a classification head with a method loss'
 
     @staticmethod

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..settings import AFANSettings
 from ..site import Losses, declared_by
-from .component import AFANComponent
+from .component import AFANComponent, did_you_mean
 from .point import Passage, Point, as_levels
 from .rerun import Rerun
 
@@ -35,6 +35,9 @@ class AFANDecodeHead(AFANComponent):
     default_name = 'decode_head'
     afan_scope = 'mmseg'
     allowed_base = 'the type of a decode head with a method loss'
+    options = ('site', 'levels')
+    elsewhere = ('backbone', 'neck', 'roi_head', 'rpn_head')
+    advice = 'write decode_head=dict(type=..., base=..., afan=dict(...)) or head=dict(...)'
 
     def _read_settings(
         self, afan: Union[dict, Sequence[dict]]
@@ -45,14 +48,23 @@ class AFANDecodeHead(AFANComponent):
     def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site, levels = afan.pop('site', 'classifier'), as_levels(afan.pop('levels', None))
         sites = ['classifier'] if self._classifier(self) else []
-        if site not in sites and site not in dict(self.named_modules()):
-            sites += [name for name, _ in self.named_children()]
+        named = dict(self.named_modules())
+        if site not in sites and not (site in named and _has_output(site, named[site])):
+            inner = [name for name in named if _has_output(name, named[name])]
+            # all of them where the outer ones are but lists of modules
+            sites += [name for name in inner if '.' not in name] or inner
+            hint = did_you_mean(site, {*sites, *inner})
             raise ValueError(
-                f'site of {type(self).__name__} must be one of {sites} or a submodule of these, '
-                f'but got {site!r}'
+                f'site must be one of {sites} or a submodule of these, but got {site!r}{hint}'
             )
         self.afan_places.append((site, levels))
         return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
+
+    @classmethod
+    def _check_options(cls, options: Dict[str, Any]) -> None:
+        if not isinstance(options.get('site', ''), str):
+            raise ValueError(f'site must be the name of a submodule, but got {options["site"]!r}')
+        as_levels(options.get('levels'))
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
@@ -102,3 +114,14 @@ class AFANDecodeHead(AFANComponent):
         """
         there = hasattr(head, 'cls_seg') and getattr(head, 'conv_seg', None) is not None
         return Point(head, 'cls_seg', reads=True) if there else None
+
+
+def _has_output(name: str, module: nn.Module) -> bool:
+    """Whether a submodule of a head is run and gives a feature: a list of modules is not run by
+    itself, and what a loss gives is not read.
+    """
+    return (
+        bool(name)
+        and type(module).forward is not nn.Module.forward
+        and not any(part.startswith('loss') for part in name.split('.'))
+    )

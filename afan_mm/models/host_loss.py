@@ -66,7 +66,7 @@ class HostLoss(Rerun):
     def _recorded(self, head: nn.Module) -> Callable:
         stock = head.loss
 
-        def loss(*args, **kwargs):
+        def loss(*args, **kwargs) -> Any:
             losses = stock(*args, **kwargs)
             # a head that answers in another form is not left out
             if self._arguments is None and isinstance(losses, dict):
@@ -142,7 +142,7 @@ class Proposals:
 
 def _keeping(kept: List[Any], compute: Callable) -> Callable:
 
-    def method(*args, **kwargs):
+    def method(*args, **kwargs) -> Any:
         result = compute(*args, **kwargs)
         kept.append(pack(result))
         return result

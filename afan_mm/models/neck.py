@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..isolation import replaced
 from ..settings import AFANSettings
 from ..site import declared_by
-from .component import AFANComponent
+from .component import AFANComponent, check_place
 from .host_loss import HostLoss
 from .point import Levels, Passage, Point, as_levels
 
@@ -58,6 +58,12 @@ class AFANNeckWrapper(AFANComponent):
 
     default_name = 'neck'
     allowed_base = 'the type of a neck, or None for a host without one'
+    options = ('site', 'levels', 'reuse_proposals')
+    elsewhere = ('backbone', 'decode_head', 'auxiliary_head', 'head', 'roi_head', 'rpn_head')
+    advice = (
+        "leave that part as it is, and name the place in neck=dict(type='AFANNeckWrapper', "
+        "base=..., afan=dict(site='backbone.layer3'))"
+    )
 
     def _read_settings(
         self, afan: Union[dict, Sequence[dict]]
@@ -66,20 +72,28 @@ class AFANNeckWrapper(AFANComponent):
         return super()._read_settings(afan)
 
     def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
-        site, reuse_proposals = afan.pop('site', 'input'), afan.pop('reuse_proposals', False)
+        options = {key: afan.pop(key) for key in self.options if key in afan}
+        self._check_options(options)
+        site = options.get('site', 'input')
+        levels = as_levels(options.get('levels', None if '.' in site else (-1,)))
+        self.afan_places.append(Place(site, levels, options.get('reuse_proposals', False)))
+        if '.' in site:
+            return dict(dict(name=site), **afan)
+        return afan
+
+    @classmethod
+    def _check_options(cls, options: Dict[str, Any]) -> None:
+        site = options.get('site', 'input')
         if site not in ('input', 'output') and not (isinstance(site, str) and '.' in site):
             raise ValueError(
                 "site must be 'input', 'output' or the path of a module of the host, such as "
                 "'backbone.layer3', "
                 f'but got {site!r}'
             )
+        reuse_proposals = options.get('reuse_proposals', False)
         if not isinstance(reuse_proposals, bool):
             raise TypeError(f'reuse_proposals must be a bool, but got {reuse_proposals!r}')
-        levels = as_levels(afan.pop('levels', None if '.' in site else (-1,)))
-        self.afan_places.append(Place(site, levels, reuse_proposals))
-        if '.' in site:
-            return dict(dict(name=site), **afan)
-        return afan
+        as_levels(options.get('levels'))
 
     @classmethod
     def _stock_class(cls, base: Union[str, type, None]) -> type:
@@ -108,6 +122,8 @@ class AFANNeckWrapper(AFANComponent):
                 f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has '
                 'none'
             )
+        path = next(name for name, module in host.named_modules() if module is self)
+        check_place(type(self), path)
         owner = self._owners(host)[0]
         for place, _ in zip(self.afan_places, self._calls(host)):
             if '.' in place.site:

@@ -47,7 +47,7 @@ class Passage:
         """Inside, a joint adversarial pass of an earlier site perturbs the feature once."""
         stock = self.method
 
-        def method(*args, **kwargs):
+        def method(*args, **kwargs) -> Any:
             if not is_perturbing(self.settings):
                 return stock(*args, **kwargs)
             levels = Levels(self.reach(stock, *args, **kwargs), self.levels)

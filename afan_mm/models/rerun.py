@@ -84,7 +84,7 @@ class Rerun:
         answers: Iterator[Any] = iter([feature])
         stock = self.passage.method
 
-        def answer(*args, **kwargs):
+        def answer(*args, **kwargs) -> Any:
             for feature in answers:
                 return self.passage.resume(stock, feature, *args[1:], **kwargs)
             return stock(*args, **kwargs)

@@ -41,6 +41,10 @@ class AFANRoIHead(AFANComponent):
     default_name = 'roi_head'
     allowed_base = "the type of a RoI head derived from mmdet's StandardRoIHead or CascadeRoIHead"
 
+    options = ('site',)
+    elsewhere = ('backbone', 'neck', 'decode_head', 'head', 'rpn_head', 'bbox_head')
+    advice = "write roi_head=dict(type='AFANRoIHead', base=..., afan=dict(...))"
+
     def _read_settings(
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
@@ -58,8 +62,7 @@ class AFANRoIHead(AFANComponent):
 
     def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site = afan.pop('site', _site_for(type(head) for head in self._box_heads()))
-        if site not in SITES:
-            raise ValueError(f'site must be one of {SITES}, but got {site!r}')
+        self._check_options(dict(site=site))
         for head in self._box_heads():
             if site == 'vector' and not _last_layers(head):
                 raise ValueError(
@@ -68,6 +71,12 @@ class AFANRoIHead(AFANComponent):
                 )
         self.afan_sites.append(site)
         return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
+
+    @classmethod
+    def _check_options(cls, options: Dict[str, Any]) -> None:
+        site = options.get('site', SITES[0])
+        if site not in SITES:
+            raise ValueError(f'site must be one of {SITES}, but got {site!r}')
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:

@@ -11,6 +11,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..isolation import replaced
 
+# What runs a module with its hooks: these have seen the taped outputs. Torch 2.0 has no such method
+# that an instance could shadow.
+_CALL = '_call_impl' if hasattr(nn.Module, '_wrapped_call_impl') else 'forward'
 _TENSOR = object()  # stands for a tensor of the tape
 _AGAIN = object()  # stands for a result that was overwritten after it was recorded
 
@@ -35,10 +38,10 @@ class Tape:
     def record(self) -> Iterator['Tape']:
         """Inside, completed calls of submodules are recorded until :meth:`close`."""
 
-        def before(module, args):
+        def before(module: nn.Module, args: tuple) -> None:
             self._running.append(len(self._calls))
 
-        def after(module, args, output):
+        def after(module: nn.Module, args: tuple, output: Any) -> None:
             start = self._running.pop()
             if self._open:
                 # The outer call answers for those inside it.
@@ -89,7 +92,8 @@ class Tape:
             answers[module].append(unpack(output))
         with ExitStack() as stack:
             for module, taped in answers.items():
-                stack.enter_context(replaced(module, forward=answered(taped, module.forward)))
+                call = getattr(module, _CALL)
+                stack.enter_context(replaced(module, **{_CALL: answered(taped, call)}))
             yield unpack(arguments)
 
 
@@ -97,7 +101,7 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
     """A method that gives the taped results in their order, and computes after that."""
     remaining = iter(taped)
 
-    def forward(*args, **kwargs):
+    def forward(*args, **kwargs) -> Any:
         for output in remaining:
             return compute(*args, **kwargs) if output is _AGAIN else output
         return compute(*args, **kwargs)

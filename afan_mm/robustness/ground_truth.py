@@ -11,6 +11,7 @@ from torch import nn
 from .settings import AttackError
 
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
+LABELS = ('gt_label', 'gt_score')
 IGNORED = 255
 # Frames of annotations: that of the input; that of the original image, which ``scale_factor`` takes
 # into the input's, where padding follows at the right and the bottom; or that of the original image
@@ -69,32 +70,30 @@ def _frame_after(transforms: List[Any]) -> str:
     frame, padded = 'input', False
     for transform in transforms:
         name = type(transform).__name__
-        if name in STILL or name.startswith('Load') and not name.endswith('Annotations'):
-            continue
+        if name.startswith('Load') and name.endswith('Annotations'):
+            if padded and frame == 'stretched':
+                raise AttackError(
+                    'the test pipeline must not pad an image that it has resized to a multiple '
+                    'before it loads annotations, which then do not fit'
+                )
+            return frame
+        if name.startswith('Pack'):
+            break
         if name in SCALING:
             frame = 'original'
-        elif name == 'Pad':
-            padded = True
         elif name in STRETCHING and not padded:
             frame = 'stretched'
-        elif name.startswith('Load'):
-            if padded and frame == 'stretched':
-                break
-            return frame
-        else:
+        elif name == 'Pad':
+            padded = True
+        elif name not in STILL and not name.startswith('Load'):
             raise AttackError(
                 f'the test pipeline must not use {name} before it loads annotations, which then '
                 'may not fit: load them first, or say with ground_truth which of '
                 f'{", ".join(FRAMES)} is their frame'
             )
-    else:
-        raise AttackError(
-            'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
-            'before the packing step (for a detector with masks: with_mask=True)'
-        )
     raise AttackError(
-        'the test pipeline must not pad an image that it has resized to a multiple before it loads '
-        'annotations, which then do not fit'
+        'the attack needs ground truth, but the test pipeline has no LoadAnnotations: add it '
+        'before the packing step (for a detector with masks: with_mask=True)'
     )
 
 
@@ -113,7 +112,7 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in MAPS) and (
+    if not any(name in sample for name in (*MAPS, *LABELS)) and (
         instances is None or 'bboxes' not in instances and 'masks' not in instances
     ):
         raise AttackError(
@@ -127,7 +126,7 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int
     """A copy of a data sample whose ground truth fits an input.
 
     Args:
-        sample: Of mmdet or mmseg; never modified.
+        sample: Of mmdet, mmseg or mmpretrain, whose labels have no frame; never modified.
         shape: Height and width of the input as the pipeline packed it, its padding included.
         frame: That of the ground truth, see :func:`ground_truth_frame`. From the original image it
             is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the

@@ -58,7 +58,8 @@ class RobustTestLoop(TestLoop):
             Defaults to 10.
         attack: The keys of :class:`~afan_mm.robustness.AttackSettings`; those not given are the
             paper's for the host: PGD-10, for detectors with step 0.3/255 and epsilon 2/255 (Sec. 5,
-            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8).
+            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8). For
+            classifiers, of which its text says none, PGD-10 with step 2/255 and epsilon 8/255.
 
     Raises:
         AttackError: Before anything is written, in one line: a key is wrong, or ground truth, the
@@ -87,14 +88,19 @@ class RobustTestLoop(TestLoop):
         except ValueError as error:
             raise AttackError(str(error)) from error
         self.model = unwrapped(runner.model)
-        self.settings = AttackSettings.for_host(library_of(self.model), **attack)
+        library = library_of(self.model)
+        self.settings = AttackSettings.for_host(library, **attack)
+        if library == 'mmpretrain' and show_dir is not None:
+            raise AttackError('show_dir draws boxes and maps of classes: a classifier has none')
         about_robust = robust_names(evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
         self.robust_evaluator.dataset_meta = self.evaluator.dataset_meta
         dataset = self.dataloader.dataset
-        frame = ground_truth_frame(dataset) if ground_truth is None else ground_truth
-        self.attack = PixelAttack(self.model, self.settings, frame)
+        if ground_truth is None:  # a classifier's labels have no frame
+            is_classifier = library == 'mmpretrain'
+            ground_truth = 'input' if is_classifier else ground_truth_frame(dataset)
+        self.attack = PixelAttack(self.model, self.settings, ground_truth)
         self.show_dir, self.show_interval, self.magnify = show_dir, show_interval, magnify
         self.save_interval, self.log_interval = save_interval, log_interval
 

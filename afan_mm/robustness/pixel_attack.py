@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..attack import Perturbation, pgd
 from ..isolation import evaluation_mode, flow_modules, isolated_random, replaced
+from .auto_attack import auto_attack
 from .ground_truth import check_sample, has_ground_truth, ignored_label, to_input_frame
 from .objectives import training_loss, weighted_cross_entropy
 from .settings import AttackError, AttackSettings
@@ -44,7 +45,7 @@ class PixelAttack:
     global random streams are as before, also after an exception.
 
     Args:
-        model: A detector or a segmentor, not in a wrapper such as DDP's.
+        model: A detector, a segmentor or a classifier, not in a wrapper such as DDP's.
         settings: The attack.
         frame: That of the ground truth, see
             :func:`~afan_mm.robustness.ground_truth.ground_truth_frame`. Defaults to 'input'.
@@ -98,6 +99,10 @@ class PixelAttack:
             )
         check_sample(sample)
         sample = self._in_input_frame(sample, image)
+        if settings.attack == 'autoattack':
+            with self._isolated(name):
+                found = auto_attack(self.model, clean, sample, settings.epsilon, settings.seed)
+            return [found, True]
         steps = count(1)
         generator = torch.Generator(clean.device).manual_seed(self._seed(name, 'start'))
         found: Perturbation = pgd(

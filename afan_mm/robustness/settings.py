@@ -9,12 +9,19 @@ from torch import nn
 from ..utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 from ..utils.errors import UsageError
 
-ATTACKS = ('pgd', 'segpgd', 'cospgd')
+ATTACKS = ('pgd', 'segpgd', 'cospgd', 'autoattack')
 # The paper's evaluation: PGD-10, with the strengths of Sec. 5 (Table 6) for detectors and Sec. 6
-# (Table 8) for segmentors.
+# (Table 8) for segmentors. Its text gives none for classifiers: theirs are the usual ones on CIFAR
+# (Madry et al. 2018).
 PROTOCOLS = {
     'mmdet': dict(attack='pgd', num_steps=10, step_size=0.3 / 255, epsilon=2 / 255),
     'mmseg': dict(attack='pgd', num_steps=10, step_size=1 / 255, epsilon=8 / 255),
+    'mmpretrain': dict(attack='pgd', num_steps=10, step_size=2 / 255, epsilon=8 / 255),
+}
+ATTACKS_OF = {
+    'mmdet': ('pgd',),
+    'mmseg': ('pgd', 'segpgd', 'cospgd'),
+    'mmpretrain': ('pgd', 'autoattack'),
 }
 
 
@@ -39,7 +46,9 @@ class AttackSettings:
         random_start: Start anywhere in the ball instead of at the clean image. Defaults to False.
         attack: What the steps raise, see :mod:`afan_mm.robustness.objectives`. 'pgd': the model's
             training loss. For segmentors also 'segpgd' and 'cospgd', which weight the pixels'
-            cross-entropy. Defaults to 'pgd'.
+            cross-entropy. For classifiers also 'autoattack', see
+            :func:`~afan_mm.robustness.auto_attack.auto_attack`, of which ``epsilon`` and ``seed``
+            alone are settings. Defaults to 'pgd'.
         seed: With the image's name, the seed of what is drawn at random: the start, anchors and
             RoIs. Defaults to 0.
 
@@ -67,7 +76,7 @@ class AttackSettings:
         """The paper's protocol for a host, with changes.
 
         Args:
-            host: 'mmdet' or 'mmseg'.
+            host: 'mmdet', 'mmseg' or 'mmpretrain'.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(changes) - set(known))
@@ -76,21 +85,24 @@ class AttackSettings:
                 f'the robust evaluation has no setting {unknown}; its attack knows {known}'
             )
         settings = cls(**{**PROTOCOLS[host], **changes})
-        if host != 'mmseg' and settings.attack != 'pgd':
+        allowed = ATTACKS_OF[host]
+        if settings.attack not in allowed:
+            kind = dict(mmdet='a detector', mmseg='a segmentor', mmpretrain='a classifier')[host]
             raise AttackError(
-                "attack must be 'pgd' for a detector, which has no classes of pixels, but got "
-                f'{settings.attack!r}'
+                f'attack must be one of {allowed} for {kind}, but got {settings.attack!r}'
             )
         return settings
 
     def __str__(self) -> str:
         strengths = f'step {self.step_size * 255:g}/255, epsilon {self.epsilon * 255:g}/255'
         start = ', random start' if self.random_start else ''
+        if self.attack == 'autoattack':
+            return f'AutoAttack, standard, epsilon {self.epsilon * 255:g}/255'
         return f'{self.attack.upper()}-{self.num_steps}, {strengths}{start}'
 
 
 def library_of(model: nn.Module) -> str:
-    """The library of a model: 'mmdet' or 'mmseg'."""
+    """The library of a model: 'mmdet', 'mmseg' or 'mmpretrain'."""
     if isinstance(model, BaseTTAModel):
         raise AttackError('the robust evaluation does not work with test-time augmentation')
     for cls in type(model).__mro__:
@@ -98,7 +110,8 @@ def library_of(model: nn.Module) -> str:
         if library in PROTOCOLS:
             return library
     raise AttackError(
-        'the robust evaluation needs a detector of mmdet or a segmentor of mmseg, but got '
+        'the robust evaluation needs a detector of mmdet, a segmentor of mmseg or a classifier of '
+        'mmpretrain, but got '
         f'{type(model).__name__}'
     )
 

@@ -86,17 +86,18 @@ def config_file(path: str) -> str:
 
 
 def find_host(cfg: Config, option: str) -> str:
-    """The library of a config's model: 'mmdet' or 'mmseg', its ``default_scope``.
+    """The library of a config's model: 'mmdet', 'mmseg' or 'mmpretrain', its ``default_scope``.
 
     Args:
         option: What needs to know, for the message.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If it is none of them.
     """
     host = cfg.get('default_scope')
-    if host not in ('mmdet', 'mmseg'):
+    if host not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UsageError(
-            f"{option} needs a config with default_scope 'mmdet' or 'mmseg', but got {host!r}"
+            f"{option} needs a config with default_scope 'mmdet', 'mmseg' or 'mmpretrain', but "
+            f'got {host!r}'
         )
     return host

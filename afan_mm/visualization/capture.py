@@ -14,6 +14,7 @@ from ..isolation import evaluation_mode, flow_modules, isolated_random, restored
 from ..session import Session
 from ..settings import AFANSettings
 from ..site import Site
+from ..steering import Steering
 
 
 class SiteFeatures(NamedTuple):
@@ -23,7 +24,7 @@ class SiteFeatures(NamedTuple):
         name: Of the site, with the index of the level where it has several.
         settings: Those of the site; ``num_strengths`` is the number of features below.
         strengths: In units of epsilon, rising to 1.
-        scale: Factor on epsilon (warm-up).
+        scale: Factor on epsilon (warm-up, and what ``target_gain`` made of it).
         clean: f.
         augmented: f + magnify * strength * direction, for each strength.
         normalized: Eq. 5 on these, for each strength; empty for a site without moments.
@@ -48,9 +49,15 @@ class _Capture(Session):
     """
 
     def __init__(
-        self, model: nn.Module, key: str, scale: float, num_strengths: Optional[int], magnify: float
+        self,
+        model: nn.Module,
+        key: str,
+        scale: float,
+        num_strengths: Optional[int],
+        magnify: float,
+        steering: Optional[Steering],
     ):
-        super().__init__(model, key=key, scale=scale)
+        super().__init__(model, key=key, scale=scale, steering=steering)
         self.num_strengths = num_strengths
         self.magnify = magnify
         self.captured: List[SiteFeatures] = []
@@ -68,14 +75,21 @@ class _Capture(Session):
         site.check()
         with self.isolated(site):
             found = self.direction(site)
+        scale, finite = float(self.scale_of(site)), bool(found.finite)
         for each, deltas in zip(site.group, site.split(found.deltas)):
             for level, (feature, delta) in enumerate(zip(each.features, deltas)):
                 name = each.name if len(deltas) == 1 else f'{each.name}[{level}]'
-                self._keep(name, each.settings, feature, delta, bool(found.finite))
+                self._keep(name, each.settings, feature, delta, scale, finite)
             each.release()
 
     def _keep(
-        self, name: str, settings: AFANSettings, feature: Tensor, delta: Tensor, finite: bool
+        self,
+        name: str,
+        settings: AFANSettings,
+        feature: Tensor,
+        delta: Tensor,
+        scale: float,
+        finite: bool,
     ) -> None:
         settings = replace(
             settings,
@@ -89,7 +103,7 @@ class _Capture(Session):
             [mix(settings, clean, delta, Strength(v)) for v in values] if settings.moments else []
         )
         self.captured.append(
-            SiteFeatures(name, settings, values, self.scale, clean, augmented, normalized, finite)
+            SiteFeatures(name, settings, values, scale, clean, augmented, normalized, finite)
         )
 
 
@@ -110,6 +124,7 @@ def capture(
     sites: Optional[Sequence[str]] = None,
     scale: float = 1.0,
     key: str = '',
+    steering: Optional[Steering] = None,
 ) -> List[SiteFeatures]:
     """Clean, augmented and normalised features at every site of a model, for one batch.
 
@@ -125,12 +140,13 @@ def capture(
             9).
         sites: Names of the sites. Defaults to None, all.
         scale: Factor on every epsilon. Defaults to 1.
+        steering: That of the optim wrapper, for sites with a ``target_gain``. Defaults to none.
         key: Determines noise and random starts. Defaults to ''.
 
     Raises:
         ValueError: If the model has no such site in this pass.
     """
-    session = _Capture(model, key, scale, num_strengths, magnify)
+    session = _Capture(model, key, scale, num_strengths, magnify, steering)
     device = next(model.parameters()).device
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())

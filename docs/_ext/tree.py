@@ -25,7 +25,10 @@ def purpose(path: Path) -> str:
         said = ast.get_docstring(ast.parse(text)) or ''
     else:
         said = ' '.join(re.findall(r'^# (.*)$', text, re.M)[:1])
-    first = re.split(r'(?<=[.?!])\s|\n\n', said.replace('``', ''), maxsplit=1)[0]
+    # 'Eq. 5' and 'Sec. 3' end no sentence
+    first = re.split(
+        r'(?<=[.?!])(?<!Eq\.)(?<!Eqs\.)(?<!Sec\.)\s|\n\n', said.replace('``', ''), maxsplit=1
+    )[0]
     if not first.strip():
         raise ValueError(f'{path} needs a docstring that says what it is for')
     return ' '.join(first.split()).rstrip('.')

@@ -3,6 +3,7 @@ inference and copies.
 """
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -160,3 +161,20 @@ def test_mmengine_checkpoints_load_strictly_both_ways(host, tmp_path):
         )
         load_checkpoint(target, str(tmp_path / 'model.pth'), strict=True)
         assert_identical(target.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_models_are_pickled_and_share_their_classes(host, tmp_path):
+    """As ``torch.save(model)`` and spawned processes need it; the copy trains as the model does."""
+    first, second = (build(with_afan(stock_config(host), neck={}, head={})) for _ in range(2))
+    for name, module in first.named_modules():
+        assert type(module) is type(second.get_submodule(name)), name
+    torch.save(first, tmp_path / 'model.pth')
+    if 'weights_only' in inspect.signature(torch.load).parameters:
+        copied = torch.load(tmp_path / 'model.pth', weights_only=False)
+    else:
+        copied = torch.load(tmp_path / 'model.pth')
+    assert type(copied.neck) is type(first.neck)
+    for model in (first, copied):
+        train(model, optim_wrapper(model), [batch_of(host)])
+    assert_identical(parameters(copied), parameters(first))

@@ -1,4 +1,4 @@
-"""Eq. 6 for sites that are perturbed together, on explicit graphs."""
+"""Equation 6 for sites that are perturbed together, on explicit graphs."""
 
 import torch
 

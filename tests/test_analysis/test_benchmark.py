@@ -50,8 +50,10 @@ EVERY_SEGMENTOR = [
     'one_pass',
     'per_sample',
     'head_only',
-    'interval',
     'joint',
+    'joint_one_pass',
+    'interval',
+    'one_graph',
     'released',
     'pixel',
 ]
@@ -130,8 +132,8 @@ def test_wrappers_keep_what_they_know():
     assert variants.wrapper_config(cfg, found['nothing'], 'bf16') == dict(
         ours, type='AFANAmpOptimWrapper', **amp
     )
-    assert variants.wrapper_config(cfg, found['joint'], 'bf16') == dict(
-        type=schedules.JOINT[1], **amp, **kept
+    assert variants.wrapper_config(cfg, found['one_graph'], 'bf16') == dict(
+        type=schedules.ONE_GRAPH[1], **amp, **kept
     )
 
 
@@ -146,19 +148,19 @@ def test_wrappers_keep_what_they_know():
     ],
     ids=['plain', 'other', 'context'],
 )
-def test_joint_graph_has_the_gradients_of_afan(host, detach, changes):
+def test_one_graph_has_the_gradients_of_afan(host, detach, changes):
     """So the two are compared at equal work."""
     site = dict(dict(SITE, detach=detach), **changes)
     head = dict(site, moments='batch')  # a vector has no instances
     model = build(with_afan(stock_config(host), neck=site, head=head)).double()
     batch = batch_of(host, size=dict(segmentor=32, detector=64)[host])
     ours = gradients(model, batch)
-    assert_same(gradients(model, batch, optim_wrapper(model, schedules.JOINT[0])), ours)
+    assert_same(gradients(model, batch, optim_wrapper(model, schedules.ONE_GRAPH[0])), ours)
     other = build(
         with_afan(stock_config(host), neck=dict(site, detach=not detach), head=head)
     ).double()
     with pytest.raises(AssertionError):
-        assert_same(gradients(other, batch, optim_wrapper(other, schedules.JOINT[0])), ours)
+        assert_same(gradients(other, batch, optim_wrapper(other, schedules.ONE_GRAPH[0])), ours)
 
 
 def gradients_of_step(model, wrapper, step, batch):
@@ -250,7 +252,9 @@ def test_passes_of_a_variant():
         one_pass=(1, 1),
         per_sample=(1, 1),
         interval=(0.75, 0.5),
-        joint=(3, 2),
+        joint=(2, 0),
+        joint_one_pass=(1, 0),
+        one_graph=(3, 2),
     )
     for name, (neck, head) in expected.items():
         assert run.passes(found[name]) == dict(neck=neck, decode_head=head)

@@ -6,7 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
 
+from afan_mm.analysis.curvature import CurvatureSettings, measure_curvature
+from afan_mm.analysis.losses import FixedLosses
 from afan_mm.analysis.sharpness import (
     SharpnessSettings,
     image_sharpness,
@@ -201,3 +204,44 @@ def test_picture():
     one = draw_sharpness(dict(stock=dict(neck=site)))
     assert two.shape[1] == one.shape[1] + 400 and two.dtype == np.uint8
     assert len(np.unique(two.reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_classifier_of_mmpretrain():
+    """The third host: the clean loss, the rise of it in features, and the curvature after them."""
+    from mmpretrain.structures import DataSample
+
+    config = dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=3, mean=[127], std=[64]),
+        backbone=dict(
+            type='ResNet_CIFAR',
+            depth=18,
+            stem_channels=4,
+            base_channels=4,
+            out_indices=(3,),
+            style='pytorch',
+        ),
+        neck=dict(type='AFANNeckWrapper', base='GlobalAveragePooling', afan=dict(epsilon=EPSILON)),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=32),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        torch.manual_seed(0)
+        model = MODELS.build(config)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (3, 16, 16), generator=generator).to(torch.uint8)
+    batch = dict(inputs=[image], data_samples=[DataSample().set_gt_label(2)])
+    found = image_sharpness(model, batch, SharpnessSettings(2, 1))['neck']
+    losses = FixedLosses(model, [batch])
+    with losses.evaluating():
+        assert found.clean == pytest.approx(losses.mean(), rel=1e-5)
+    assert found.adversarial[1] > found.adversarial[0] > found.clean
+    head = {name: p for name, p in model.named_parameters() if name.startswith('head')}
+    (eigenvalue,) = measure_curvature(losses, CurvatureSettings(1, 0), head)['eigenvalues']
+    # one sample: (diag(p) - p p') x (|x|^2 + 1) has the eigenvalues of the first factor
+    with torch.no_grad(), losses.evaluating():
+        data = model.data_preprocessor(copy.deepcopy(batch), False)
+        feature = model.extract_feat(data['inputs'])[-1][0]
+        p = model.head.fc(feature).softmax(0)
+        largest = torch.linalg.eigvalsh(torch.diag(p) - torch.outer(p, p))[-1]
+    expected = float(largest * (feature.square().sum() + 1))
+    assert eigenvalue['value'] == pytest.approx(expected, rel=1e-3)

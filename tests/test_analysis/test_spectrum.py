@@ -221,10 +221,10 @@ def test_tail():
     hidden = Once.apply(p['front'] * p['both']) * p['after']
     loss = (hidden**2).sum() + (p['both'] * p['beside']).sum()
     tail = find_tail(loss, p)
-    assert tail == (['beside', 'after'], ['front', 'both'], ['unused'], ['Once'])
+    assert tail[:4] == (['beside', 'after'], ['front', 'both'], ['unused'], ['Once'])
     other = find_tail((p['front'] * p['unused']).sum(), p)
     merged = merge_tails([tail, other])
-    assert merged == (['after', 'beside', 'unused'], ['both', 'front'], [], ['Once'])
+    assert merged[:4] == (['beside', 'after', 'unused'], ['front', 'both'], [], ['Once'])
     operator = HessianOperator(
         [lambda: (Once.apply(p['front']) ** 2 * p['after'] ** 3).sum()], [p['after']]
     )

@@ -12,6 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from afan_mm.conversion import ConversionError, convert
 from afan_mm.models.component import AFANComponent
 from support.digits import digits_voc
 from support.paths import DIGITS, REAL_DATA, ROOT, is_for_a_cpu
@@ -46,6 +47,17 @@ def test_config_has_the_sites_its_name_says(path):
     else:
         sites = sorted(['roi_head' if cfg.default_scope == 'mmdet' else 'decode_head', 'neck'])
     assert sites_of(cfg) == (sites if path.name.startswith('afan_') else [])
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if 'lite0' in path.stem])
+def test_a_partly_frozen_backbone_is_converted(path):
+    """The registered builder is a function, not a class."""
+    cfg = Config.fromfile(str(path))
+    if path.stem.startswith('afan_'):
+        with pytest.raises(ConversionError, match='an A-FAN config already'):
+            convert(cfg)
+    else:
+        assert convert(cfg).overrides['model']['neck']['type'] == 'AFANNeckWrapper'
 
 
 def test_configs_of_the_readme(tmp_path):

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
@@ -20,6 +21,7 @@ from support.tiny import (
     build,
     detection_batch,
     detector_config,
+    gradients,
     segmentation_batch,
     segmentor_config,
     with_afan,
@@ -27,6 +29,7 @@ from support.tiny import (
 
 AFAN = dict(epsilon=0.1, num_strengths=2)
 OPTIMIZER = dict(type='SGD', lr=0.1)
+STOCK = dict(type='OptimWrapper', optimizer=OPTIMIZER)
 
 
 def config(model, scope='mmseg', optim_wrapper=None, **others):
@@ -337,7 +340,7 @@ def test_one_stage_detector_has_the_neck_alone():
     conversion = convert(installed('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'), **AFAN)
     assert list(conversion.overrides['model']) == ['neck']
     assert conversion.left_out == [
-        ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head')
+        ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head, nor a classifier')
     ]
 
 
@@ -456,3 +459,34 @@ def test_nothing_fits():
         "model.decode_head: .*'ConversionPlain'",
     ):
         convert(config(model))
+
+
+@pytest.mark.parametrize('host', ('mmseg', 'mmdet'))
+def test_recommended_preset_perturbs_late_sites_in_one_pass(host):
+    """Both sites take part in one adversarial pass; without perturbation the step is stock's."""
+    stock, batch = (
+        (segmentor_config(), segmentation_batch())
+        if host == 'mmseg'
+        else (detector_config(), detection_batch())
+    )
+    cfg = converted(config(stock, host), preset='recommended', detach=False)
+    assert cfg.optim_wrapper.clean_weight == 'complement'
+    head = cfg.model.get('decode_head') or cfg.model.roi_head
+    for site in (cfg.model.neck.afan, head.afan):
+        assert site.joint and site.adv_weight == 0.5 and site.moments is None
+        site.perturbation = 'none'
+        site.strengths = 'linspace'
+    model, plain = build(cfg.model), build(stock)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    wrapper.health.due = True
+    ours = gradients(model, batch, wrapper)
+    assert {key.split('/')[0] for key in wrapper.health.report()} == {'neck', head_name(host)}
+    assert wrapper.clean_weight == 0.5
+    if host == 'mmseg':  # a detector's heads before the RoIs are in the clean loss alone
+        for name, expected in gradients(plain, batch, build_optim_wrapper(plain, STOCK)).items():
+            if 'decode_head' in name:
+                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def head_name(host):
+    return 'decode_head' if host == 'mmseg' else 'roi_head'

@@ -94,5 +94,5 @@ def test_every_file_says_what_it_is_for(folder):
 
 def test_purpose_is_the_first_sentence(tmp_path):
     path = tmp_path / 'module.py'
-    path.write_text('"""Reads ``x.y`` and writes\nz. More of it.\n"""\n')
-    assert purpose(path) == 'Reads x.y and writes z'
+    path.write_text('"""Reads ``x.y`` and writes\nz, Eq. 5. More of it.\n"""\n')
+    assert purpose(path) == 'Reads x.y and writes z, Eq. 5'

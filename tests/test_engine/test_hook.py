@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -170,6 +171,25 @@ def test_skipped_directions_are_counted_and_warned_of(tmp_path):
         "100.0% of the last directions at 'broken' were not finite"
         in next(tmp_path.glob('*/*.log')).read_text()
     )
+
+
+@pytest.mark.parametrize(
+    'afan, warned',
+    (
+        (dict(epsilon=4.0), True),  # batch norm before the site: its features have a scale of one
+        (dict(epsilon=4.0 / 255), False),
+        (dict(epsilon=3.0, epsilon_unit='std'), True),
+        (dict(epsilon=1.0, epsilon_unit='std'), False),
+        (dict(epsilon=5.0, epsilon_unit='norm', norm='l2'), False),
+    ),
+)
+def test_a_perturbation_larger_than_the_feature_is_told_once(afan, warned, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *args: said.append(text))
+    train(afan_model(neck=dict(num_strengths=1, moments=None, **afan)), tmp_path, max_iters=2)
+    told = [text for text in said if 'standard deviations of the feature' in text]
+    assert len(told) == warned
+    assert not warned or "at 'neck' measures" in told[0] and "'/ 255'" in told[0]
 
 
 def test_joint_sites_in_a_run(tmp_path):

@@ -265,9 +265,9 @@ def test_conversion():
     assert conversion.left_out == [
         ('model.head', 'the paper has no site there; ask for it by its name')
     ]
-    head = dict(type='AFANClsHead', base='LinearClsHead', afan=dict(epsilon=0.1))
+    head = dict(type='AFANClsHead', base='LinearClsHead', afan=dict(epsilon=0.1, num_strengths=3))
     assert convert(stock, ['head'], epsilon=0.1).overrides['model'] == dict(head=head)
-    head['afan'] = dict(site='fc', epsilon=0.1)
+    head['afan'] = dict(site='fc', epsilon=0.1, num_strengths=3)
     assert convert(stock, ['head.fc'], epsilon=0.1).overrides['model'] == dict(head=head)
 
 
@@ -275,7 +275,6 @@ def test_heads_without_a_classifier_are_left_out():
     tasks = dict(type='MultiTaskHead', task_heads=dict(a=LINEAR, b=LINEAR), in_channels=CHANNELS)
     with pytest.raises(ConversionError, match='MultiTaskHead has none of the sites'):
         convert(config(classifier(tasks, sites=())), ['head'])
-    with pytest.raises(
-        ValueError, match=r"site of .* must be one of .*'task_heads'.* 'classifier'"
-    ):
+    inner = r"'task_heads.a', .*'task_heads.b.fc'"
+    with pytest.raises(ValueError, match=rf"site must be one of .*{inner}.* but got 'classifier'"):
         build(classifier(tasks))

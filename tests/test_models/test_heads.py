@@ -187,7 +187,7 @@ def test_head_of_one_s_own_with_several_tensors_at_the_site(levels):
 def test_head_without_a_classifier_names_the_sites_there_are():
     with pytest.raises(
         ValueError,
-        match=r"site of AFANOwnHead must be one of \['stem', 'classify'\] .*, but got 'classifier'",
+        match=r"AFANDecodeHead of 'OwnHead': site must be one of \['stem', 'classify'\] .*, but got 'classifier'",
     ):
         build(with_afan(config_of('OwnHead'), head=SETTINGS))
 
@@ -316,7 +316,7 @@ def test_teacher_has_no_sites():
         for settings in declared_by(module)
     ]
     assert [path for path, _ in sites] == ['student.neck', 'student.decode_head']
-    check_sites(sites, optim_wrapper(pair))
+    check_sites(sites, type(optim_wrapper(pair)))
     ours = gradients(pair, data)
     alone = gradients(build(config), data)
     for name, expected in alone.items():

@@ -14,7 +14,7 @@ def test_every_command_is_a_tool_that_exists_and_is_listed(capsys):
     command.main(['--help'])
     said = capsys.readouterr().out
     for name, (script, text) in command.TOOLS.items():
-        assert (ROOT / 'tools' / script).is_file() and (command.tools_folder() / script).is_file()
+        assert (ROOT / 'tools' / script).is_file() and (command.shipped('tools') / script).is_file()
         assert re.search(rf'^  {name} +{re.escape(text)}$', said, re.M)
     assert '  env ' in said
 
@@ -26,7 +26,7 @@ def test_unknown_command_ends_with_the_list():
 
 def test_options_reach_the_tool_as_on_its_own_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / 'train.py').write_text('import sys; print(__name__, sys.argv)')
-    monkeypatch.setattr(command, 'tools_folder', lambda: tmp_path)
+    monkeypatch.setattr(command, 'shipped', lambda name: tmp_path)
     monkeypatch.setattr(sys, 'argv', ['afan', 'train', 'a.py', '--amp'])
     command.main()
     assert capsys.readouterr().out == "__main__ ['afan train', 'a.py', '--amp']\n"

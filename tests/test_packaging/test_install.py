@@ -47,19 +47,17 @@ def wheel(tmp_path_factory):
     return path
 
 
-def shipped(folder):
-    """The files below a folder of the source tree, relative to the root."""
-    return {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / folder).rglob('*')
-        if path.is_file() and '__pycache__' not in path.parts and '.mim' not in path.parts
-    }
+def files(source, folder):
+    """Those below a folder of the copied source tree, relative to it."""
+    paths = (source / folder).rglob('*')
+    return {path.relative_to(source).as_posix() for path in paths if path.is_file()}
 
 
 def test_wheel_holds_package_configs_tools_and_index(wheel):
     names = {name for name in zipfile.ZipFile(str(wheel)).namelist() if '.dist-info/' not in name}
-    mim = shipped('configs') | shipped('tools') | {'model-index.yml'}
-    assert names == shipped('afan_mm') | {f'afan_mm/.mim/{name}' for name in mim}
+    source = wheel.parent / 'source'
+    mim = files(source, 'configs') | files(source, 'tools') | {'model-index.yml'}
+    assert names == files(source, 'afan_mm') | {f'afan_mm/.mim/{name}' for name in mim}
     assert {'afan_mm/py.typed', 'afan_mm/.mim/tools/dist_train.sh'} <= names
 
 

@@ -9,8 +9,11 @@ import sys
 import cv2
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 
-from afan_mm.analysis.checkpoints import named_paths, read_states
+from afan_mm.analysis.checkpoints import build_model, named_paths, read_states
 from afan_mm.analysis.commands import sharpness_of_checkpoints
 from afan_mm.analysis.sharpness import SharpnessSettings
 from afan_mm.utils.configs import read_config
@@ -19,6 +22,11 @@ from support.digits import digits_voc
 from support.paths import TOOLS
 from support.robust_runs import config, make_data
 from support.tiny import build
+
+
+class Toy(BaseModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return inputs
 
 
 def load(name):
@@ -177,3 +185,15 @@ def test_checkpoint_of_another_model(tmp_path):
     torch.save(dict(state_dict=torch.nn.Linear(2, 3).state_dict()), tmp_path / 'other.pth')
     with pytest.raises(UsageError, match='checkpoint must be of the model of the config'):
         read_states(torch.nn.Linear(2, 2), dict(other=str(tmp_path / 'other.pth')))
+
+
+def test_preprocessor_beside_the_model():
+    """Where mmpretrain's configs have it: the model gets it, as from mmengine's runner."""
+    stated = dict(type='ImgDataPreprocessor', mean=[7.0], std=[2.0])
+    model = dict(type='ToyModelOfAnalysis')
+    MODELS.register_module(name='ToyModelOfAnalysis', module=Toy, force=True)
+    built = build_model(Config(dict(model=model, data_preprocessor=stated)))
+    assert float(built.data_preprocessor.mean) == 7.0
+    own = dict(model, data_preprocessor=dict(stated, mean=[3.0]))
+    built = build_model(Config(dict(model=own, data_preprocessor=stated)))
+    assert float(built.data_preprocessor.mean) == 3.0

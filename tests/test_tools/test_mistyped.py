@@ -8,9 +8,8 @@ from mmengine.config import Config
 
 from afan_mm.utils.configs import read_config
 from afan_mm.utils.errors import UsageError
-from support.tools import configure_train, load_tool, train
+from support.tools import configure_train, train
 
-print_config = load_tool('misc/print_config')
 NAME = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,11 @@ def test_tta(config, scope, checkpoint):
             config,
             "tta_model = dict(type='SegTTAModel')\ntta_pipeline = [dict(type='TestTimeAug')]",
         )
-    cfg = configure_test(config, checkpoint, '--tta')
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter('always')
+        cfg = configure_test(config, checkpoint, '--tta')
+    defaults = [f'{w.message}' for w in warned if 'we will set it as default' in f'{w.message}']
+    assert len(defaults) == (2 if scope == 'mmdet' else 0)  # as the hosts' own tools say
     assert cfg.model.type == ('DetTTAModel' if scope == 'mmdet' else 'SegTTAModel')
     assert cfg.model.module == dict(type='Model')
     pipeline = cfg.test_dataloader.dataset.dataset.pipeline

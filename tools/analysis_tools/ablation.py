@@ -7,6 +7,7 @@ setting in red, the stock model as a line. configs/experiments/ablation_*.py are
 
 import argparse
 import os.path as osp
+from typing import Optional, Sequence
 
 from afan_mm.analysis.ablation import draw_ablation
 from afan_mm.analysis.products import read_state
@@ -16,7 +17,7 @@ from afan_mm.utils.files import check_output
 from afan_mm.visualization import save_png
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,7 +27,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
+def main() -> None:
     args = parse_args()
     out = args.out or osp.join(osp.dirname(args.report), 'ablation.png')
     check_output('--out', out, ('.png',))

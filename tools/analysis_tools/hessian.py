@@ -13,6 +13,7 @@ An interrupted run goes on where it was, in --work-dir.
 """
 
 import argparse
+from typing import Optional, Sequence
 
 from afan_mm.analysis.commands import default_device, hessian_of_checkpoints
 from afan_mm.analysis.curvature import CurvatureSettings
@@ -27,7 +28,7 @@ from afan_mm.visualization import save_png
 SPLITS = ('train', 'val', 'test')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +76,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.json:
         check_output('--json', args.json)

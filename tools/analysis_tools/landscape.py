@@ -11,6 +11,7 @@ The numbers go to landscape.json in DIR, and a run that was interrupted goes on 
 
 import argparse
 import os.path as osp
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from afan_mm.visualization import save_png
 SPLITS = ('train', 'val', 'test')
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,7 +66,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
+def main() -> None:
     args = parse_args()
     check_output('--out-dir', osp.join(args.out_dir, ''))
     cfg = read_config(args.config, args.cfg_options)

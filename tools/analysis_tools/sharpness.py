@@ -10,6 +10,7 @@ with --epsilon-unit std.
 """
 
 import argparse
+from typing import Optional, Sequence
 
 from afan_mm.analysis.commands import default_device, sharpness_of_checkpoints
 from afan_mm.analysis.sharpness import SharpnessSettings
@@ -23,7 +24,7 @@ from afan_mm.utils.files import check_output
 from afan_mm.visualization import save_png
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
+def main() -> None:
     args = parse_args()
     check_output('--plot', args.plot, ('.png',))
     if args.json:

@@ -20,6 +20,7 @@ from afan_mm.cli.command_line import add_config_options, run
 from afan_mm.cli.feature_maps import draw_feature_maps
 from afan_mm.cli.targeted_images import SPLITS
 from afan_mm.utils.configs import read_config
+from afan_mm.utils.errors import UsageError
 from afan_mm.visualization import CHANNELS
 
 
@@ -101,8 +102,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main() -> None:
     options = vars(parse_args())
     cfg = read_config(options.pop('config'), options.pop('cfg_options'))
-    for line in draw_feature_maps(cfg, **options):
-        print(line)
+    try:
+        for line in draw_feature_maps(cfg, **options):
+            print(line)
+    except OSError as error:
+        raise UsageError(f'--out-dir: {error}') from error
 
 
 if __name__ == '__main__':

@@ -103,12 +103,19 @@ class TailRun(Run):
         }
 
     def passes(self, variant: Variant) -> Dict[str, float]:
-        """How often a variant runs the tail of each site in a step, on average."""
+        """How often a variant runs the tail of each site in a step, on average. Joint passes run
+        that of the first site they perturb.
+        """
         changed = {
             name: dataclasses.replace(settings, **variant.settings)
             for name, settings in self.settings.items()
         }
-        return {name: settings.num_passes / settings.interval for name, settings in changed.items()}
+        passes = {
+            name: settings.num_passes / settings.interval for name, settings in changed.items()
+        }
+        # in the order in which the clean pass meets them
+        joint = [name for name in self.wrapper.session.seconds if changed[name].joint]
+        return {name: 0 if name in joint[1:] else number for name, number in passes.items()}
 
 
 class PartsRun(Run):

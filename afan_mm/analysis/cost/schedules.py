@@ -3,7 +3,7 @@ to train with.
 """
 
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class GraphSession(Session):
         self.places[name] = (levels, context)
         return site.pack(levels)
 
+    def gates_of(self, settings: AFANSettings) -> List[Any]:
+        """The node that stands for the site in the graph; sites are not joined here."""
+        return [self.places[settings.name][0][0].grad_fn]
+
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """One backward over the clean loss and all adversarial ones."""
         places, self.places = self.places, {}
@@ -97,7 +101,7 @@ class GraphSession(Session):
             return timed(lambda: self.back_propagate(self.loss(site, levels)), levels[0].device)
 
 
-class JointSession(GraphSession):
+class OneGraphSession(GraphSession):
     """Directions from the clean graph."""
 
     def clean_gradients(
@@ -172,4 +176,8 @@ def _wrappers(session_type: type) -> Tuple[type, type]:
     )
 
 
-JOINT, RELEASED, TAILS = _wrappers(JointSession), _wrappers(ReleasedSession), _wrappers(TailSession)
+ONE_GRAPH, RELEASED, TAILS = (
+    _wrappers(OneGraphSession),
+    _wrappers(ReleasedSession),
+    _wrappers(TailSession),
+)

@@ -10,8 +10,10 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple, U
 from mmengine.config import Config
 
 from ...engine.optim_wrapper import AFANStep
+from ...joint import SHARED
+from ...settings import AFANSettings
 from ...utils.configs import type_name
-from .schedules import JOINT, RELEASED
+from .schedules import ONE_GRAPH, RELEASED
 from .steps import pixel_step, released_step, train_step
 
 COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead')
@@ -109,7 +111,7 @@ class _Maker:
         )
 
     def schedule(self, wrappers: Tuple[type, type], title: str, **settings: Any) -> Variant:
-        settings = dict(estimator='sum', interval=1, **settings)
+        settings = dict(estimator='sum', interval=1, joint=False, **settings)
         return Variant(title, with_settings(self.model, **settings), wrappers, settings)
 
 
@@ -138,17 +140,40 @@ def _cheaper(make: _Maker) -> Dict[str, Variant]:
         variants['head_only'] = make.variant(
             'the site in the head alone', stock_twin(make.model, ('AFANNeckWrapper',)), 'head_only'
         )
+    variants.update(_joint(make))
     variants['interval'] = make.variant(
         f'adversarial passes in every {INTERVAL}th step', estimator='sum', interval=INTERVAL
     )
     return variants
 
 
+def _joint(make: _Maker) -> Dict[str, Variant]:
+    """All sites perturbed in the same passes, as many as the site has that the config names first;
+    nothing for a config with one site.
+    """
+    configured = [
+        afan for parent, key in _components(make.model) for afan in _settings_of(parent[key])
+    ]
+    if len(configured) < 2:
+        return {}
+    # what the sites of a group share
+    shared = {key: configured[0][key] for key in SHARED if key in configured[0]}
+    shared.update({key: getattr(AFANSettings, key) for key in SHARED if key not in shared})
+    settings = dict(shared, joint=True, normalized=None, interval=1)
+    one_pass = dict(settings, estimator='per_sample')
+    return dict(
+        joint=make.variant('all sites perturbed in the same passes', **settings),
+        joint_one_pass=make.variant('the same, one pass, a strength for each sample', **one_pass),
+    )
+
+
 def _other_schedules(make: _Maker) -> Dict[str, Variant]:
     """Other ways to compute the same."""
-    joint = make.schedule(JOINT, 'the same objective as one graph, one backward')
+    one_graph = make.schedule(ONE_GRAPH, 'the same objective as one graph, one backward')
     released = make.schedule(RELEASED, "the released code's schedule, detached", detach=True)
-    return dict(joint=joint._replace(tails='afan'), released=released._replace(step=released_step))
+    return dict(
+        one_graph=one_graph._replace(tails='afan'), released=released._replace(step=released_step)
+    )
 
 
 def stock_twin(model: dict, kinds: Tuple[str, ...] = COMPONENTS) -> dict:

@@ -2,15 +2,14 @@
 # every task; the entries have the names of those in paper.py and released.py, so that a config
 # changes its preset by the name of the file in its `_base_`.
 #
-# Where each value comes from (docs/study.md has the study and its figures):
-# - joint, and sites as late as they come (the backbone's last stages, what the classifier reads):
-#   each late site alone gains a fraction of what they gain together, and early ones less;
-# - norm, norm_over, epsilon_unit: a direction of unit l2 norm, a tenth of the feature's own length
-#   at each position (a pixel, a RoI, a vector), which carries over between layers and networks;
-# - moments=None: normalising by batch moments takes most of so strong a perturbation away;
-# - one strength, drawn for each sample: one more pass of the tail a step;
-# - adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
-# What is not shown: detection, training from scratch, and data on which stock does not overfit.
+# Where each value comes from: docs/study.md has what five seeds show of the whole. Single values
+# come from small pilots of one to three seeds, in which
+# - late sites perturbed together gained more than any of them alone, or than early ones;
+# - the l2 norm at each position, a tenth of the feature's own length there, did so on two tasks;
+# - moments of the batch took most of the perturbation away again, hence moments=None;
+# - one strength, drawn for each sample, was enough: one more pass of the tail a step.
+# adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
+# Not shown: detection, training from scratch, and data on which stock does not overfit.
 late = dict(
     joint=True,
     norm='l2',
