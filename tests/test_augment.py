@@ -14,18 +14,24 @@ NUMBER, FINITE = 'must be a number >= 0', 'must be a finite number >= 0'
 
 # setting, wrong value, error, what the message says is allowed
 WRONG = [
-    (key, value, kind, allowed)
+    (key, value, kind, allowed.replace('>=', '>') if key == 'eps' else allowed)
     for key in ('epsilon', 'step_size', 'noise_epsilon', 'adv_weight', 'eps')
     for value, kind, allowed in (
         (-0.1, ValueError, FINITE),
         (NAN, ValueError, FINITE),
         (INF, ValueError, FINITE),
-        ('0.1', TypeError, NUMBER),
         (True, TypeError, NUMBER),
         ([0.1], TypeError, NUMBER),
     )
 ]
-WRONG += [(key, None, TypeError, NUMBER) for key in ('epsilon', 'adv_weight', 'eps')]
+# an epsilon may be a quotient, as on a command line
+WRONG += [
+    (key, '0.1/x', ValueError, 'must be a number or a quotient such as 0.4/255')
+    for key in ('epsilon', 'step_size', 'noise_epsilon')
+]
+WRONG += [('adv_weight', '0.1', TypeError, NUMBER), ('eps', '0.1', TypeError, 'a number > 0')]
+WRONG += [(key, None, TypeError, NUMBER) for key in ('epsilon', 'adv_weight')]
+WRONG += [('eps', None, TypeError, 'a number > 0')]
 WRONG += [
     (key, value, ValueError, f'must be an integer >= {least}')
     for key, least in (('num_steps', 1), ('num_strengths', 0), ('num_groups', 1))
@@ -104,7 +110,7 @@ def test_limits_are_allowed():
 def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"no setting \['epsilom', 'steps'\]; it knows \['name', 'epsilon', .*'bn_stats'\]",
+        match=r"no setting \['epsilom', 'steps'\]; it knows \['name', 'epsilon', .*'bn_stats'",
     ):
         AFANSettings.from_config(dict(steps=3, epsilom=0.1, epsilon=0.1))
 

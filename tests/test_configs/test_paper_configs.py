@@ -76,13 +76,13 @@ def step(model, optim_wrapper, host):
 
 def count_passes(health):
     """The adversarial passes of each site from now on."""
-    passes, add_pass = Counter(), health.add_pass
+    passes, add_mix = Counter(), health.add_mix
 
     def counted(name, *args, **kwargs):
         passes[name] += 1
-        return add_pass(name, *args, **kwargs)
+        return add_mix(name, *args, **kwargs)
 
-    health.add_pass = counted
+    health.add_mix = counted
     return passes
 
 
