@@ -139,7 +139,7 @@ def test_sweep_and_its_second_run(project, monkeypatch, capsys):
     assert '| tiny | 1' in printed and (project / 'curve.png').stat().st_size > 1000
     # Nothing is evaluated again.
     monkeypatch.chdir(project)
-    monkeypatch.setattr(tool, 'evaluate', None)
+    monkeypatch.setattr('afan_mm.analysis.robustness_sweep.evaluate', None)
     monkeypatch.setattr(sys, 'argv', ['robustness_curve.py', *command])
     tool.main()
     assert capsys.readouterr().out == printed

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from afan_mm.cli import data_check
+from afan_mm.cli import data_check, evaluation
 from afan_mm.utils.errors import UsageError
 from support.paths import ROOT
 from support.tools import test, train
@@ -278,7 +278,7 @@ def test_tools_need_no_more_than_they_use(tool, val_cfg, needed, folder, monkeyp
     torch.save({}, str(folder / 'weights.pth'))
     module = dict(train=train, test=test)[tool]
     monkeypatch.setattr(sys, 'argv', [tool, 'config.py'] + ['weights.pth'] * (tool == 'test'))
-    monkeypatch.setattr(module, 'build_runner', Built)
+    monkeypatch.setattr(evaluation if tool == 'test' else module, 'build_runner', Built)
     with pytest.raises(UsageError) as caught:
         module.main()
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:-1]] == needed

@@ -186,7 +186,7 @@ def test_an_attack_on_pixels_needs_a_segmentor(project):
     else:
         with pytest.raises(
             UsageError,
-            match="attack must be 'pgd' for a detector, .* but got 'cospgd'",
+            match="attack must be one of .* for a detector, but got 'cospgd'",
         ):
             configure_test(*arguments)
 

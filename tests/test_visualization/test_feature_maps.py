@@ -255,11 +255,11 @@ def test_hook_changes_nothing_and_draws(tmp_path):
 
 def test_hook_is_given_the_first_sample_and_the_warm_up(tmp_path, monkeypatch):
     """It captures the first image alone, with the current scale of epsilon."""
-    from afan_mm import visualization
+    from afan_mm.engine import hooks
 
     seen = []
     monkeypatch.setattr(
-        visualization,
+        hooks,
         'capture',
         lambda model, batch, *args, **kwargs: seen.append((batch, args)) or [],
     )
