@@ -183,7 +183,7 @@ def test_tta(config, scope, checkpoint):
 
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmpretrain'")
-    with pytest.raises(UsageError, match="but got 'mmpretrain'"):
+    with pytest.raises(UsageError, match='--tta needs a config with tta_model, but got none'):
         configure_test(config, checkpoint, '--tta')
 
 
