@@ -110,7 +110,8 @@ def test_limits_are_allowed():
 def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"no setting \['epsilom', 'steps'\]; did you mean .* it knows \['name', 'epsilon', .*'bn_stats'",
+        match=r"no setting \['epsilom', 'steps'\]; did you mean 'epsilon' or 'eps'\? it knows "
+        r"\['name', 'epsilon', .*'bn_stats'\]$",
     ):
         AFANSettings.from_config(dict(steps=3, epsilom=0.1, epsilon=0.1))
 

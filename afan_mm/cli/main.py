@@ -1,7 +1,6 @@
 """``afan COMMAND``: the tools of the repository, wherever the package is installed."""
 
 import argparse
-import runpy
 import sys
 from typing import List, Optional, Sequence
 
@@ -58,6 +57,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     elif name in TOOLS:
         script = shipped('tools') / TOOLS[name][0]
         sys.argv = [f'afan {name}', *options]
-        runpy.run_path(str(script), run_name='__main__')
+        # Not by runpy, which would put the path of the script in the place of the command.
+        exec(compile(script.read_bytes(), str(script), 'exec'), dict(__name__='__main__'))
     else:
         sys.exit(f'afan: no command {name!r}\n\n{usage()}')

@@ -87,7 +87,11 @@ class AttackSettings:
         settings = cls(**{**PROTOCOLS[host], **changes})
         allowed = ATTACKS_OF[host]
         if settings.attack not in allowed:
-            kind = dict(mmdet='a detector', mmseg='a segmentor', mmpretrain='a classifier')[host]
+            kind = dict(
+                mmdet='a detector, which has no classes of pixels',
+                mmseg='a segmentor',
+                mmpretrain='a classifier, which has no classes of pixels',
+            )[host]
             raise AttackError(
                 f'attack must be one of {allowed} for {kind}, but got {settings.attack!r}'
             )

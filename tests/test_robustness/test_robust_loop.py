@@ -373,7 +373,12 @@ def want_pixels(cfg):
             r'\(FileNotFoundError',
         ),
         ('mmdet', use_checkpointing, r'\(with_cp=True\) does not support: set with_cp=False'),
-        ('mmdet', want_pixels, "attack must be one of .* for a detector, but got 'cospgd'"),
+        (
+            'mmdet',
+            want_pixels,
+            r"attack must be one of \('pgd',\) for a detector, which has no classes of pixels, "
+            "but got 'cospgd'",
+        ),
         ('mmseg', use_tta, 'does not work with test-time augmentation'),
     ],
     ids=[
@@ -425,7 +430,10 @@ def test_keys_are_checked(key, value, message, data, tmp_path):
 
 
 def test_models_of_other_libraries_are_refused():
-    with pytest.raises(AttackError, match='a classifier of mmpretrain, but got Linear'):
+    with pytest.raises(
+        AttackError,
+        match='a detector of mmdet, a segmentor of mmseg or a classifier of mmpretrain, but got Linear',
+    ):
         library_of(torch.nn.Linear(1, 1))
 
 

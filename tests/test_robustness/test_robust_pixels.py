@@ -323,7 +323,9 @@ def test_the_papers_protocols():
         'mmseg', epsilon='4/255', step_size='0.5/255'
     ) == AttackSettings.for_host('mmseg', epsilon=4 / 255, step_size=0.5 / 255)
     with pytest.raises(
-        AttackError, match="attack must be one of .* for a detector, but got 'segpgd'"
+        AttackError,
+        match=r"^attack must be one of \('pgd',\) for a detector, which has no classes of pixels, "
+        "but got 'segpgd'$",
     ):
         AttackSettings.for_host('mmdet', attack='segpgd')
 

@@ -278,7 +278,10 @@ def test_tools_need_no_more_than_they_use(tool, val_cfg, needed, folder, monkeyp
     torch.save({}, str(folder / 'weights.pth'))
     module = dict(train=train, test=test)[tool]
     monkeypatch.setattr(sys, 'argv', [tool, 'config.py'] + ['weights.pth'] * (tool == 'test'))
-    monkeypatch.setattr(evaluation if tool == 'test' else module, 'build_runner', build)
+    if tool == 'train':
+        monkeypatch.setattr(module, 'build_runner', Built)
+    else:
+        monkeypatch.setattr(evaluation, 'build_runner', refuse)
     with pytest.raises(UsageError) as caught:
         module.main()
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:-1]] == needed
@@ -289,8 +292,11 @@ def test_tools_need_no_more_than_they_use(tool, val_cfg, needed, folder, monkeyp
 
 
 class Built(Exception):
-    """A runner was to be built."""
+    """Raised in place of training."""
+
+    def train(self):
+        raise self
 
 
-def build(cfg):
+def refuse(cfg):
     raise Built

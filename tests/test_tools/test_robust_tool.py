@@ -186,7 +186,8 @@ def test_an_attack_on_pixels_needs_a_segmentor(project):
     else:
         with pytest.raises(
             UsageError,
-            match="attack must be one of .* for a detector, but got 'cospgd'",
+            match=r"attack must be one of \('pgd',\) for a detector, which has no classes of pixels, "
+            "but got 'cospgd'",
         ):
             configure_test(*arguments)
 

@@ -182,8 +182,8 @@ def test_tta(config, scope, checkpoint):
 
 
 def test_host_options_need_a_host(config, checkpoint):
-    append(config, "default_scope = 'mmpretrain'")
-    with pytest.raises(UsageError, match='--tta needs a config with tta_model, but got none'):
+    append(config, "default_scope = 'mmrazor'")
+    with pytest.raises(UsageError, match="'mmdet', 'mmseg' or 'mmpretrain', but got 'mmrazor'"):
         configure_test(config, checkpoint, '--tta')
 
 
