@@ -11,6 +11,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from ..isolation import restored_state
+from ..utils.checks import check_number
+
 
 @OPTIM_WRAPPERS.register_module()
 class SAMOptimWrapper(OptimWrapper):
@@ -26,13 +29,11 @@ class SAMOptimWrapper(OptimWrapper):
 
     def __init__(self, *args: Any, rho: float = 0.05, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not 0 < rho < float('inf'):
-            raise ValueError(f'rho must be a finite number > 0, but got {rho!r}')
         if self._accumulative_counts != 1:
             raise ValueError(
                 f'SAMOptimWrapper needs accumulative_counts=1, but got {self._accumulative_counts}'
             )
-        self.rho = rho
+        self.rho = check_number('rho', rho, above=True)
         self._call: Optional[Tuple[nn.Module, tuple, dict]] = None
 
     @contextmanager
@@ -57,14 +58,14 @@ class SAMOptimWrapper(OptimWrapper):
         params = [p for group in self.optimizer.param_groups for p in group['params']]
         params = [p for p in params if p.grad is not None]
         weights = [p.detach().clone() for p in params]
-        buffers = [(b, b.clone()) for b in model.buffers()]
         self._ascend(params)
         self.zero_grad()
-        self.backward(model.parse_losses(model(*args, **options))[0])
+        with restored_state(model):
+            self.backward(model.parse_losses(model(*args, **options))[0])
         self._inner_count -= 1  # one update, one count
         with torch.no_grad():
-            for tensor, before in (*zip(params, weights), *buffers):
-                tensor.copy_(before)
+            for param, before in zip(params, weights):
+                param.copy_(before)
         super().step(**kwargs)
 
     @torch.no_grad()
