@@ -423,6 +423,8 @@ class Session:
             levels: The feature there.
             later: What happens to the features of the sites joined to it. Defaults to nothing.
         """
+        if site.streams is not None:
+            site.streams.restore()
         with self.forward_context(), self._perturbing(site, later):
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):
