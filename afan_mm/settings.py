@@ -10,7 +10,7 @@ from .utils.checks import check_choice, check_integer, check_number, check_type,
 
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
 EPSILON_UNITS = ('absolute', 'std', 'norm')
-BN_STATS = ('clean', 'all')
+BN_STATS = ('clean', 'all', 'auxiliary')
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
 CHOICES = dict(
@@ -93,7 +93,10 @@ class AFANSettings:
             passes of its own.
         bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host
             counts or averages, to the clean pass; 'all' lets every pass update them (the released
-            code). Defaults to 'clean'.
+            code). 'auxiliary' is 'clean' for the host, with batch norms of their own, affine
+            parameters included, for the attack and adversarial passes (AdvProp's, not the paper's),
+            see :mod:`afan_mm.auxiliary_norms`; a direction from the clean backward (``num_steps=1``
+            without ``random_start``) is still the main norms'. Defaults to 'clean'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.

@@ -46,7 +46,7 @@ WRONG += [
         ('strengths', ('uniform', 'linspace')),
         ('moments', ('batch', 'instance', 'layer', 'group', 'positional', None)),
         ('perturbation', ('gradient', 'gaussian', 'gradient+gaussian', 'none')),
-        ('bn_stats', ('clean', 'all')),
+        ('bn_stats', ('clean', 'all', 'auxiliary')),
     )
     for value in ('Batch', '', 1, True, ['batch'])
 ]
