@@ -39,6 +39,7 @@ from .functional import full_precision
 from .health import Health
 from .isolation import isolated_random, restored_state
 from .joint import Change, JointPass, check_group
+from .pixels import pixel_bounds
 from .settings import AFANSettings
 from .site import Features, Site, Tail, declared_by, taps_go_to, trained_modules
 from .steering import Steering
@@ -329,6 +330,7 @@ class Session:
             [gradient for each in site.group for gradient in each.gradients],
             self.scale_of(site),
             generator,
+            pixel_bounds(self.model, site),
         )
 
     def strengths(self, site: Site) -> List[Sequence[Strength]]:

@@ -40,7 +40,7 @@ WRONG += [
 WRONG += [
     (key, value, ValueError, f'must be one of {allowed}')
     for key, allowed in (
-        ('epsilon_unit', ('absolute', 'std', 'norm')),
+        ('epsilon_unit', ('absolute', 'std', 'norm', 'pixel')),
         ('norm', ('linf', 'l2')),
         ('norm_over', ('sample', 'position')),
         ('strengths', ('uniform', 'linspace')),

@@ -232,6 +232,15 @@ def test_settings_that_are_refused(bad):
         build(config_of(segmentor_config(), bad))
 
 
+def test_pixels_are_those_of_an_image():
+    model = build(with_afan(segmentor_config(), neck=dict(SITE, epsilon_unit='pixel')))
+    add_auxiliary_norms(model)
+    with pytest.raises(ValueError, match=r"site 'neck': .* image of 3 channels, .*\(2, 64, 4, 4\)"):
+        gradients(model, batch_of('segmentor'))
+    with pytest.raises(ValueError, match="epsilon_unit must be .* with norm='l2'.*got 'pixel'"):
+        AFANSettings(norm='l2', epsilon_unit='pixel')
+
+
 def test_a_model_without_them_is_refused(tmp_path):
     """Before training starts, by the command line's check, and in a loop of the user's own."""
     stock = segmentor_config()

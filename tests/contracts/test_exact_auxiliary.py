@@ -135,6 +135,44 @@ def test_at_the_image(host, num_steps, random_start, monkeypatch):
     assert_same_step(model, batch, main, other)
 
 
+@pytest.mark.parametrize('host', HOSTS)
+def test_pixels(host, monkeypatch):
+    """``epsilon_unit='pixel'`` is PGD on what the data preprocessor normalised, in grey levels."""
+    monkeypatch.setattr(Linf, 'uniform', lambda self, like, generator: torch.sin(7 * like))
+    settings = dict(SETTINGS, epsilon='8/255', step_size='5/255', epsilon_unit='pixel')
+    settings.update(num_steps=2, random_start=True)
+    stock, batch = stock_config(host), batch_of(host)
+    main, other = two_branches(host)
+    config = dict(stock, type='AFANModel', base=stock.type, afan=settings)
+    model = with_norms_of(build(type(stock)(config)).double(), main, other)
+
+    data = main.data_preprocessor(copy.deepcopy(batch), True)
+    mean, std = (
+        torch.tensor(stock.data_preprocessor[key]).view(3, 1, 1) for key in ('mean', 'std')
+    )
+    clean = torch.stack(batch['inputs']).flip(1).double()  # RGB
+    assert clean.min() < 2 and clean.max() > 253
+    torch.testing.assert_close(data['inputs'].double(), (clean - mean) / std, rtol=0, atol=1e-5)
+
+    def loss(branch, pixels):
+        losses = branch.loss((pixels - mean) / std, copy.deepcopy(data['data_samples']))
+        return branch.parse_losses(losses)[0]
+
+    def inside(moved):
+        return (clean + (moved - clean).clamp(-8, 8)).clamp(0, 255).detach()
+
+    moved = inside(clean + 8 * torch.sin(7 * data['inputs'].double()))
+    for _ in range(2):
+        moved.requires_grad_()
+        moved = inside(moved + 5 * torch.autograd.grad(loss(other, moved), moved)[0].sign())
+    total = loss(main, clean)
+    total = total + sum(0.7 * loss(other, clean + r * (moved - clean)) for r in RATIOS)
+    for each in (main, other):
+        each.zero_grad()
+    total.backward()
+    assert_same_step(model, batch, main, other)
+
+
 @pytest.mark.parametrize('num_steps, detach', itertools.product((1, 3), (True, False)))
 def test_after_the_backbone(num_steps, detach):
     """Only the head's norms have auxiliary ones; the low-level feature reaches both branches."""
