@@ -5,7 +5,7 @@ import random
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from types import CodeType
-from typing import Any, FrozenSet, Iterator, List, Set, Tuple
+from typing import Any, Collection, FrozenSet, Iterator, List, Set, Tuple
 
 import numpy as np
 import torch
@@ -55,17 +55,23 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def restored_state(model: nn.Module) -> Iterator[None]:
+def restored_state(model: nn.Module, but_for: Collection[nn.Module] = ()) -> Iterator[None]:
     """What modules count, collect or average while they train is afterwards as it was before.
 
     Every buffer (running statistics, power iterations, histories) is copied back in place, through
     ``.data``: a graph that has saved it for its backward must not find it changed. Attributes of
     the host's own modules, with the containers and plain objects in them, are put back where they
     changed.
+
+    Args:
+        model: The host.
+        but_for: Modules whose buffers keep what they become. Defaults to none.
     """
+    kept = set(but_for)
     buffers = {
         id(buffer): (owner._buffers, key, buffer, buffer.detach().clone())
         for owner in model.modules()
+        if owner not in kept
         for key, buffer in owner._buffers.items()
         if buffer is not None
     }

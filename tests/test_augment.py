@@ -40,13 +40,13 @@ WRONG += [
 WRONG += [
     (key, value, ValueError, f'must be one of {allowed}')
     for key, allowed in (
-        ('epsilon_unit', ('absolute', 'std', 'norm')),
+        ('epsilon_unit', ('absolute', 'std', 'norm', 'pixel')),
         ('norm', ('linf', 'l2')),
         ('norm_over', ('sample', 'position')),
         ('strengths', ('uniform', 'linspace')),
         ('moments', ('batch', 'instance', 'layer', 'group', 'positional', None)),
         ('perturbation', ('gradient', 'gaussian', 'gradient+gaussian', 'none')),
-        ('bn_stats', ('clean', 'all')),
+        ('bn_stats', ('clean', 'all', 'auxiliary')),
         ('draws', ('own', 'clean')),
     )
     for value in ('Batch', '', 1, True, ['batch'])
