@@ -6,7 +6,7 @@ from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
 from torch import Tensor, nn
 
 from ..settings import AFANSettings
-from ..site import Losses, gates_of, is_recording, keep_clean_losses, tap
+from ..site import Losses, gates_of, is_recording, note_clean_losses, tap
 from .point import Levels, Passage
 from .tape import Tape, pack
 
@@ -51,12 +51,13 @@ class Rerun:
         gates, elsewhere = gates_of(self.settings), set()
         losses = self._losses_of(result)
         self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
-        if self.settings.target_gain is not None:
-            keep_clean_losses(self.settings, self._dependent(losses))
+        note_clean_losses(self.settings, self._dependent(losses))
+        # the host may weight its own copies in place
+        losses.update({key: _copied(value) for key, value in losses.items()})
         return result
 
     def _losses_of(self, result: Any) -> Losses:
-        """The losses in what the method returned."""
+        """The dict of losses in what the method returned."""
         return result
 
     def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
@@ -94,6 +95,12 @@ class Rerun:
 
     def _dependent(self, losses: Losses) -> Losses:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
+
+
+def _copied(loss: Any) -> Any:
+    if isinstance(loss, (list, tuple)):
+        return type(loss)(_copied(part) for part in loss)
+    return loss.clone() if isinstance(loss, Tensor) and loss.requires_grad else loss
 
 
 def depends_on(value: Any, nodes: Collection[Any], elsewhere: Optional[Set[Any]] = None) -> bool:
