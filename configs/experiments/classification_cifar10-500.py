@@ -18,5 +18,5 @@ del _site, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'accuracy/top1'
-references = ['stock', 'control']
+references = ['stock', 'control', 'noise', 'sam']
 keep_checkpoints = True
