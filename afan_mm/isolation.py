@@ -12,6 +12,28 @@ import torch
 from torch import Tensor, nn
 
 
+class RandomStreams:
+    """Where every random stream that a model may draw from stands now.
+
+    Args:
+        device: Whose stream is one of them, beside those of Python, NumPy and torch on the CPU.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
+
+    def restore(self) -> None:
+        """Let the streams go on from there."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
+
+
 @contextmanager
 def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
     """Seed every random stream inside, restore them all outside.
@@ -19,20 +41,17 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
     Dropout and samplers of an adversarial pass draw from the global streams; the host's next step
     must not notice.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices):
+    before = RandomStreams(device)
+    try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
-        if devices:
+        if device.type == 'cuda':
             with torch.cuda.device(device):  # the one that is seeded
                 torch.cuda.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
+    finally:
+        before.restore()
 
 
 @contextmanager

@@ -108,11 +108,26 @@ class Session:
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
         try:
-            with taps_go_to(self), self._shown('afan_recording'):
+            with taps_go_to(self), self._shown('afan_recording'), self._host_heard():
                 yield self
         except BaseException:
             self.discard()
             raise
+
+    @contextmanager
+    def _host_heard(self) -> Iterator[None]:
+        """Inside, the sites are told what losses the host returns."""
+
+        def returned(losses: Any) -> None:
+            for site in self.sites.values():
+                site.host_returned(losses)
+
+        hook = self.model.register_forward_hook(lambda module, args, losses: returned(losses))
+        try:
+            yield
+        finally:
+            hook.remove()
+        returned(None)  # a host that was not called as a module
 
     def discard(self) -> None:
         """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
@@ -433,6 +448,8 @@ class Session:
             levels: The feature there.
             later: What happens to the features of the sites joined to it. Defaults to nothing.
         """
+        if site.streams is not None:
+            site.streams.restore()
         with self.forward_context(), self._perturbing(site, later):
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):
@@ -440,13 +457,14 @@ class Session:
                 f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got '
                 f'{type(losses).__name__}'
             )
-        if not any('loss' in key for key in losses):
+        entering = site.as_of_host(losses)
+        if not any('loss' in key for key in entering):
             raise ValueError(
                 f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
                 f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
                 'levels'
             )
-        return self.model.parse_losses(losses)[0]
+        return self.model.parse_losses(entering)[0]
 
     @contextmanager
     def _perturbing(self, site: Site, later: Sequence[Change]) -> Iterator[None]:
@@ -482,7 +500,7 @@ class Session:
         if self.steering is None or site.settings.target_gain is None or self.scale < 1:
             return
         if site.clean_losses is not None:
-            clean = self.model.parse_losses(site.clean_losses)[0]
+            clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
         else:
             with torch.no_grad(), restored_state(self.model):
                 clean = self.loss(site, site.features)

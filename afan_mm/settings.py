@@ -11,6 +11,7 @@ from .utils.checks import check_choice, check_integer, check_number, check_type,
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
 EPSILON_UNITS = ('absolute', 'std', 'norm', 'pixel')
 BN_STATS = ('clean', 'all', 'auxiliary')
+DRAWS = ('own', 'clean')
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
 CHOICES = dict(
@@ -22,6 +23,7 @@ CHOICES = dict(
     moments=(*MOMENTS, None),
     perturbation=PERTURBATIONS,
     bn_stats=BN_STATS,
+    draws=DRAWS,
     detach_context=(None, False, True),
 )
 
@@ -100,6 +102,10 @@ class AFANSettings:
             parameters included, for the attack and adversarial passes (AdvProp's, not the paper's),
             see :mod:`afan_mm.auxiliary_norms`; a direction from the clean backward (``num_steps=1``
             without ``random_start``) is still the main norms'. Defaults to 'clean'.
+        draws: Of the dropout masks, samples and whatever else the tail draws at random: 'own' lets
+            every adversarial pass draw anew, 'clean' lets it repeat the clean pass's, so that the
+            two differ by the perturbation alone (where the tail draws in the clean pass's order;
+            the control with weights that sum to one is then stock). Defaults to 'own'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
@@ -130,6 +136,7 @@ class AFANSettings:
     target_gain: Optional[float] = None
     joint: bool = False
     bn_stats: str = 'clean'
+    draws: str = 'own'
 
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size', 'noise_epsilon'):

@@ -107,7 +107,7 @@ class AFANRoIHead(AFANComponent):
             stage = kwargs['stage'] if 'stage' in kwargs else args[0]
         compute = super().bbox_loss
         for passage in self._passages(stage):
-            compute = _BoxLossRerun(self, compute, passage, self._weight(stage))
+            compute = _BoxLossRerun(self, compute, passage)
         return compute(*args, **kwargs)
 
     @contextmanager
@@ -135,10 +135,6 @@ class AFANRoIHead(AFANComponent):
         for settings, site in zip(declared_by(self)[first:], self.afan_sites):
             yield (_VectorPassage if site == 'vector' else Passage)(point, settings)
 
-    def _weight(self, stage: int) -> float:
-        """Of a stage's losses in the objective."""
-        return self.stage_loss_weights[stage] if isinstance(self.bbox_head, nn.ModuleList) else 1.0
-
     def _box_heads(self) -> Sequence[nn.Module]:
         return self.bbox_head if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
 
@@ -154,24 +150,10 @@ def _site_for(kinds: Iterable[type]) -> str:
 
 
 class _BoxLossRerun(Rerun):
-    """One stage's box loss.
-
-    Args:
-        roi_head: The RoI head.
-        compute: Its ``bbox_loss``.
-        passage: Where the site is.
-        weight: Of these losses in the objective.
-    """
-
-    def __init__(self, roi_head: AFANRoIHead, compute: Callable, passage: Passage, weight: float):
-        super().__init__(roi_head, compute, passage)
-        self._weight = weight
+    """One stage's box loss."""
 
     def _losses_of(self, result: dict) -> Losses:
-        return {
-            key: value * self._weight if 'loss' in key else value
-            for key, value in result['loss_bbox'].items()
-        }
+        return result['loss_bbox']
 
 
 class _VectorPassage(Passage):
