@@ -62,12 +62,17 @@ def auxiliary_norms(model: nn.Module) -> List[nn.Module]:
 @contextmanager
 def without_auxiliary_norms(model: nn.Module) -> Iterator[None]:
     """Inside, the model is the stock one, to whatever counts or writes its parameters."""
-    removed = [(norm, norm._modules.pop(NAME)) for _, norm in list(_with_auxiliary(model))]
+    removed = remove_auxiliary_norms(model)
     try:
         yield
     finally:
         for norm, auxiliary in removed:
             norm.add_module(NAME, auxiliary)
+
+
+def remove_auxiliary_norms(model: nn.Module) -> List[Tuple[nn.Module, nn.Module]]:
+    """Make the model the stock one, as it is deployed; the norms, each with its auxiliary one."""
+    return [(norm, norm._modules.pop(NAME)) for _, norm in list(_with_auxiliary(model))]
 
 
 @contextmanager

@@ -53,7 +53,15 @@ WRONG += [
 ]
 WRONG += [
     (key, None, ValueError, 'must be one of')
-    for key in ('epsilon_unit', 'norm', 'norm_over', 'strengths', 'perturbation', 'bn_stats', 'draws')
+    for key in (
+        'epsilon_unit',
+        'norm',
+        'norm_over',
+        'strengths',
+        'perturbation',
+        'bn_stats',
+        'draws',
+    )
 ]
 WRONG += [('name', 3, TypeError, 'must be a str'), ('name', None, TypeError, 'must be a str')]
 WRONG += [

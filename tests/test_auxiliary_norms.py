@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -15,6 +16,7 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from afan_mm import AFANSettings, tap
+from afan_mm.analysis.checkpoints import build_model
 from afan_mm.auxiliary_norms import NAME, add_auxiliary_norms, batch_norms, check_auxiliary_norms
 from afan_mm.cli.config_check import check_model
 from afan_mm.utils.errors import UsageError
@@ -123,7 +125,7 @@ def test_they_start_as_the_main_norms_do(host):
     assert_identical(dict(model.state_dict()), own)
 
 
-def test_checkpoints_go_both_ways(tmp_path, caplog):
+def test_checkpoints_go_both_ways(tmp_path):
     """By mmengine's loading, which tells what is missing, and by the exact one; also what a
     backbone starts from.
     """
@@ -141,6 +143,10 @@ def test_checkpoints_go_both_ways(tmp_path, caplog):
         plain = build(stock)
         load(plain)
         assert_identical(dict(plain.state_dict()), given)
+    cfg = Config(dict(model=config_of(stock, SITE), default_scope='mmseg'))
+    analysed = build_model(cfg)
+    load_exactly(analysed, own_path)
+    assert_identical(dict(analysed.state_dict()), given)
     published = publish(own_path, str(tmp_path / 'published'))
     assert torch.load(published)['state_dict'].keys() == given.keys()
     load_checkpoint(build(stock), published, strict=True)
@@ -257,8 +263,6 @@ def test_a_model_without_them_is_refused(tmp_path):
 
 
 def test_command_line_tells_a_model_without_them():
-    from mmengine.config import Config
-
     config = Config(
         dict(
             model=with_afan(segmentor_config(), neck=SITE),
