@@ -28,7 +28,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = []
 
 
-def install(session, stack):
+def install(session: nox.Session, stack: str) -> None:
     """torch first, which mmcv's operators are compiled against; then mmcv, then what needs it."""
     file = Path('tests', 'stacks', f'{stack}.txt')
     lines = [line.split('#')[0].strip() for line in file.read_text().splitlines()]
@@ -40,7 +40,7 @@ def install(session, stack):
     session.install('--no-compile', '--no-deps', '-e', '.')
 
 
-def test(session, stack):
+def test(session: nox.Session, stack: str) -> None:
     install(session, stack)
     session.env['OMP_NUM_THREADS'] = '1'
     session.run('python', '-m', 'afan_mm', 'env')
@@ -58,24 +58,24 @@ def test(session, stack):
 
 
 @nox.session(python=PYTHONS['oldest'])
-def oldest(session):
+def oldest(session: nox.Session) -> None:
     """The oldest versions stated."""
     test(session, 'oldest')
 
 
 @nox.session(python=PYTHONS['common'])
-def common(session):
+def common(session: nox.Session) -> None:
     """Those of 2024."""
     test(session, 'common')
 
 
 @nox.session(python=PYTHONS['newest'])
-def newest(session):
+def newest(session: nox.Session) -> None:
     """The newest torch."""
     test(session, 'newest')
 
 
 @nox.session(python=PYTHONS['onedl'])
-def onedl(session):
+def onedl(session: nox.Session) -> None:
     """The maintained fork of the hosts."""
     test(session, 'onedl')

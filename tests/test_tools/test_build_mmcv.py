@@ -313,6 +313,35 @@ def test_sound_mmcv_is_left_alone(source):
     assert env.installed == []
 
 
+class BareEnvironment:
+    """An environment that lacks what it is told to lack, and keeps what pip was asked for."""
+
+    def __init__(self, **complaints):
+        self.complaints, self.installed = complaints, []
+
+    def probe(self, *parts):
+        return {part: self.complaints.get(part, '') for part in parts}
+
+    def install(self, arguments):
+        self.installed.append(arguments)
+
+
+def test_what_is_missing_is_installed_by_one_call():
+    env = BareEnvironment(libraries='mmengine is not installed', hosts='mmdet is not installed')
+    setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
+    (arguments,) = env.installed
+    assert {'mmengine==0.10.7', 'mmdet==3.3.0', 'mmpretrain==1.2.0'} < set(arguments)
+    # mmcv is compiled meanwhile, and must not be built by pip
+    assert not any(line.startswith(('mmcv', 'opencv', 'torch=')) for line in arguments)
+    assert arguments[-3:] == ['-c', 'requirements.txt', '--no-build-isolation']
+
+
+def test_what_is_there_but_unsound_is_mended_in_its_turn():
+    env = BareEnvironment(opencv='import cv2: ImportError: libGL', hosts='mmdet is 3.0, needed 3.3')
+    setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
+    assert env.installed == []
+
+
 # one version of ruff
 
 
