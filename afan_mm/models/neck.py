@@ -75,16 +75,21 @@ class AFANNeckWrapper(AFANComponent):
         options = {key: afan.pop(key) for key in self.options if key in afan}
         self._check_options(options)
         site = options.get('site', 'input')
-        levels = as_levels(options.get('levels', None if '.' in site else (-1,)))
+        levels = as_levels(options.get('levels', None if self._is_path(site) else (-1,)))
         self.afan_places.append(Place(site, levels, options.get('reuse_proposals', False)))
-        if '.' in site:
+        if self._is_path(site):
             return dict(dict(name=site), **afan)
         return afan
+
+    @staticmethod
+    def _is_path(site: Any) -> bool:
+        """Whether a site is the path of a module."""
+        return isinstance(site, str) and '.' in site
 
     @classmethod
     def _check_options(cls, options: Dict[str, Any]) -> None:
         site = options.get('site', 'input')
-        if site not in ('input', 'output') and not (isinstance(site, str) and '.' in site):
+        if site not in ('input', 'output') and not cls._is_path(site):
             raise ValueError(
                 "site must be 'input', 'output' or the path of a module of the host, such as "
                 "'backbone.layer3', "
@@ -119,14 +124,14 @@ class AFANNeckWrapper(AFANComponent):
         """
         if not callable(getattr(host, 'loss', None)):
             raise ValueError(
-                f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has '
-                'none'
+                f'{self.afan_parts[0].__name__} needs a host with a method loss, but '
+                f'{type(host).__name__} has none'
             )
         path = next(name for name, module in host.named_modules() if module is self)
         check_place(type(self), path)
         owner = self._owners(host)[0]
         for place, _ in zip(self.afan_places, self._calls(host)):
-            if '.' in place.site:
+            if self._is_path(place.site):
                 continue
             if place.site == 'input' or isinstance(self, IdentityNeck):
                 known = getattr(getattr(owner, 'backbone', None), 'out_indices', None)
@@ -170,7 +175,7 @@ class AFANNeckWrapper(AFANComponent):
         return any(settings.joint and settings.num_strengths for settings in inside)
 
     def _point(self, place: Place, host: nn.Module) -> Point:
-        if '.' not in place.site:
+        if not self._is_path(place.site):
             return Point(self, reads=place.site == 'input')
         owners = self._owners(host)
         for owner in owners:
