@@ -232,7 +232,7 @@ def test_synchronised_norms_are_reverted_with_theirs():
     train(model, optim_wrapper(model), [batch_of('segmentor')])
 
 
-@pytest.mark.parametrize('bad', ([dict(SITE)], 3, dict(SITE, bn_stats='own')))
+@pytest.mark.parametrize('bad', ([3], 3, dict(SITE, bn_stats='own')))
 def test_settings_that_are_refused(bad):
     with pytest.raises(Exception, match='afan|bn_stats'):
         build(config_of(segmentor_config(), bad))

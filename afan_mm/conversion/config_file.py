@@ -2,9 +2,10 @@
 
 import os
 import os.path as osp
+import re
 import tempfile
 import textwrap
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
@@ -13,6 +14,7 @@ from ..utils.errors import UsageError, describe
 from ..utils.files import replacing
 from .convert import Conversion, convert, inherit
 from .host import ConversionError
+from .pure_python import imports_of, is_pure_python, named, relative_module, with_classes
 
 WIDTH = 120
 MISSING = object()
@@ -46,7 +48,13 @@ def converted_file(
     cfg = read_stock(config)
     try:
         conversion = convert(cfg, sites, preset, **afan)
-        text = config_text(config if '::' in config else _relative(config, path), cfg, conversion)
+        if is_pure_python(config):
+            stated = with_classes(conversion.overrides)
+            conversion = conversion._replace(overrides=stated)
+            text = pure_python_text(relative_module(config, path), cfg, conversion)
+        else:
+            reference = config if '::' in config else _relative(config, path)
+            text = config_text(reference, cfg, conversion)
     except ConversionError as error:
         raise ConversionError(f'{config} cannot be converted: {error}') from error
     return text, inherit(cfg, conversion.overrides)
@@ -80,16 +88,13 @@ def read_stock(config: str) -> Config:
         raise UsageError(f'config must be a file or a name such as mmdet::NAME, but got {config}')
     address = config if '::' in config else osp.abspath(config)
     try:
-        lazy = '::' not in config and config.endswith('.py') and Config._is_lazy_import(config)
-        cfg = None if lazy else read_text(f'_base_ = [{address!r}]\n')
+        if is_pure_python(config):
+            return Config.fromfile(address)
+        return read_text(f'_base_ = [{address!r}]\n')
+    except ConversionError as error:
+        raise ConversionError(f'{config} cannot be converted: {error}') from error
     except Exception as error:  # a config is a program and may fail in any way
         raise UsageError(f'cannot read config {config}: {describe(error)}') from error
-    if cfg is None:
-        raise UsageError(
-            f'config must be one that others inherit by _base_, but {config} is in the pure '
-            "Python style, with read_base() or imports: add the README's lines to it by hand"
-        )
-    return cfg
 
 
 def read_text(text: str) -> Config:
@@ -116,10 +121,15 @@ def same(one: Any, other: Any) -> bool:
 
 def check_same(found: Config, expected: Config) -> None:
     """Complain of a written config that does not say what it should."""
-    if not same(found._cfg_dict, expected._cfg_dict):
-        different = [
-            key for key in {**found, **expected} if not same(found.get(key), expected.get(key))
-        ]
+    # of the pure Python style: what is imported is there as well
+    imported = set().union(*(getattr(cfg, '_imported_names', ()) for cfg in (found, expected)))
+    keys = [key for key in {**found._cfg_dict, **expected._cfg_dict} if key not in imported]
+    different = [
+        key
+        for key in keys
+        if not (key in found and key in expected and same(found[key], expected[key]))
+    ]
+    if different:
         raise UsageError(
             f'the new config does not read back as it should in {", ".join(different)}; nothing '
             'was written'
@@ -143,23 +153,58 @@ def config_text(reference: str, cfg: Any, conversion: Conversion) -> str:
     Raises:
         ConversionError: If an override cannot be written in a config.
     """
-    name = reference.rpartition('/')[2]
-    lines = [
-        _comment(f'A-FAN for {name}. What is not stated here is inherited.'),
-        f'_base_ = [{reference!r}]',
-    ]
-    reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
-    reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
+    lines = [_title(reference.rpartition('/')[2]), f'_base_ = [{reference!r}]']
     for key, value in conversion.overrides.items():
-        if key == 'model':
-            lines += ['', *map(_comment, [*reasons, *conversion.notes])]
-        elif key == 'custom_hooks' and cfg.get(key):
-            lines.append('# A list takes the place of an inherited one, so this one repeats it.')
-        elif key == 'optim_wrapper':
-            lines.append(
-                f'# In place of {cfg[key].get("type", "OptimWrapper")}, whose other keys stay.'
-            )
+        lines += _why(key, cfg, conversion)
         lines.append(f'{key} = {_code(value, cfg.get(key), f"_base_.{key}")}')
+    return _formatted(lines)
+
+
+def pure_python_text(module: str, cfg: Any, conversion: Conversion) -> str:
+    """The same in the pure Python style.
+
+    Args:
+        module: That of the config to inherit from.
+        cfg: The config of that module.
+        conversion: That of ``cfg``, with classes.
+
+    Raises:
+        ConversionError: If an override cannot be written in a config.
+    """
+    classes: Dict[str, type] = {}
+    overrides = named(conversion.overrides, classes)
+    inherited = {key: named(cfg[key]) for key in overrides if key in cfg}
+    codes = {key: _code(each, inherited.get(key), key) for key, each in overrides.items()}
+    used = {name: each for name, each in classes.items() if re.search(rf'\b{name}\b', str(codes))}
+    lines = [_title(module), 'from mmengine.config import read_base', '', *imports_of(used), '']
+    lines += ['with read_base():', f'    from {module} import *']
+    for key, code in codes.items():
+        lines += _why(key, cfg, conversion)
+        merged = isinstance(inherited.get(key), dict)
+        lines.append(f'{key}.merge({code})' if merged else f'{key} = {code}')
+    return _formatted(lines)
+
+
+def _title(name: str) -> str:
+    return _comment(f'A-FAN for {name}. What is not stated here is inherited.')
+
+
+def _why(key: str, cfg: Any, conversion: Conversion) -> List[str]:
+    """The comments on an override."""
+    if key == 'model':
+        reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
+        reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
+        return ['', *map(_comment, [*reasons, *conversion.notes])]
+    if key == 'custom_hooks' and cfg.get(key):
+        return ['# A list takes the place of an inherited one, so this one repeats it.']
+    if key == 'optim_wrapper':
+        stock = cfg[key].get('type', 'OptimWrapper')
+        name = stock if isinstance(stock, str) else stock.__name__
+        return [f'# In place of {name}, whose other keys stay.']
+    return []
+
+
+def _formatted(lines: List[str]) -> str:
     text, _ = FormatCode('\n'.join(lines) + '\n', style_config=STYLE)
     return text
 

@@ -10,6 +10,7 @@ from ..utils.configs import type_name
 from .host import ConversionError, find_host, in_scope, refuse_converted
 from .placement import Parts, read_sites
 from .presets import PRESETS, preset_settings
+from .pure_python import with_classes
 
 WRAPPERS = {'OptimWrapper': 'AFANOptimWrapper', 'AmpOptimWrapper': 'AFANAmpOptimWrapper'}
 
@@ -84,7 +85,10 @@ def convert(
     stated: Dict[str, Any] = parts.stated
     for key in reversed(host.path):
         stated = {key: stated}
-    return Conversion({**overrides, **stated}, parts.choices, parts.left_out, notes)
+    overrides.update(stated)
+    if isinstance(model['type'], type):
+        overrides = with_classes(overrides)
+    return Conversion(overrides, parts.choices, parts.left_out, notes)
 
 
 def converted(

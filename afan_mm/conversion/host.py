@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model, parameter
+from ..utils.configs import type_name
 from ..utils.errors import UsageError
 
 PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
@@ -52,13 +53,10 @@ def find_class(kind: Any, name: str) -> type:
     """The class of a ``type``; ConversionError, with the ``name`` of the part, where it is not a
     registered one.
     """
+    if isinstance(kind, type):  # in the pure Python style
+        return kind
     if not isinstance(kind, str):
-        raise ConversionError(
-            f'{name}.type must be a registered name, but got {kind!r}; a config in the pure '
-            'Python style, with '
-            "read_base(), can only be inherited by one of its kind, to which add the README's "
-            'lines by hand'
-        )
+        raise ConversionError(f'{name}.type must be a registered name or a class, but got {kind!r}')
     try:
         found = find_model(kind)
     except (KeyError, ImportError) as error:
@@ -84,7 +82,7 @@ def find_host(model: Any, path: Tuple[str, ...] = ('model',)) -> Host:
         if isinstance(part, dict) and 'type' in part and _is_model(part['type']):
             return find_host(part, (*path, key))
     raise ConversionError(
-        f'{name} is a {model["type"]} with none of {", ".join(PARTS)}, and no model in it has one'
+        f'{name} is a {cls.__name__} with none of {", ".join(PARTS)}, and no model in it has one'
     )
 
 
@@ -92,9 +90,9 @@ def refuse_converted(node: Any, path: str) -> None:
     """ConversionError where a component of A-FAN is in a part of a config already."""
     if isinstance(node, dict):
         kind = node.get('type')
-        if isinstance(kind, str) and issubclass(_known_class(kind), AFANComponent):
+        if isinstance(kind, (str, type)) and issubclass(_known_class(kind), AFANComponent):
             raise ConversionError(
-                f"the config is an A-FAN config already: {path}=dict(type='{kind}', ...)"
+                f"the config is an A-FAN config already: {path}=dict(type='{type_name(node)}', ...)"
             )
         children = [(f'{path}.{key}', child) for key, child in node.items()]
     else:

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine.registry import MODELS
 
-from ..models import AFANClsHead, AFANDecodeHead, AFANNeckWrapper, AFANRoIHead
+from ..models import AFANClsHead, AFANDecodeHead, AFANModel, AFANNeckWrapper, AFANRoIHead
 from ..models.component import parameter
 from ..settings import AFANSettings
 from ..utils.configs import type_name
@@ -80,10 +80,7 @@ class Parts:
         first = stock[0] if several else stock
         where = ('neck', 0) if several else ('neck',)
         if parameter(self.host.cls, 'neck') is None:
-            return self._leave_out(
-                where,
-                f'{self.host.cls.__name__} takes no neck, so there is no place for the wrapper',
-            )
+            return self._add_model(settings)
         if not callable(getattr(self.host.cls, 'loss', None)):
             return self._leave_out(
                 where,
@@ -98,6 +95,39 @@ class Parts:
         part = dict(type='AFANNeckWrapper', base=base, afan=afan if len(afan) > 1 else afan[0])
         self._state('neck', stock, 0, part)
         self.choices.append((self.host.name(*where), self._neck_reason(base, several, afan)))
+
+    def _add_model(self, settings: Dict[str, Any]) -> None:
+        """Sites on paths of a model that takes no neck."""
+        kind = self.host.cls.__name__
+        backbone = bool(self.host.config.get('backbone'))
+        if 'output' in self.sites.neck or 'input' in self.sites.neck and not backbone:
+            return self._leave_out(
+                ('neck',),
+                f'{kind} takes no neck, so there is no place for the wrapper; ask for the path of '
+                f'a module, in one of {", ".join(self._modules())}',
+            )
+        if not AFANModel._accepts(self.host.cls):
+            return self._leave_out(
+                ('neck',),
+                f'{kind} takes no neck, and has no method loss, which is the tail of its sites',
+            )
+        afan = []
+        for site in self.sites.neck:
+            each = self._neck_settings(site, None, settings)
+            if site == 'input':
+                each = {'site': 'backbone', 'levels': (-1,), **each}
+            afan.append(each)
+        base = self.host.config['type']
+        self.stated.update(type='AFANModel', base=base, afan=afan if len(afan) > 1 else afan[0])
+        sites = ' and '.join(repr(each['site']) for each in afan)
+        self.choices.append((self.host.name(), f'{kind} takes no neck, and stays; site: {sites}'))
+
+    def _modules(self) -> List[str]:
+        return [
+            key
+            for key, part in self.host.config.items()
+            if isinstance(part, dict) and 'type' in part and key != 'data_preprocessor'
+        ]
 
     def _neck_settings(
         self, site: str, neck: Optional[dict], settings: Dict[str, Any]
@@ -118,9 +148,9 @@ class Parts:
 
     def _neck_reason(self, base: Optional[str], several: bool, afan: List[dict]) -> str:
         text = (
-            f'{base}, the first of the modules of the neck, stays'
+            f'{_name(base)}, the first of the modules of the neck, stays'
             if several
-            else f'{base} stays'
+            else f'{_name(base)} stays'
             if base
             else 'no neck'
         )
@@ -151,7 +181,7 @@ class Parts:
             if stock:
                 return self._add_head(key, component, stock, settings)
         heads = {
-            key: part['type']
+            key: _name(part['type'])
             for key, part in self.host.config.items()
             if key.endswith('head') and isinstance(part, dict)
         }
@@ -172,7 +202,8 @@ class Parts:
         if site is None:
             return self._leave_out(
                 where,
-                f'{head["type"]} has none of the sites that {component.__name__} knows by itself; '
+                f'{_name(head["type"])} has none of the sites that {component.__name__} knows by '
+                'itself; '
                 f"a submodule of it can be asked for, as '{key}.NAME'",
             )
         if self.sites.head:
@@ -188,7 +219,7 @@ class Parts:
         self.choices.append(
             (
                 self.host.name(*where),
-                f"{stage}{head['type']} stays; site: '{site}'{stages}, {reason}",
+                f"{stage}{_name(head['type'])} stays; site: '{site}'{stages}, {reason}",
             )
         )
 
@@ -210,6 +241,11 @@ class Parts:
         self.left_out.append((name, reason))
 
 
+def _name(kind: Any) -> str:
+    """Of a ``type``, which is a class in the pure Python style."""
+    return kind if isinstance(kind, str) else kind.__name__
+
+
 def _checked(settings: Dict[str, Any], options: Sequence[str]) -> Dict[str, Any]:
     try:
         AFANSettings.from_config(
@@ -227,7 +263,9 @@ def _default_site(component: type, head: dict, stock: type) -> Optional[str]:
     try:
         return _built(lambda: component.default_site(dict(copy.deepcopy(head), type=stock)))
     except Exception as error:
-        raise ConversionError(f'{head["type"]} cannot be built: {describe(error)}') from error
+        raise ConversionError(
+            f'{_name(head["type"])} cannot be built: {describe(error)}'
+        ) from error
 
 
 def _check_head_site(component: type, head: dict, site: str) -> None:

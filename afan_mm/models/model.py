@@ -1,8 +1,8 @@
-"""A site at the image, and batch norms for adversarial passes: what a model has as a whole."""
+"""What a model has as a whole: a site at its image, sites on paths of its own where it has no place
+for another component, and batch norms for adversarial passes.
+"""
 
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Union
 
 from mmengine.registry import MODELS
 from torch import nn
@@ -13,65 +13,55 @@ from ..auxiliary_norms import (
     fill_in,
     without_auxiliary_norms,
 )
-from ..isolation import replaced
-from ..settings import AFANSettings
-from ..site import declared_by
 from .component import AFANComponent
-from .host_loss import HostLoss
-from .point import Passage, Point, modules_after
+from .neck import AFANNeckWrapper, Place
+from .point import Point
 
 
 @MODELS.register_module()
-class AFANModel(AFANComponent):
-    """A model that perturbs its image, as in AdvProp, or whose sites have ``bn_stats='auxiliary'``.
+class AFANModel(AFANNeckWrapper):
+    """A model that perturbs its image, as in AdvProp; whose sites have ``bn_stats='auxiliary'``; or
+    that takes no neck, such as SAN or Mask2Former for video.
 
     The auxiliary norms of all its sites are made with the model, so that optimizers, wrappers and
     checkpoints know them. They start as copies of the main ones: as constructed, as
     ``init_weights`` leaves those, or as in a checkpoint that has no auxiliary ones.
 
     Args:
-        base: Stock type of the model, such as 'EncoderDecoder', 'FasterRCNN' or 'ImageClassifier'.
-        afan: Settings of a site at the image as the backbone reads it, normalised and padded.
+        base: Stock type of the model, such as 'EncoderDecoder', 'FasterRCNN' or 'ImageClassifier';
+            it has a method ``loss`` that returns a dict of losses.
+        afan: Settings of a site of its own, or a list of such for several, and
+
+            - ``site``: 'image', as the backbone reads it, normalised and padded; or the path of a
+              module of the model whose output is perturbed, such as 'backbone' or
+              'image_encoder.transformer.resblocks.11'. Defaults to 'image'.
+            - ``levels``: Indices of the perturbed tensors of a module that returns several.
+              Defaults to the only one.
+            - ``reuse_proposals``: As that of :class:`AFANNeckWrapper`.
+
             Defaults to None, no such site.
         kwargs: Arguments of the stock model.
 
-    The tail is the whole of the model's ``loss``.
+    The tail of the image is the whole of the model's ``loss``.
     """
 
     default_name = 'image'
     allowed_base = 'the type of a model with a method loss'
-    elsewhere = (
-        'backbone',
-        'neck',
-        'decode_head',
-        'auxiliary_head',
-        'head',
-        'roi_head',
-        'rpn_head',
-        'bbox_head',
-    )
+    named_sites = ('image',)
+    elsewhere = (*AFANNeckWrapper.elsewhere, 'neck', 'bbox_head')
     advice = "write model=dict(type='AFANModel', base='<type of the stock model>', ...)"
 
-    def __init__(self, *args: Any, afan: Optional[dict] = None, **kwargs: Any):
+    def __init__(self, *args: Any, afan: Optional[Any] = None, **kwargs: Any):
         super().__init__(*args, afan=[] if afan is None else afan, **kwargs)
         add_auxiliary_norms(self)
 
-    def _read_settings(
-        self, afan: Union[dict, Sequence[dict]]
-    ) -> Union[AFANSettings, List[AFANSettings]]:
-        self._check_one(afan)
-        return super()._read_settings(afan)
+    @classmethod
+    def _is_path(cls, site: Any) -> bool:
+        return isinstance(site, str) and site not in ('', *cls.named_sites)
 
     @classmethod
-    def _check_afan(cls, afan: Any) -> None:
-        if afan is not None:
-            cls._check_one(afan)
-            super()._check_afan(afan)
-
-    @staticmethod
-    def _check_one(afan: Any) -> None:
-        if isinstance(afan, (list, tuple)) and afan:
-            raise TypeError(f'afan of AFANModel must be one dict of settings, but got {afan!r}')
+    def _stock_class(cls, base: Union[str, type, None]) -> type:
+        return super(AFANNeckWrapper, cls)._stock_class(base)
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
@@ -93,25 +83,15 @@ class AFANModel(AFANComponent):
         fill_in(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    @contextmanager
-    def afan_recording(self, host: nn.Module) -> Iterator[None]:
-        """The clean forward pass of the model that this is, or is part of."""
-        with ExitStack() as stack:
-            for passage in self._passages():
-                call = HostLoss(host, passage, reuse_proposals=False)
-                stack.enter_context(replaced(host, loss=call))
-            yield
+    def _owners(self, host: nn.Module) -> List[nn.Module]:
+        return [self]
 
-    @contextmanager
-    def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
-        """A joint adversarial pass; nothing comes before the image."""
-        yield
-
-    def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
-        """For the site what gives the modules that its tail may run."""
-        for passage in self._passages():
-            yield passage.settings, partial(modules_after, host, passage.point)
-
-    def _passages(self) -> Iterator[Passage]:
-        for settings in declared_by(self):
-            yield Passage(Point(self.backbone, reads=True), settings)
+    def _point(self, place: Place, host: nn.Module) -> Point:
+        if self._is_path(place.site):
+            return super()._point(place, host)
+        if not isinstance(getattr(self, 'backbone', None), nn.Module):
+            raise ValueError(
+                f"site 'image' is what the backbone reads, but {self.afan_parts[1].__name__} has "
+                "none; write site='<path of a module>'"
+            )
+        return Point(self.backbone, reads=True)

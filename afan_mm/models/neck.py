@@ -60,6 +60,7 @@ class AFANNeckWrapper(AFANComponent):
     default_name = 'neck'
     allowed_base = 'the type of a neck, or None for a host without one'
     options = ('site', 'levels', 'reuse_proposals')
+    named_sites = ('input', 'output')  # the others are paths; the first is the default
     elsewhere = ('backbone', 'decode_head', 'auxiliary_head', 'head', 'roi_head', 'rpn_head')
     advice = (
         "leave that part as it is, and name the place in neck=dict(type='AFANNeckWrapper', "
@@ -75,21 +76,29 @@ class AFANNeckWrapper(AFANComponent):
     def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         options = {key: afan.pop(key) for key in self.options if key in afan}
         self._check_options(options)
-        site = options.get('site', 'input')
-        levels = as_levels(options.get('levels', None if '.' in site else (-1,)))
+        site = options.get('site', self.named_sites[0])
+        levels = as_levels(options.get('levels', None if self._is_path(site) else (-1,)))
         self.afan_places.append(Place(site, levels, options.get('reuse_proposals', False)))
-        if '.' in site:
+        if self._is_path(site):
             return dict(dict(name=site), **afan)
         return afan
 
     @classmethod
+    def _is_path(cls, site: Any) -> bool:
+        """Whether a site is the path of a module."""
+        return isinstance(site, str) and '.' in site
+
+    @classmethod
+    def _allowed_sites(cls) -> str:
+        return f'{", ".join(map(repr, cls.named_sites))} or the path of a module'
+
+    @classmethod
     def _check_options(cls, options: Dict[str, Any]) -> None:
-        site = options.get('site', 'input')
-        if site not in ('input', 'output') and not (isinstance(site, str) and '.' in site):
+        site = options.get('site', cls.named_sites[0])
+        if site not in cls.named_sites and not cls._is_path(site):
             raise ValueError(
-                "site must be 'input', 'output' or the path of a module of the host, such as "
-                "'backbone.layer3', "
-                f'but got {site!r}'
+                f"site must be {cls._allowed_sites()} of the host, such as 'backbone.layer3', but "
+                f'got {site!r}'
             )
         reuse_proposals = options.get('reuse_proposals', False)
         if not isinstance(reuse_proposals, bool):
@@ -120,14 +129,14 @@ class AFANNeckWrapper(AFANComponent):
         """
         if not callable(getattr(host, 'loss', None)):
             raise ValueError(
-                f'AFANNeckWrapper needs a host with a method loss, but {type(host).__name__} has '
-                'none'
+                f'{self.afan_parts[0].__name__} needs a host with a method loss, but '
+                f'{type(host).__name__} has none'
             )
         path = next(name for name, module in host.named_modules() if module is self)
         check_place(type(self), path)
         owner = self._owners(host)[0]
         for place, _ in zip(self.afan_places, self._calls(host)):
-            if '.' in place.site:
+            if self._is_path(place.site):
                 continue
             if place.site == 'input' or isinstance(self, IdentityNeck):
                 known = getattr(getattr(owner, 'backbone', None), 'out_indices', None)
@@ -179,7 +188,7 @@ class AFANNeckWrapper(AFANComponent):
         return any(settings.joint and settings.num_strengths for settings in inside)
 
     def _point(self, place: Place, host: nn.Module) -> Point:
-        if '.' not in place.site:
+        if not self._is_path(place.site):
             return Point(self, reads=place.site == 'input')
         owners = self._owners(host)
         for owner in owners:
@@ -191,9 +200,8 @@ class AFANNeckWrapper(AFANComponent):
         parts = [name for name, _ in owners[0].named_modules() if name.rpartition('.')[0] == parent]
         there = f'; {parent} has {", ".join(parts)}' if parts else ''
         raise ValueError(
-            "site must be 'input', 'output' or the path of a module of "
-            f'{type(owners[0]).__name__}, '
-            f'but got {place.site!r}{there}'
+            f'site must be {self._allowed_sites()} of {type(owners[0]).__name__}, but got '
+            f'{place.site!r}{there}'
         )
 
     def _owners(self, host: nn.Module) -> List[nn.Module]:

@@ -67,6 +67,14 @@ class ConversionHost(BaseModel):
 
 
 @MODELS.register_module()
+class ConversionLoss(ConversionHost):
+    """One with a loss."""
+
+    def loss(self, inputs, data_samples):
+        raise NotImplementedError
+
+
+@MODELS.register_module()
 class ConversionChild(ConversionHost):
     """One whose constructor hands everything on."""
 
@@ -360,11 +368,30 @@ def test_host_without_a_place_for_a_neck(host):
     cfg = config(dict(type=host, backbone=model.backbone, decode_head=model.decode_head))
     conversion = convert(cfg)
     assert list(conversion.overrides['model']) == ['decode_head']
-    assert conversion.left_out == [
-        ('model.neck', f'{host} takes no neck, so there is no place for the wrapper')
-    ]
-    with pytest.raises(ConversionError, match=f'no site in model.neck: {host} takes no neck'):
+    reason = f'{host} takes no neck, and has no method loss, which is the tail of its sites'
+    assert conversion.left_out == [('model.neck', reason)]
+    with pytest.raises(ConversionError, match=f'no site in model.neck: {reason}'):
         convert(cfg, ['neck'])
+
+
+def test_sites_on_paths_of_a_host_without_a_place_for_a_neck():
+    model = segmentor_config()
+    stock = dict(type='ConversionLoss', backbone=model.backbone, decode_head=model.decode_head)
+    cfg = config(stock)
+    head = dict(type='AFANDecodeHead', base=stock['decode_head'].type, afan=AFAN)
+    own = dict(type='AFANModel', base='ConversionLoss')
+    overrides = convert(cfg, **AFAN).overrides['model']
+    by_default = dict(own, afan=dict(AFAN, site='backbone', levels=(-1,)), decode_head=head)
+    assert overrides == by_default
+    overrides = convert(cfg, ['backbone.layer3'], **AFAN).overrides['model']
+    assert overrides == dict(own, afan=dict(AFAN, site='backbone.layer3'))
+    sites = ['backbone.layer3', 'backbone.layer4']
+    overrides = convert(cfg, sites, **AFAN).overrides['model']
+    assert overrides == dict(own, afan=[dict(AFAN, site=site) for site in sites])
+    with pytest.raises(ConversionError, match='ask for the path of a module, in one of backbone'):
+        convert(cfg, ['output'])
+    with pytest.raises(ConversionError, match='sites must be modules of the host'):
+        convert(cfg, ['backbone.layer9'])
 
 
 def test_scope_in_a_type():
@@ -392,9 +419,9 @@ REFUSED = {
         dict(default_scope='mmgone'),
         "default_scope of the config is 'mmgone', which cannot be imported",
     ),
-    'pure Python style': (
-        dict(model=dict(type=FCNHead, backbone=dict())),
-        'model.type must be a registered name.*pure Python style',
+    'no name': (
+        dict(model=dict(type=5, backbone=dict())),
+        'model.type must be a registered name or a class, but got 5',
     ),
     'trains nothing': (dict(optim_wrapper=None), 'has no optim_wrapper'),
     'other wrapper': (

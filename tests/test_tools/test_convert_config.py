@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+import afan_mm
 from afan_mm.conversion import ConversionError, config_file, convert, converted
 from afan_mm.conversion.convert import inherit
 from afan_mm.conversion.presets import preset_entry
+from afan_mm.conversion.pure_python import is_pure_python
 from afan_mm.utils.errors import UsageError
 from support.paths import ROOT, TOOLS
 from support.tools import load_tool
@@ -255,7 +257,11 @@ REFUSED = {
     'name': (['mmseg::fcn/gone.py'], 'cannot read config mmseg::fcn/gone.py'),
     'package': (['mmgone::fcn/gone.py'], 'cannot read config mmgone::fcn/gone.py'),
     'not a config': (['configs/broken.py'], 'cannot read config .*broken.py: SyntaxError'),
-    'lazy': (['configs/lazy.py'], 'lazy.py is in the pure Python style'),
+    'lazy': (['configs/lazy.py'], 'cannot read config configs/lazy.py: ConfigParsingError'),
+    'lazy address': (
+        ['configs/not-a-name.py'],
+        'folders and file must have names that Python can import .*configs/not-a-name',
+    ),
     'import': (['configs/import.py'], 'cannot read config .*import.py: ImportError'),
     'suffix': (
         ['configs/stock.py', '--out', 'new/afan.txt'],
@@ -290,11 +296,83 @@ OTHERS = {
     'broken.py': 'model = dict(',
     'lazy.py': 'from mmengine.config import read_base\nwith read_base():\n    from .stock import '
     '*\n',
+    'not-a-name.py': 'from torch.nn import Module\nmodel = dict(type="EncoderDecoder", '
+    "decode_head=dict(type='FCNHead', in_channels=4, channels=4, num_classes=2))\n"
+    "default_scope = 'mmseg'\noptim_wrapper = dict(optimizer=dict(type='SGD'))",
     'import.py': "custom_imports = dict(imports=['gone'], allow_failed_imports=False)",
     'data.py': 'data = 1',
     'afan.py': "_base_ = './stock.py'\nmodel = dict(decode_head=dict(type='AFANDecodeHead', "
     "base='FCNHead'))",
 }
+
+
+PURE_MODEL = """
+from mmseg.models.backbones import ResNetV1c
+from mmseg.models.decode_heads import FCNHead
+from mmseg.models.segmentors import EncoderDecoder
+
+model = dict(
+    type=EncoderDecoder,
+    backbone=dict(type=ResNetV1c, depth=18),
+    decode_head=dict(type=FCNHead, in_channels=512, in_index=3, channels=128, num_classes=19))
+"""
+PURE = """
+from mmengine.config import read_base
+
+with read_base():
+    from .model import *
+
+from mmengine.hooks import EMAHook
+from mmengine.optim import OptimWrapper
+from torch.optim import SGD
+
+default_scope = 'mmseg'
+model.merge(dict(decode_head=dict(num_classes=3)))
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+custom_hooks = [dict(type=EMAHook, momentum=1e-4)]
+"""
+
+
+def test_pure_python_style(project, monkeypatch):
+    (project / 'configs/model.py').write_text(PURE_MODEL)
+    (project / 'configs/pure.py').write_text(PURE)
+    use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1')
+    text = (project / 'new/afan.py').read_text()
+    assert 'with read_base():\n    from ..configs.pure import *\n' in text
+    assert not [line for line in text.splitlines() if line.startswith(('_base_', 'custom_imports'))]
+    found, stock = Config.fromfile('new/afan.py'), Config.fromfile('configs/pure.py')
+    assert found.optim_wrapper.type is afan_mm.AFANOptimWrapper
+    assert found.optim_wrapper.optimizer == stock.optim_wrapper.optimizer
+    assert [hook.type.__name__ for hook in found.custom_hooks] == ['EMAHook', 'AFANHook']
+    assert found.model.neck.type is afan_mm.AFANNeckWrapper and found.model.neck.base is None
+    head = found.model.decode_head
+    assert head.type is afan_mm.AFANDecodeHead and head.base is stock.model.decode_head.type
+    assert head.afan.epsilon == 0.1 and head.num_classes == 3
+    config_file.check_same(found, converted(stock, epsilon=0.1))
+    with pytest.raises(UsageError, match='an A-FAN config already'):
+        use(monkeypatch, 'new/afan.py', '--out', 'new/twice.py')
+
+
+@pytest.mark.parametrize(
+    'text, pure',
+    [
+        ('import math', None),
+        ('from os import path as osp', None),
+        ('import math\nimport mmseg', True),
+        ('from .model import model', True),
+        (PURE, True),
+    ],
+)
+def test_an_import_of_the_standard_library_is_no_style(tmp_path, monkeypatch, text, pure):
+    """As in a virtual environment outside of which mmengine finds the library."""
+    monkeypatch.setattr(Config, '_is_lazy_import', staticmethod(lambda file: True))
+    file = tmp_path / 'config.py'
+    file.write_text(text)
+    if pure:
+        assert is_pure_python(str(file))
+    else:
+        with pytest.raises(ConversionError, match='does not know .*write _base_ = .. above'):
+            is_pure_python(str(file))
 
 
 @pytest.mark.parametrize('case', sorted(REFUSED))
