@@ -20,16 +20,17 @@ it was given, perturbed. A tail that is to reach such a site must therefore call
 """
 
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from .contribution import Contribution, Losses
+from .isolation import RandomStreams
 from .settings import AFANSettings
 
 Features = Union[Tensor, Sequence[Tensor]]
-Losses = Dict[str, Union[Tensor, List[Tensor]]]
 Tail = Callable[..., Losses]
 
 _taker: Any = None  # what taps go to: the session in its clean pass, or a joint pass
@@ -51,7 +52,8 @@ def tap(
         tail: ``tail(features, *context)`` runs everything after the site on perturbed features,
             structured like ``features``, and returns a dict of losses. It is called after the clean
             pass. What it closes over must not carry a gradient: that goes into ``features`` or
-            ``context``.
+            ``context``. The losses are handed to the host's ``parse_losses`` as they are: if that
+            looks at names, or the host weights what this module returns, so must the tail.
         settings: How to perturb. Defaults to ``AFANSettings(name)``.
         context: Tensors from before the site that the tail reads unperturbed.
 
@@ -99,16 +101,11 @@ def gates_of(settings: AFANSettings) -> List[Any]:
     return _taker.gates_of(settings)
 
 
-def keep_clean_losses(settings: AFANSettings, losses: Losses) -> None:
-    """While recording: the clean losses that the site's tail gives again, so that it need not run
-    once more to find them.
+def note_clean_losses(settings: AFANSettings, losses: Losses) -> None:
+    """While recording: the clean losses that the site's tail gives again, as they were before the
+    host did anything with them.
     """
-    _taker.sites[settings.name].clean_losses = {
-        key: [part.detach() for part in value]
-        if isinstance(value, (list, tuple))
-        else value.detach()
-        for key, value in losses.items()
-    }
+    _taker.sites[settings.name].clean_losses = losses
 
 
 @contextmanager
@@ -175,6 +172,8 @@ class Site:
         shapes: Of the levels.
         joined: The later sites that this one's passes perturb too.
         clean_losses: The clean pass's losses that the tail gives again, where they are known.
+        streams: Where the clean pass's random streams stood at the site, for ``draws='clean'``.
+        contribution: How these enter the host's, once the host has returned.
         has_run: Whether its passes are over.
         is_joined: Whether it is such a later site of another one.
     """
@@ -192,9 +191,12 @@ class Site:
         self.is_joined = False
         self.has_run = False
         self.clean_losses: Optional[Losses] = None
+        self.contribution: Optional[Contribution] = None
         self.tail = tail
         self.settings = settings
         self.container = type(features)
+        device = self.levels_of(features)[0].device
+        self.streams = RandomStreams(device) if settings.draws == 'clean' else None
         self.features = [f.detach() for f in self.levels_of(features)]
         self.context = [self._leaf(c, settings) for c in context]
         self.shapes = [tuple(f.shape) for f in self.features]
@@ -217,6 +219,29 @@ class Site:
         """Have this site's passes perturb a later one; nothing else of that one is needed."""
         self.joined.append(later)
         later.is_joined, later.tail, later.context = True, None, []
+
+    def host_returned(self, losses: Any) -> None:
+        """The clean pass is over.
+
+        Args:
+            losses: What the host returned; anything but a dict tells nothing of the contribution.
+        """
+        if self.is_joined:  # has no losses of its own
+            self.clean_losses = None
+        if self.clean_losses is None or self.contribution is not None:
+            return
+        if isinstance(losses, dict):
+            self.contribution = Contribution(self.clean_losses, losses)
+        self.clean_losses = {
+            key: [part.detach() for part in value]
+            if isinstance(value, (list, tuple))
+            else value.detach()
+            for key, value in self.clean_losses.items()
+        }
+
+    def as_of_host(self, losses: Losses) -> Losses:
+        """What the host makes of the losses of the tail."""
+        return losses if self.contribution is None else self.contribution(losses)
 
     @staticmethod
     def levels_of(features: Features) -> Sequence[Tensor]:

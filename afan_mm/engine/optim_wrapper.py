@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..health import Health
+from ..isolation import replaced
 from ..joint import complement
 from ..session import Session
 from ..site import declared_sites
@@ -34,8 +35,9 @@ class AFANStep:
             uninterrupted one. Defaults to 0.
         clean_weight: Weight of the clean loss in the objective; or 'complement', for what the
             weights of the adversarial losses of all sites that the model declares leave of one, so
-            that a learning rate keeps its meaning (not the paper's). Defaults to 1 (Eq. 6); the
-            released code has others.
+            that a learning rate keeps its meaning (not the paper's). Losses that are in no site's
+            tail, such as an RPN's beside a site of RoIs, have this weight too. Defaults to 1
+            (Eq. 6); the released code has others.
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:
@@ -96,7 +98,7 @@ class AFANStep:
         )
         with ExitStack() as stack:
             if host is not model:
-                stack.enter_context(model.no_sync())
+                stack.enter_context(_unsynchronised(model, self._replicas is not None))
             stack.enter_context(super().optim_context(model))
             stack.enter_context(self._session.record())
             yield
@@ -196,12 +198,28 @@ def check_arguments(afan_seed: Any = 0, clean_weight: Any = 1.0) -> None:
         )
 
 
+@contextmanager
+def _unsynchronised(replicas: DistributedDataParallel, updates: bool) -> Iterator[None]:
+    """DDP's ``no_sync`` around the clean forward pass, and what else its reducer, which then has
+    nothing to do, must not do or leave.
+
+    Args:
+        updates: Whether the step ends in an average over the ranks.
+    """
+    # With either, the outputs go through a function whose backward wakes the reducer.
+    sleeping = dict(static_graph=False, find_unused_parameters=False)
+    with replicas.no_sync(), replaced(replicas, **(sleeping if replicas.static_graph else {})):
+        yield
+    # `no_sync` has switched the broadcast of buffers off for the next forward pass.
+    replicas.require_forward_param_sync = updates
+
+
 def _average_gradients(replicas: DistributedDataParallel) -> None:
     """What DDP's reducer does after a backward, on the gradients that all passes left."""
     params = [p for p in replicas.module.parameters() if p.requires_grad]
     used = [True] * len(params)
     # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
-    if replicas.find_unused_parameters:
+    if replicas.find_unused_parameters or replicas.static_graph:
         mask = torch.tensor(
             [p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device
         )

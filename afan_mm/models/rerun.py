@@ -1,12 +1,12 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
 
 from functools import partial
-from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
+from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence, Set
 
 from torch import Tensor, nn
 
 from ..settings import AFANSettings
-from ..site import Losses, gates_of, is_recording, keep_clean_losses, tap
+from ..site import Losses, gates_of, is_recording, note_clean_losses, tap
 from .point import Levels, Passage
 from .tape import Tape, pack
 
@@ -51,12 +51,13 @@ class Rerun:
         gates, elsewhere = gates_of(self.settings), set()
         losses = self._losses_of(result)
         self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
-        if self.settings.target_gain is not None:
-            keep_clean_losses(self.settings, self._dependent(losses))
+        note_clean_losses(self.settings, self._dependent(losses))
+        # the host may weight its own copies in place
+        losses.update({key: _copied(value) for key, value in losses.items()})
         return result
 
     def _losses_of(self, result: Any) -> Losses:
-        """The losses in what the method returned."""
+        """The dict of losses in what the method returned."""
         return result
 
     def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
@@ -83,17 +84,56 @@ class Rerun:
         feature = self._feature.join(perturbed, others)
         answers: Iterator[Any] = iter([feature])
         stock = self.passage.method
+        front = _Unlearning(self.root if self.settings.context_detached else None)
 
         def answer(*args, **kwargs) -> Any:
             for feature in answers:
+                front.end()
                 return self.passage.resume(stock, feature, *args[1:], **kwargs)
             return stock(*args, **kwargs)
 
-        with self._tape.replay(taped) as (args, kwargs), self.passage.replaced(answer):
+        with self._tape.replay(taped) as (args, kwargs), self.passage.replaced(answer), front:
             return self._dependent(self._losses_of(self._compute(*args, **kwargs)))
 
     def _dependent(self, losses: Losses) -> Losses:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
+
+
+class _Unlearning:
+    """From entering it until its end no parameter takes part in a graph.
+
+    What the tail computes again before the site is reached, between the calls that are answered
+    from the tape, belongs to the layers before the site. Gradients are not switched off: a host may
+    have set the mode itself before the site, and set it back after.
+
+    Args:
+        root: The module with the parameters; None for none.
+    """
+
+    def __init__(self, root: Optional[nn.Module]):
+        self._root = root
+        self._learning: List[nn.Parameter] = []
+
+    def __enter__(self) -> None:
+        if self._root is not None:
+            self._learning = [p for p in self._root.parameters() if p.requires_grad]
+            for parameter in self._learning:
+                parameter.requires_grad = False
+
+    def end(self) -> None:
+        """The parameters learn again."""
+        for parameter in self._learning:
+            parameter.requires_grad = True
+        self._learning = []
+
+    def __exit__(self, *error: Any) -> None:
+        self.end()
+
+
+def _copied(loss: Any) -> Any:
+    if isinstance(loss, (list, tuple)):
+        return type(loss)(_copied(part) for part in loss)
+    return loss.clone() if isinstance(loss, Tensor) and loss.requires_grad else loss
 
 
 def depends_on(value: Any, nodes: Collection[Any], elsewhere: Optional[Set[Any]] = None) -> bool:

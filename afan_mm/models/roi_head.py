@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class AFANRoIHead(AFANComponent):
             stage = kwargs['stage'] if 'stage' in kwargs else args[0]
         compute = super().bbox_loss
         for passage in self._passages(stage):
-            compute = _BoxLossRerun(self, compute, passage, self._weight(stage))
+            compute = _BoxLossRerun(self, compute, passage)
         return compute(*args, **kwargs)
 
     @contextmanager
@@ -120,15 +120,20 @@ class AFANRoIHead(AFANComponent):
                         stack.enter_context(passage.perturbed())
             yield
 
+    def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
+        """For each site what gives the modules that its tail may run; after the vector there are
+        but linear layers.
+        """
+        for stage, box_head in enumerate(self._box_heads()):
+            for passage in self._passages(stage):
+                at_map = type(passage) is Passage
+                yield passage.settings, box_head.modules if at_map else tuple
+
     def _passages(self, stage: int) -> Iterator[Passage]:
         point = Point(self._box_heads()[stage], reads=True)
         first = stage * len(self.afan_sites)
         for settings, site in zip(declared_by(self)[first:], self.afan_sites):
             yield (_VectorPassage if site == 'vector' else Passage)(point, settings)
-
-    def _weight(self, stage: int) -> float:
-        """Of a stage's losses in the objective."""
-        return self.stage_loss_weights[stage] if isinstance(self.bbox_head, nn.ModuleList) else 1.0
 
     def _box_heads(self) -> Sequence[nn.Module]:
         return self.bbox_head if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
@@ -145,24 +150,10 @@ def _site_for(kinds: Iterable[type]) -> str:
 
 
 class _BoxLossRerun(Rerun):
-    """One stage's box loss.
-
-    Args:
-        roi_head: The RoI head.
-        compute: Its ``bbox_loss``.
-        passage: Where the site is.
-        weight: Of these losses in the objective.
-    """
-
-    def __init__(self, roi_head: AFANRoIHead, compute: Callable, passage: Passage, weight: float):
-        super().__init__(roi_head, compute, passage)
-        self._weight = weight
+    """One stage's box loss."""
 
     def _losses_of(self, result: dict) -> Losses:
-        return {
-            key: value * self._weight if 'loss' in key else value
-            for key, value in result['loss_bbox'].items()
-        }
+        return result['loss_bbox']
 
 
 class _VectorPassage(Passage):

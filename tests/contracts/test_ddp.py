@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -31,12 +32,25 @@ from support.tiny import (
 RANKS = (0, 1)
 # a batch without objects
 NOTHING = dict(segmentor=dict(ignore=True), detector=dict(boxes=[[], []]))
+# options of DDP that allow parameters without a gradient
+UNUSED = {
+    'unused': dict(find_unused_parameters=True),
+    'unused static': dict(static_graph=True),
+    'unused static found': dict(static_graph=True, find_unused_parameters=True),
+}
 
 
-def model_of(host, detach=False, extra=False, strengths='linspace', joint=False):
-    """With ``extra``, a layer that only some ranks use, and one that none does."""
+def model_of(host, detach=False, extra=False, strengths='linspace', joint=False, auxiliary=False):
+    """With ``extra``, a layer that only some ranks use, and one that none does; with ``auxiliary``,
+    norms for the adversarial passes, and a site at the image.
+    """
     settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach, joint=joint)
-    model = build(with_afan(stock_config(host), neck=settings, head=settings))
+    if auxiliary:
+        settings['bn_stats'] = 'auxiliary'
+    config = with_afan(stock_config(host), neck=settings, head=settings)
+    if auxiliary:
+        config.update(type='AFANModel', base=config.type, afan=dict(settings, moments=None))
+    model = build(config)
     if extra:
         torch.manual_seed(7)
         model.extra, model.unused = torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 8, 1)
@@ -80,25 +94,32 @@ def run(rank, host):
     """The results of every scenario, by its name."""
     results = {}
 
-    def step(name, batches, setup=None, **kwargs):
+    def step(name, batches, setup=None, options=MappingProxyType({}), **kwargs):
         model = model_of(
-            host, kwargs.pop('detach', False), name == 'unused', joint=name.startswith('joint')
+            host,
+            kwargs.pop('detach', False),
+            'unused' in name,
+            joint=name.startswith('joint'),
+            auxiliary=name == 'auxiliary',
         )
         if setup:
             setup(model)
         calls = count_tails(model)
-        replicas = MMDistributedDataParallel(model, find_unused_parameters=name == 'unused')
+        replicas = MMDistributedDataParallel(model, **options)
         results[name] = gradients_at_updates(replicas, optim_wrapper(replicas, **kwargs), batches)
         results[f'{name}/calls'] = len(calls)
 
     step('attached', [batch_of(host, seed=rank)])
     step('detached', [batch_of(host, seed=rank)], detach=True)
     step('joint', [batch_of(host, seed=rank)])
+    step('auxiliary', [batch_of(host, seed=rank)])
     step('joint nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
     step(
         'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
     )
-    step('unused', [batch_of(host, seed=rank)], setup=use_extra if rank == 0 else None)
+    for name, options in UNUSED.items():
+        setup = use_extra if rank == 0 else None
+        step(name, [batch_of(host, seed=rank)] * 2, setup=setup, options=options)
     step('nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
 
     model = model_of(host, strengths='uniform')
@@ -107,7 +128,22 @@ def run(rank, host):
         replicas, optim_wrapper(replicas), [batch_of(host, seed=10 * rank + i) for i in range(10)]
     )
     results['trained'] = {name: p.detach() for name, p in model.named_parameters()}
+    for kind in ('OptimWrapper', 'AFANOptimWrapper'):
+        results[f'buffers/{kind}'] = buffers_at_forwards(rank, host, kind)
     return results
+
+
+def buffers_at_forwards(rank, host, kind):
+    """The running mean of the first norm at the start of each forward pass, two of which make an
+    update.
+    """
+    model, found = model_of(host), []
+    norm = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    replicas = MMDistributedDataParallel(model, broadcast_buffers=True)
+    model.register_forward_pre_hook(lambda *_: found.append(norm.running_mean.clone()))
+    batches = [batch_of(host, seed=10 * rank + i) for i in range(5)]
+    train(replicas, optim_wrapper(replicas, kind, accumulative_counts=2), batches)
+    return torch.stack(found)
 
 
 @pytest.fixture(scope='module')
@@ -144,12 +180,15 @@ def ranks(request, both_ranks):
     return (request.param, *(results[request.param] for results in both_ranks))
 
 
-@pytest.mark.parametrize('name', ('attached', 'detached', 'joint'))
+@pytest.mark.parametrize('name', ('attached', 'detached', 'joint', 'auxiliary'))
 def test_gradients_are_the_average(ranks, name):
     host, *results = ranks
     alone = [
         gradients(
-            model_of(host, name == 'detached', joint=name == 'joint'), batch_of(host, seed=rank)
+            model_of(
+                host, name == 'detached', joint=name == 'joint', auxiliary=name == 'auxiliary'
+            ),
+            batch_of(host, seed=rank),
         )
         for rank in RANKS
     ]
@@ -167,7 +206,8 @@ def test_accumulation(ranks):
         assert_close(result['accumulated'][0], average(alone))
 
 
-def test_parameter_that_one_rank_uses(ranks):
+@pytest.mark.parametrize('name', UNUSED)
+def test_parameter_that_one_rank_uses(ranks, name):
     """The others count zero, as in one process with the whole batch; what no rank uses has no
     gradient.
     """
@@ -181,7 +221,8 @@ def test_parameter_that_one_rank_uses(ranks):
     expected = average(alone, weights=[0.5, 0.5])
     assert expected['extra.weight'].norm() > 0 and expected['unused.weight'] is None
     for result in results:
-        assert_close(result['unused'][0], expected)
+        assert_close(result[name][0], expected)
+        assert len(result[name]) == 2
 
 
 @pytest.mark.parametrize('name, num_passes', (('nothing', 5), ('joint nothing', 3)))
@@ -199,6 +240,17 @@ def test_rank_without_objects(ranks, name, num_passes):
         assert_close(result[name][0], average(alone))
     # clean, and two strengths at two sites, or at both together
     assert results[0][f'{name}/calls'] == results[1][f'{name}/calls'] >= num_passes
+
+
+def test_buffers_are_broadcast_as_in_the_stock_step(ranks):
+    """Before the first forward pass after an update, and only then."""
+    _, first, second = ranks
+    same = {
+        kind: [torch.equal(*each) for each in zip(first[kind], second[kind])]
+        for kind in ('buffers/OptimWrapper', 'buffers/AFANOptimWrapper')
+    }
+    assert same['buffers/AFANOptimWrapper'] == same['buffers/OptimWrapper']
+    assert same['buffers/OptimWrapper'] == [True, False, True, False, True]
 
 
 def test_ranks_stay_equal(ranks):
