@@ -46,7 +46,10 @@ def predictions(model, host):
     model.eval()
     if host == 'detector':
         model.roi_head.test_cfg.score_thr = 0.0  # an untrained model is sure of nothing
-    samples = model.test_step(batch_of(host, seed=3))
+    batch = batch_of(host, seed=3)
+    # mmseg 1.0 takes one image at a time
+    ones = [{key: [value] for key, value in zip(batch, one)} for one in zip(*batch.values())]
+    samples = [sample for one in ones for sample in model.test_step(one)]
     model.train()
     if host == 'segmentor':
         return {str(i): sample.seg_logits.data for i, sample in enumerate(samples)}
