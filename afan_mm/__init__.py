@@ -5,7 +5,14 @@ from . import versions  # noqa: F401
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import seeded_subset  # noqa: F401  registers it
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
-from .models import AFANClsHead, AFANDecodeHead, AFANModel, AFANNeckWrapper, AFANRoIHead
+from .models import (
+    AFANClsHead,
+    AFANDecodeHead,
+    AFANHost,
+    AFANModel,
+    AFANNeckWrapper,
+    AFANRoIHead,
+)
 from .pretrained import partly_frozen  # noqa: F401  registers it
 from .robustness import RobustTestLoop  # noqa: F401  registers it
 from .settings import AFANSettings
@@ -18,6 +25,7 @@ __all__ = [
     'AFANDecodeHead',
     'AFANFeatureMapHook',
     'AFANHook',
+    'AFANHost',
     'AFANModel',
     'AFANNeckWrapper',
     'AFANOptimWrapper',

@@ -10,6 +10,7 @@ from torch import Tensor
 from .norms import Linf, Norm, Radius
 
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
+Bounds = Tuple[Radius, Radius]
 
 
 class Perturbation(NamedTuple):
@@ -34,7 +35,7 @@ def pgd(
     random_start: bool = False,
     first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
     generator: Optional[torch.Generator] = None,
-    bounds: Optional[Tuple[float, float]] = None,
+    bounds: Optional[Sequence[Optional[Bounds]]] = None,
     norms: Optional[Sequence[Norm]] = None,
 ) -> Perturbation:
     """Find the perturbation in a ball that raises the loss (Eq. 2).
@@ -57,9 +58,10 @@ def pgd(
         first_gradient: The gradient at the start, where the caller already has it. Not allowed with
             ``random_start``.
         generator: For ``random_start``, on the features' device.
-        bounds: Least and largest value of a perturbed feature, (0, 255) for the pixels of an image:
-            after each step the deltas are clipped to what they leave. The clean features must lie
-            within. Defaults to None, no bounds.
+        bounds: Least and largest value of each perturbed level, (0, 255) for the pixels of an
+            image, or None: after each step the deltas are clipped to what they leave. Numbers, or
+            tensors that broadcast against the level; a clean value outside is not moved further
+            out. Defaults to None, no bounds.
         norms: The norm of each level's ball and step, :class:`Linf` or :class:`L2`. Defaults to
             None, :class:`Linf` for all.
 
@@ -72,10 +74,11 @@ def pgd(
             'clean feature'
         )
     norms = [Linf()] * len(features) if norms is None else norms
+    bounds = [None] * len(features) if bounds is None else bounds
     if random_start:
         deltas = [
-            _within(norm.uniform(f, generator) * eps, f, bounds)
-            for norm, f, eps in zip(norms, features, epsilon)
+            _within(norm.uniform(f, generator) * eps, f, limits)
+            for norm, f, eps, limits in zip(norms, features, epsilon, bounds)
         ]
     else:
         deltas = [torch.zeros_like(f) for f in features]
@@ -89,8 +92,10 @@ def pgd(
         # Zeroed within the loop, so that the next step's forward pass never meets what this
         # gradient broke.
         deltas = [
-            torch.where(finite, _within(_ascend(d, g, *ball), f, bounds), torch.zeros_like(d))
-            for f, d, g, *ball in zip(features, deltas, grads, norms, epsilon, step_size)
+            torch.where(finite, _within(_ascend(d, g, *ball), f, limits), torch.zeros_like(d))
+            for f, d, g, limits, *ball in zip(
+                features, deltas, grads, bounds, norms, epsilon, step_size
+            )
         ]
     return Perturbation(deltas, finite)
 
@@ -104,11 +109,12 @@ def _ascend(
     return norm.project(delta + step_size * norm.direction(grad).to(delta.dtype), epsilon)
 
 
-def _within(delta: Tensor, feature: Tensor, bounds: Optional[Tuple[float, float]]) -> Tensor:
+def _within(delta: Tensor, feature: Tensor, bounds: Optional[Bounds]) -> Tensor:
     """The delta that keeps feature + delta within the bounds. It only shrinks, and so stays in the
     ball.
     """
     if bounds is None:
         return delta
     low, high = bounds
-    return torch.maximum(torch.minimum(delta, high - feature), low - feature)
+    up, down = (high - feature).clamp(min=0), (low - feature).clamp(max=0)
+    return torch.maximum(torch.minimum(delta, up), down)

@@ -5,7 +5,7 @@ from typing import List, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .attack import Gradient, Perturbation, pgd
+from .attack import Bounds, Gradient, Perturbation, pgd
 from .functional import draw_strengths, full_precision, inject_moments
 from .norms import L2, Linf, l2_norm, unit_vector
 from .settings import AFANSettings
@@ -60,6 +60,7 @@ def perturb(
     clean_gradient: Sequence[Optional[Tensor]],
     scale: float,
     generator: torch.Generator,
+    pixels: Optional[Bounds] = None,
 ) -> Perturbation:
     """The perturbation at full strength.
 
@@ -72,11 +73,13 @@ def perturb(
             level.
         scale: Factor on epsilon, step_size and noise_epsilon, for warming up.
         generator: On the features' device.
+        pixels: What black and white are in an image, each (C, 1, 1); for
+            ``epsilon_unit='pixel'``. Defaults to None.
     """
     features = [full_precision(f) for f in features]
     each = [settings] * len(features) if isinstance(settings, AFANSettings) else settings
     method = _method(each)
-    units = [_unit(s, f) * scale for s, f in zip(each, features)]
+    units = [_unit(s, f, pixels) * scale for s, f in zip(each, features)]
     deltas = [torch.zeros_like(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     if method.follows_gradient:
@@ -89,6 +92,7 @@ def perturb(
             method.random_start,
             None if method.random_start else clean_gradient,
             generator,
+            bounds=[pixels if s.epsilon_unit == 'pixel' else None for s in each],
             norms=[Linf() if s.norm == 'linf' else L2(s.norm_over) for s in each],
         )
     if method.adds_noise:
@@ -129,12 +133,17 @@ def _method(settings: Sequence[AFANSettings]) -> AFANSettings:
     return settings[0]
 
 
-def _unit(settings: AFANSettings, feature: Tensor) -> Union[float, Tensor]:
+def _unit(
+    settings: AFANSettings, feature: Tensor, pixels: Optional[Bounds]
+) -> Union[float, Tensor]:
     """What epsilon is measured in; torch's own variance of a constant channel is nothing, to the
     bit.
     """
     if settings.epsilon_unit == 'absolute':
         return 1.0
+    if settings.epsilon_unit == 'pixel':
+        black, white = pixels
+        return white - black
     if settings.epsilon_unit == 'norm':
         return l2_norm(feature, settings.norm_over)
     std = feature.var((0, *range(2, feature.dim())), unbiased=False, keepdim=True).sqrt()

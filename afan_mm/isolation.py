@@ -5,11 +5,33 @@ import random
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from types import CodeType
-from typing import Any, FrozenSet, Iterator, List, Set, Tuple
+from typing import Any, Collection, FrozenSet, Iterator, List, Set, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+class RandomStreams:
+    """Where every random stream that a model may draw from stands now.
+
+    Args:
+        device: Whose stream is one of them, beside those of Python, NumPy and torch on the CPU.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
+
+    def restore(self) -> None:
+        """Let the streams go on from there."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
 
 
 @contextmanager
@@ -19,34 +41,37 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
     Dropout and samplers of an adversarial pass draw from the global streams; the host's next step
     must not notice.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices):
+    before = RandomStreams(device)
+    try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
-        if devices:
+        if device.type == 'cuda':
             with torch.cuda.device(device):  # the one that is seeded
                 torch.cuda.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
+    finally:
+        before.restore()
 
 
 @contextmanager
-def restored_state(model: nn.Module) -> Iterator[None]:
+def restored_state(model: nn.Module, but_for: Collection[nn.Module] = ()) -> Iterator[None]:
     """What modules count, collect or average while they train is afterwards as it was before.
 
     Every buffer (running statistics, power iterations, histories) is copied back in place, through
     ``.data``: a graph that has saved it for its backward must not find it changed. Attributes of
     the host's own modules, with the containers and plain objects in them, are put back where they
     changed.
+
+    Args:
+        model: The host.
+        but_for: Modules whose buffers keep what they become. Defaults to none.
     """
+    kept = set(but_for)
     buffers = {
         id(buffer): (owner._buffers, key, buffer, buffer.detach().clone())
         for owner in model.modules()
+        if owner not in kept
         for key, buffer in owner._buffers.items()
         if buffer is not None
     }

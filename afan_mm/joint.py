@@ -27,6 +27,7 @@ SHARED = (
     'target_gain',
     'detach',
     'bn_stats',
+    'draws',
 )
 
 Change = Callable[[Sequence[Tensor]], List[Tensor]]

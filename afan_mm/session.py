@@ -13,7 +13,7 @@ over the ranks and updates once.
 """
 
 import random
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import (
     Any,
     Callable,
@@ -34,10 +34,12 @@ from torch.utils.checkpoint import checkpoint
 
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
+from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
 from .functional import full_precision
 from .health import Health
 from .isolation import isolated_random, restored_state
 from .joint import Change, JointPass, check_group
+from .pixels import pixel_bounds
 from .settings import AFANSettings
 from .site import Features, Site, Tail, declared_by, taps_go_to, trained_modules
 from .steering import Steering
@@ -297,15 +299,16 @@ class Session:
         for each in site.group:
             each.check()
         with self.isolated(site):
-            with record_function(f'afan/{site.name}/attack'):
-                found = self.direction(site)
-            passes = self.strengths(site)
-            site.gradients = []  # as large as the feature, and of no more use
-            for later in site.joined:
-                later.release()
-            for feature in site.features:
-                feature.requires_grad_(not site.settings.detach)
-            losses = [self.adversarial_pass(site, found, strengths) for strengths in passes]
+            with self.norms(site):
+                with record_function(f'afan/{site.name}/attack'):
+                    found = self.direction(site)
+                passes = self.strengths(site)
+                site.gradients = []  # as large as the feature, and of no more use
+                for later in site.joined:
+                    later.release()
+                for feature in site.features:
+                    feature.requires_grad_(not site.settings.detach)
+                losses = [self.adversarial_pass(site, found, strengths) for strengths in passes]
             self._steer(site, found, losses)
             with record_function(f'afan/{site.name}/health'):
                 self._add_to_health(site, found)
@@ -320,9 +323,15 @@ class Session:
             # a gate calls from within a backward, where gradients are off
             stack.enter_context(torch.enable_grad())
             stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
-            if site.settings.bn_stats == 'clean':
-                stack.enter_context(restored_state(self.model))
+            if site.settings.bn_stats != 'all':
+                stack.enter_context(restored_state(self.model, auxiliary_norms(self.model)))
             yield
+
+    def norms(self, site: Site) -> ContextManager:
+        """Inside, the site's passes have the batch norms that are theirs."""
+        if site.settings.bn_stats == 'auxiliary':
+            return auxiliary_norms_run(self.model, site.name)
+        return nullcontext()
 
     def direction(self, site: Site) -> Perturbation:
         """The perturbation at full strength, for the levels of all sites that its passes
@@ -336,6 +345,7 @@ class Session:
             [gradient for each in site.group for gradient in each.gradients],
             self.scale_of(site),
             generator,
+            pixel_bounds(self.model, site),
         )
 
     def strengths(self, site: Site) -> List[Sequence[Strength]]:
@@ -438,6 +448,8 @@ class Session:
             levels: The feature there.
             later: What happens to the features of the sites joined to it. Defaults to nothing.
         """
+        if site.streams is not None:
+            site.streams.restore()
         with self.forward_context(), self._perturbing(site, later):
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):

@@ -9,8 +9,9 @@ from .norms import NORM_OVER, NORMS
 from .utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
-EPSILON_UNITS = ('absolute', 'std', 'norm')
-BN_STATS = ('clean', 'all')
+EPSILON_UNITS = ('absolute', 'std', 'norm', 'pixel')
+BN_STATS = ('clean', 'all', 'auxiliary')
+DRAWS = ('own', 'clean')
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
 CHOICES = dict(
@@ -22,6 +23,7 @@ CHOICES = dict(
     moments=(*MOMENTS, None),
     perturbation=PERTURBATIONS,
     bn_stats=BN_STATS,
+    draws=DRAWS,
     detach_context=(None, False, True),
 )
 
@@ -41,7 +43,10 @@ class AFANSettings:
             with ``norm='l2'`` the l2 norm of a vector whose every element is one such standard
             deviation, so that equal epsilons add equal energy under both norms. 'norm' (not the
             paper's; ``norm='l2'`` only): the l2 norm of the clean feature itself, over the same
-            elements (a zero vector is then not perturbed). Defaults to 'absolute'.
+            elements (a zero vector is then not perturbed). 'pixel' (``norm='linf'`` only, at the
+            image): the range of its pixels, from black to white, which the model's data
+            preprocessor maps to 255/std of each channel; so 4/255 are four grey levels, and PGD's
+            perturbation is clipped to what keeps each pixel in that range. Defaults to 'absolute'.
         norm: In which norm epsilon and step_size are lengths. 'linf' (Eq. 2): a step is step_size
             times the gradient's sign, and no element is perturbed by more than epsilon. 'l2' (not
             the paper's): a step is step_size times the gradient at l2 norm one, and the
@@ -93,7 +98,14 @@ class AFANSettings:
             passes of its own.
         bn_stats: 'clean' leaves the running statistics of batch norm, and whatever else the host
             counts or averages, to the clean pass; 'all' lets every pass update them (the released
-            code). Defaults to 'clean'.
+            code). 'auxiliary' is 'clean' for the host, with batch norms of their own, affine
+            parameters included, for the attack and adversarial passes (AdvProp's, not the paper's),
+            see :mod:`afan_mm.auxiliary_norms`; a direction from the clean backward (``num_steps=1``
+            without ``random_start``) is still the main norms'. Defaults to 'clean'.
+        draws: Of the dropout masks, samples and whatever else the tail draws at random: 'own' lets
+            every adversarial pass draw anew, 'clean' lets it repeat the clean pass's, so that the
+            two differ by the perturbation alone (where the tail draws in the clean pass's order;
+            the control with weights that sum to one is then stock). Defaults to 'own'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
@@ -124,6 +136,7 @@ class AFANSettings:
     target_gain: Optional[float] = None
     joint: bool = False
     bn_stats: str = 'clean'
+    draws: str = 'own'
 
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size', 'noise_epsilon'):
@@ -150,6 +163,11 @@ class AFANSettings:
             raise ValueError(
                 "epsilon_unit must be 'absolute' or 'std' with norm='linf', which limits each "
                 "element (write norm='l2' as well), but got 'norm'"
+            )
+        if self.epsilon_unit == 'pixel' and self.norm != 'linf':
+            raise ValueError(
+                "epsilon_unit must be 'absolute', 'std' or 'norm' with norm='l2' (channels of an "
+                "image have scales of their own), but got 'pixel'"
             )
         if self.noise_epsilon is not None and self.perturbation != 'gradient+gaussian':
             raise ValueError(
@@ -200,7 +218,9 @@ class AFANSettings:
     @property
     def unit_text(self) -> str:
         """What follows a number in the unit of epsilon, in tables and captions."""
-        unit = dict(absolute='', std=' std', norm=' of the norm')[self.epsilon_unit]
+        unit = dict(absolute='', std=' std', norm=' of the norm', pixel=' of the pixel range')[
+            self.epsilon_unit
+        ]
         return unit if self.norm == 'linf' else f'{unit} (l2 per {self.norm_over})'
 
     @property

@@ -27,6 +27,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .contribution import Contribution, Losses
+from .isolation import RandomStreams
 from .settings import AFANSettings
 
 Features = Union[Tensor, Sequence[Tensor]]
@@ -171,6 +172,7 @@ class Site:
         shapes: Of the levels.
         joined: The later sites that this one's passes perturb too.
         clean_losses: The clean pass's losses that the tail gives again, where they are known.
+        streams: Where the clean pass's random streams stood at the site, for ``draws='clean'``.
         contribution: How these enter the host's, once the host has returned.
         has_run: Whether its passes are over.
         is_joined: Whether it is such a later site of another one.
@@ -193,6 +195,8 @@ class Site:
         self.tail = tail
         self.settings = settings
         self.container = type(features)
+        device = self.levels_of(features)[0].device
+        self.streams = RandomStreams(device) if settings.draws == 'clean' else None
         self.features = [f.detach() for f in self.levels_of(features)]
         self.context = [self._leaf(c, settings) for c in context]
         self.shapes = [tuple(f.shape) for f in self.features]

@@ -228,10 +228,10 @@ def test_bounds_by_hand():
     """From 1, 5 and 9 the way up by 3 is cut at 10, after each step as after the random start."""
     feature = torch.tensor([1.0, 5.0, 9.0])
     gradient = linear(torch.ones(3))
-    found = attack([feature], gradient, [3.0], [2.0], num_steps=2, bounds=(0.0, 10.0)).deltas[0]
+    found = attack([feature], gradient, [3.0], [2.0], num_steps=2, bounds=[(0.0, 10.0)]).deltas[0]
     torch.testing.assert_close(found, torch.tensor([3.0, 3.0, 1.0]), rtol=0, atol=0)
     torch.testing.assert_close(gradient.asked[1][0], torch.tensor([3.0, 7.0, 10.0]), rtol=0, atol=0)
-    down = attack([feature], linear(-torch.ones(3)), [3.0], [3.0], bounds=(0.0, 10.0)).deltas[0]
+    down = attack([feature], linear(-torch.ones(3)), [3.0], [3.0], bounds=[(0.0, 10.0)]).deltas[0]
     torch.testing.assert_close(down, torch.tensor([-1.0, -3.0, -3.0]), rtol=0, atol=0)
 
 
@@ -245,7 +245,7 @@ def test_random_start_within_bounds():
             [4.0],
             [1.0],
             random_start=True,
-            bounds=(0.0, 10.0),
+            bounds=[(0.0, 10.0)],
             generator=torch.Generator().manual_seed(0),
         ).deltas[0]
     )

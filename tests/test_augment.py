@@ -40,19 +40,28 @@ WRONG += [
 WRONG += [
     (key, value, ValueError, f'must be one of {allowed}')
     for key, allowed in (
-        ('epsilon_unit', ('absolute', 'std', 'norm')),
+        ('epsilon_unit', ('absolute', 'std', 'norm', 'pixel')),
         ('norm', ('linf', 'l2')),
         ('norm_over', ('sample', 'position')),
         ('strengths', ('uniform', 'linspace')),
         ('moments', ('batch', 'instance', 'layer', 'group', 'positional', None)),
         ('perturbation', ('gradient', 'gaussian', 'gradient+gaussian', 'none')),
-        ('bn_stats', ('clean', 'all')),
+        ('bn_stats', ('clean', 'all', 'auxiliary')),
+        ('draws', ('own', 'clean')),
     )
     for value in ('Batch', '', 1, True, ['batch'])
 ]
 WRONG += [
     (key, None, ValueError, 'must be one of')
-    for key in ('epsilon_unit', 'norm', 'norm_over', 'strengths', 'perturbation', 'bn_stats')
+    for key in (
+        'epsilon_unit',
+        'norm',
+        'norm_over',
+        'strengths',
+        'perturbation',
+        'bn_stats',
+        'draws',
+    )
 ]
 WRONG += [('name', 3, TypeError, 'must be a str'), ('name', None, TypeError, 'must be a str')]
 WRONG += [
@@ -111,7 +120,7 @@ def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(
         ValueError,
         match=r"no setting \['epsilom', 'steps'\]; did you mean 'epsilon' or 'eps'\? it knows "
-        r"\['name', 'epsilon', .*'bn_stats'\]$",
+        r"\['name', 'epsilon', .*'bn_stats', 'draws'\]$",
     ):
         AFANSettings.from_config(dict(steps=3, epsilom=0.1, epsilon=0.1))
 

@@ -4,7 +4,7 @@ import copy
 import gc
 import weakref
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -234,7 +234,7 @@ def test_a_step_that_ends_early_keeps_no_graph(ends):
 
 def test_the_device_of_the_feature_is_seeded(monkeypatch):
     """Not the current one. There is no accelerator in a test, so its calls are recorded."""
-    current, seeded = [torch.device('cuda:0')], []
+    current, seeded, restored = [torch.device('cuda:0')], [], []
 
     @contextmanager
     def device(chosen):
@@ -244,9 +244,9 @@ def test_the_device_of_the_feature_is_seeded(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, 'device', device)
     monkeypatch.setattr(torch.cuda, 'manual_seed', lambda seed: seeded.append((seed, current[-1])))
-    monkeypatch.setattr(torch.random, 'fork_rng', lambda devices: nullcontext())
-    state = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, 'get_rng_state', lambda device: f'state of {device}')
+    monkeypatch.setattr(torch.cuda, 'set_rng_state', lambda *state: restored.append(state))
     with isolated_random(3, torch.device('cuda:1')):
-        pass
-    torch.set_rng_state(state)
+        assert not restored
     assert seeded == [(3, torch.device('cuda:1'))]
+    assert restored == [('state of cuda:1', torch.device('cuda:1'))]

@@ -248,6 +248,7 @@ def test_figures_of_each_site():
         ('random_start', True),
         ('detach', True),
         ('bn_stats', 'all'),
+        ('draws', 'clean'),
     ),
 )
 def test_sites_that_do_not_agree_are_refused(key, value):

@@ -249,7 +249,7 @@ def test_bounds_only_shrink_the_perturbation():
     """An image at 0, 5 and 10 in [0, 10], pushed up and down."""
     feature = torch.tensor([[0.0, 5.0, 10.0]])
     grad = torch.tensor([[-1.0, 1.0, -1.0]])
-    found = pgd([feature], lambda d: [grad], [3.0], [3.0], bounds=(0.0, 10.0), norms=[L2()])
+    found = pgd([feature], lambda d: [grad], [3.0], [3.0], bounds=[(0.0, 10.0)], norms=[L2()])
     torch.testing.assert_close(found.deltas[0], torch.tensor([[0.0, 1.0, -1.0]]) * math.sqrt(3))
 
 

@@ -48,7 +48,7 @@ class SourceError(Exception):
 
 def find_wheel(folder):
     """The whole wheel in a folder, None if there is none."""
-    for path in sorted(folder.glob('mmcv-*.whl')):
+    for path in sorted(folder.glob('*mmcv-*.whl')):
         try:
             with zipfile.ZipFile(str(path)) as wheel:
                 if wheel.testzip() is None:
@@ -130,17 +130,17 @@ class Build:
         it.
         """
         line = self.folder / 'source.txt'
-        line.write_text(f'mmcv=={pin[0]} --hash=sha256:{pin[1]}\n')
+        line.write_text(f'{pin.project}=={pin.version} --hash=sha256:{pin.digest}\n')
         command = [*pip, 'download', '-q', '--no-deps', '--no-build-isolation']
-        command += ['--no-binary', 'mmcv', '--dest', str(self.folder), '-r', str(line)]
+        command += ['--no-binary', pin.project, '--dest', str(self.folder), '-r', str(line)]
         if subprocess.run(command, env=variables).returncode != 0:
             raise SourceError(
-                f'the source package of mmcv {pin[0]} could not be had, or is not the one whose '
-                'hash requirements.txt states; see above'
+                f'the source package of {pin.project} {pin.version} could not be had, or is not '
+                'the one whose hash the requirements state; see above'
             )
-        (archive,) = self.folder.glob('mmcv-*.tar.gz')
+        (archive,) = self.folder.glob('*mmcv-*.tar.gz')
         shutil.unpack_archive(str(archive), str(self.folder))
-        return self.folder / f'mmcv-{pin[0]}'
+        return self.folder / archive.name[: -len('.tar.gz')]
 
     def wait(self):
         """Say how far it is until it is done; the wheel."""

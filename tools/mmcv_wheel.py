@@ -1,14 +1,22 @@
 """Where the wheel of mmcv comes from that tools/setup_env.py installs: the user's cache folder, so
 that a second clone needs no compiler, or tools/build_mmcv.py. Standard library only.
+
+As a command it installs that wheel, for another set of packages, into the environment of the Python
+that runs it, which must have torch: python tools/mmcv_wheel.py REQUIREMENTS
 """
 
+import argparse
 import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from build_mmcv import FLAGS, Build, BuildError, SourceError, find_wheel
+from probe_env import describe_torch
 
 # What the compiler's output depends on besides.
 COMPILER_VARIABLES = ('CC', 'CXX', 'CPPFLAGS', 'CFLAGS', 'CXXFLAGS', 'LDFLAGS')
@@ -23,24 +31,40 @@ def find_device(facts, variables):
     return ', '.join([*forced, *facts['devices']])
 
 
+class Pin(NamedTuple):
+    """The source package of mmcv: the name of the project that publishes it, version and hash."""
+
+    project: str
+    version: str
+    digest: str
+
+
+PIN = re.compile(r'^((?:\w+-)?mmcv)==(\S+)\s+# sha256:([0-9a-f]{64})$', re.MULTILINE)
+
+
 def read_pin(requirements):
-    """mmcv's version and the hash of its source package, from the text of requirements.txt."""
-    found = re.search(r'^mmcv==(\S+)\s+# sha256:([0-9a-f]{64})$', requirements, re.MULTILINE)
+    """The source package that the text of a requirements file names."""
+    found = PIN.search(requirements)
     if found is None:
         raise SourceError(
             'requirements.txt: mmcv needs a line "mmcv==VERSION  # sha256:HASH", with the hash of '
             'its source package'
         )
-    return found.groups()
+    return Pin(*found.groups())
 
 
 def choose_cache(facts, pin, variables):
     """The folder for wheels that would come out the same as one built here and now."""
     base = variables.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-    settings = [FLAGS, *pin, *(variables.get(name, '') for name in COMPILER_VARIABLES)]
+    settings = [
+        FLAGS,
+        pin.version,
+        pin.digest,
+        *(variables.get(name, '') for name in COMPILER_VARIABLES),
+    ]
     digest = hashlib.sha256('\n'.join(settings).encode()).hexdigest()[:12]
     parts = [
-        f'mmcv-{pin[0]}',
+        f'{pin.project}-{pin.version}',
         f'torch-{facts["torch"]}',
         facts['python'],
         facts['platform'],
@@ -107,3 +131,24 @@ class WheelSource:
             print(f'mmcv: the wheel could not be kept ({error})', flush=True)
             return wheel
         return self.cache / wheel.name
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('requirements', type=Path, help='with a line for mmcv as requirements.txt')
+    text = parser.parse_args().requirements.read_text()
+    source = WheelSource(sys.executable, dict(os.environ), describe_torch(), text)
+    wheel = source.get()
+    if wheel is None:
+        sys.exit(f'{source.pin.project} {source.pin.version} has to be built its own way')
+    pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--force-reinstall', str(wheel)]
+    sys.exit(subprocess.run(pip).returncode)
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except SourceError as error:
+        sys.exit(str(error))

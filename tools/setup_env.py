@@ -3,8 +3,8 @@
 mmcv comes as source and compiles its operators only where torch is already installed and pip's
 build isolation is off; pip also caches a wheel that was built without them, or for another torch.
 So the packages go in one part at a time, each part is probed before and after, and a part whose
-probe passes is left alone. mmcv itself is compiled by tools/build_mmcv.py while other packages are
-installed, where that can be. Standard library only.
+probe passes is left alone. mmcv itself is compiled by tools/build_mmcv.py while all other packages
+are installed, where that can be. Standard library only.
 """
 
 import argparse
@@ -62,6 +62,19 @@ def ensure(env, part):
     complaint = env.probe(part)[part]
     if complaint:
         raise SetupError(f'{part} was installed, yet {complaint}')
+
+
+def install_missing(env, *parts):
+    """Install those of these parts that are not there at all, by one call of pip; it starts and
+    resolves slowly.
+    """
+    complaints = env.probe(*parts)
+    missing = [part for part in parts if complaints[part].endswith(' is not installed')]
+    lines = [line for part in missing for line in select_requirements(part)]
+    if lines:
+        print(f'not installed: {", ".join(missing)}', flush=True)
+        # all pins as limits, so that no earlier one is moved
+        env.install([*lines, '-c', 'requirements.txt', '--no-build-isolation'])
 
 
 def start_mmcv(env):
@@ -140,14 +153,16 @@ def main():
         print(f'{env.folder.name} is ready')
         return
     repair_files(env)
-    source = None
-    for part in [*PARTS, 'package']:
-        if part == 'mmcv':
-            ensure_mmcv(env, source)
-        else:
-            ensure(env, part)
-        if part == 'build':
-            source = start_mmcv(env)
+    install_missing(env, 'torch', 'build')
+    ensure(env, 'torch')
+    ensure(env, 'build')
+    source = start_mmcv(env)
+    # the hosts need mmcv when they are imported, not when they are installed
+    install_missing(env, 'opencv', 'libraries', 'hosts')
+    for part in ('opencv', 'libraries', 'package'):
+        ensure(env, part)
+    ensure_mmcv(env, source)
+    ensure(env, 'hosts')
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f'{env.folder.name} is ready, after {minutes} min {seconds} s')
 

@@ -71,7 +71,8 @@ class Environment:
             *arguments,
             flush=True,
         )
-        command = [str(self.python), '-m', 'pip', 'install', *arguments]
+        # Python compiles what it imports; to compile all of torch and scipy takes half a minute.
+        command = [str(self.python), '-m', 'pip', 'install', '--no-compile', *arguments]
         if (
             subprocess.run(command, cwd=str(ROOT), env={**self.variables, **variables}).returncode
             != 0

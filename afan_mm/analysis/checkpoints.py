@@ -9,12 +9,14 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from ..auxiliary_norms import remove_auxiliary_norms
 from ..utils.errors import UsageError, describe
 from ..utils.models import load_exactly
 
 
 def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
-    """The model of a config, stock or with A-FAN components, in evaluation mode.
+    """The model of a config, stock or with A-FAN components, in evaluation mode and without norms
+    for training alone.
 
     Raises:
         UsageError: If there is no such device.
@@ -24,6 +26,7 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
     if 'data_preprocessor' in cfg:  # where mmpretrain has it; mmengine's runner does the same
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = revert_sync_batchnorm(MODELS.build(config))
+    remove_auxiliary_norms(model)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

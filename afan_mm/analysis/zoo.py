@@ -33,7 +33,9 @@ def families(host: str) -> Dict[str, Path]:
     }
 
 
-def try_family(name: str, folder: Path, out: Path, time_limit: float) -> None:
+def try_family(
+    name: str, folder: Path, out: Path, time_limit: float, preset: str = 'paper'
+) -> None:
     """Run the trial of one family in a process of its own, and complete its record.
 
     Args:
@@ -41,9 +43,10 @@ def try_family(name: str, folder: Path, out: Path, time_limit: float) -> None:
         folder: With its configs.
         out: Its record, a JSON file; what it prints goes to the log file of that name.
         time_limit: In seconds.
+        preset: Of the conversion. Defaults to 'paper'.
     """
     command = [sys.executable, '-W', 'ignore', '-m', f'{__package__}.zoo_trial']
-    command += [name, str(folder), str(out.resolve())]
+    command += [name, str(folder), str(out.resolve()), preset]
     out.unlink(missing_ok=True)
     error = None
     with open(out.with_suffix('.log'), 'w') as log:

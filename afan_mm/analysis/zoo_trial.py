@@ -1,5 +1,5 @@
 """One family of the sweep, in a process of its own: python -m afan_mm.analysis.zoo_trial FAMILY
-FOLDER OUT.json
+FOLDER OUT.json PRESET
 
 Two training steps from the same weights, on the same batch and with the same random streams: stock,
 which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
@@ -26,6 +26,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 
 from ..conversion import converted
+from ..conversion.presets import PRESETS
 from ..utils.configs import dicts, type_name
 from ..utils.files import write_json
 from .random_batches import zoo_batch
@@ -177,11 +178,19 @@ def distance(gradients: Gradients, expected: Gradients) -> float:
 
 
 def afan_step(
-    cfg: Config, weights: Gradients, expected: Gradients, shape: Shape, record: 'Record'
+    cfg: Config,
+    weights: Gradients,
+    expected: Gradients,
+    shape: Shape,
+    record: 'Record',
+    preset: str,
 ) -> None:
-    """The step of the converted config."""
-    record.enter('convert')
-    new = converted(cfg, epsilon=EPSILON, num_strengths=NUM_STRENGTHS)
+    """The step of the config that is converted with a preset, the paper's at a strength that acts
+    on random weights.
+    """
+    record.enter('convert', preset=preset)
+    changes = dict(epsilon=EPSILON, num_strengths=NUM_STRENGTHS) if preset != 'recommended' else {}
+    new = converted(cfg, preset=preset, **changes)
     record.enter(
         'afan',
         components=sorted(
@@ -201,10 +210,10 @@ def afan_step(
         raise StepError(f'the gradients are the stock ones (relative distance {moved:.1e})')
 
 
-def trial(folder: Path, record: 'Record') -> None:
+def trial(folder: Path, record: 'Record', preset: str) -> None:
     """Fill the record of a family."""
     cfg, (weights, gradients, shape) = choose(folder, record)
-    afan_step(cfg, weights, gradients, shape, record)
+    afan_step(cfg, weights, gradients, shape, record, preset)
     record.enter('done')
 
 
@@ -234,13 +243,14 @@ def main() -> None:
     parser.add_argument('family')
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
+    parser.add_argument('preset', choices=PRESETS)
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     record = Record(args.out, family=args.family)
     began = time.time()
     try:
-        trial(args.folder, record)
+        trial(args.folder, record, args.preset)
     except Exception as error:
         record.update(
             error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc()

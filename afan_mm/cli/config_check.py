@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, Registry
 from torch import nn
 
+from ..auxiliary_norms import check_auxiliary_norms
 from ..conversion.host import in_scope
 from ..engine import AFANFeatureMapHook, AFANHook
 from ..engine.hooks import check_sites
@@ -77,6 +78,7 @@ def check_model(cfg: Config) -> None:
             for _, module in trained_modules(model):
                 if hasattr(module, 'afan_check'):
                     module.afan_check(model)
+            check_auxiliary_norms(model)
         except (ValueError, RuntimeError) as error:
             raise UsageError(f'model: {error}') from error
 

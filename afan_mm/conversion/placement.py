@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine.registry import MODELS
 
-from ..models import AFANClsHead, AFANDecodeHead, AFANModel, AFANNeckWrapper, AFANRoIHead
+from ..models import AFANClsHead, AFANDecodeHead, AFANHost, AFANNeckWrapper, AFANRoIHead
 from ..models.component import parameter
 from ..settings import AFANSettings
 from ..utils.configs import type_name
@@ -106,7 +106,7 @@ class Parts:
                 f'{kind} takes no neck, so there is no place for the wrapper; ask for the path of '
                 f'a module, in one of {", ".join(self._modules())}',
             )
-        if not AFANModel._accepts(self.host.cls):
+        if not AFANHost._accepts(self.host.cls):
             return self._leave_out(
                 ('neck',),
                 f'{kind} takes no neck, and has no method loss, which is the tail of its sites',
@@ -118,7 +118,7 @@ class Parts:
                 each = {'site': 'backbone', 'levels': (-1,), **each}
             afan.append(each)
         base = self.host.config['type']
-        self.stated.update(type='AFANModel', base=base, afan=afan if len(afan) > 1 else afan[0])
+        self.stated.update(type='AFANHost', base=base, afan=afan if len(afan) > 1 else afan[0])
         sites = ' and '.join(repr(each['site']) for each in afan)
         self.choices.append((self.host.name(), f'{kind} takes no neck, and stays; site: {sites}'))
 

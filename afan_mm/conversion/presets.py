@@ -18,7 +18,8 @@ ALWAYS = ('epsilon', 'num_strengths')  # stated even where they are the defaults
 
 
 @lru_cache(maxsize=None)
-def _read(preset: str) -> Config:
+def read_preset(preset: str) -> Config:
+    """The file of ``configs/_base_/presets`` of this name."""
     return Config.fromfile(str(shipped('configs') / '_base_' / 'presets' / f'{preset}.py'))
 
 
@@ -63,7 +64,7 @@ def preset_settings(
         given: Settings of every site, which win over those of the preset.
     """
     name, reason = preset_entry(cfg)
-    entry = _read(preset)[name]
+    entry = read_preset(preset)[name]
     parts: Dict[str, Dict[str, Any]] = dict(optim_wrapper={})
     for part in ('neck', 'head'):
         stated = {**entry[part], **given}

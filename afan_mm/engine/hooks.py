@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ..auxiliary_norms import check_auxiliary_norms
 from ..joint import adversarial_weight, check_group, units
 from ..settings import AFANSettings
 from ..site import declared_sites, trained_modules
@@ -58,6 +59,7 @@ class AFANHook(Hook):
         for _, module in trained_modules(model):
             if hasattr(module, 'afan_check'):
                 module.afan_check(model)
+        check_auxiliary_norms(model)
         self._strong = {s.name: s.epsilon_unit for _, s in sites if s.epsilon_unit != 'norm'}
         self._longest = max((settings.interval for _, settings in sites), default=1)
         runner.logger.info('A-FAN sites:\n' + site_table(sites))

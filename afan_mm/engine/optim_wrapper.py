@@ -35,8 +35,9 @@ class AFANStep:
             uninterrupted one. Defaults to 0.
         clean_weight: Weight of the clean loss in the objective; or 'complement', for what the
             weights of the adversarial losses of all sites that the model declares leave of one, so
-            that a learning rate keeps its meaning (not the paper's). Defaults to 1 (Eq. 6); the
-            released code has others.
+            that a learning rate keeps its meaning (not the paper's). Losses that are in no site's
+            tail, such as an RPN's beside a site of RoIs, have this weight too. Defaults to 1
+            (Eq. 6); the released code has others.
         kwargs: Arguments of the stock optim wrapper.
 
     Attributes:

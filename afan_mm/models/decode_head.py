@@ -1,7 +1,8 @@
 """A site in a decode head of mmseg."""
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from ..settings import AFANSettings
 from ..site import Losses, declared_by
 from .component import AFANComponent, did_you_mean
-from .point import Passage, Point, as_levels
+from .point import Passage, Point, as_levels, modules_after
 from .rerun import Rerun
 
 
@@ -99,6 +100,15 @@ class AFANDecodeHead(AFANComponent):
                 if passage.settings.joint:
                     stack.enter_context(passage.perturbed())
             yield
+
+    def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
+        """For each site what gives the modules that its tail may run."""
+        for passage in self._passages():
+            yield passage.settings, partial(self._tail_of, passage.point)
+
+    def _tail_of(self, point: Point) -> List[nn.Module]:
+        # what applies the classifier and nothing else is no module
+        return modules_after(self, point) if point.owner is not self else []
 
     def _passages(self) -> Iterator[Passage]:
         for settings, (site, levels) in zip(declared_by(self), self.afan_places):

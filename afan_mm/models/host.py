@@ -11,7 +11,7 @@ from .neck import AFANNeckWrapper
 
 
 @MODELS.register_module()
-class AFANModel(AFANNeckWrapper):
+class AFANHost(AFANNeckWrapper):
     """A whole model that perturbs features of modules of its own: for one that takes no neck, such
     as SAN or Mask2Former for video.
 
@@ -30,7 +30,7 @@ class AFANModel(AFANNeckWrapper):
     default_name = 'model'
     allowed_base = 'the type of a model with a method loss'
     elsewhere = (*AFANNeckWrapper.elsewhere, 'neck')
-    advice = "write model=dict(type='AFANModel', base=..., afan=dict(site='backbone', ...))"
+    advice = "write model=dict(type='AFANHost', base=..., afan=dict(site='backbone', ...))"
 
     @classmethod
     def _stock_class(cls, base: Union[str, type, None]) -> type:

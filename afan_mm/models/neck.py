@@ -3,7 +3,8 @@
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..settings import AFANSettings
 from ..site import declared_by
 from .component import AFANComponent, check_place
 from .host_loss import HostLoss
-from .point import Levels, Passage, Point, as_levels
+from .point import Levels, Passage, Point, as_levels, modules_after
 
 
 class IdentityNeck(nn.Module):
@@ -148,6 +149,14 @@ class AFANNeckWrapper(AFANComponent):
                 if passage.settings.joint:
                     stack.enter_context(passage.perturbed())
             yield
+
+    def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
+        """For each site what gives the modules that its tail may run."""
+        for settings, place in zip(declared_by(self), self.afan_places):
+            yield settings, partial(self._tail_of, place, host)
+
+    def _tail_of(self, place: Place, host: nn.Module) -> List[nn.Module]:
+        return modules_after(host, self._point(place, host))
 
     def _calls(self, host: nn.Module) -> Iterator[HostLoss]:
         """For each site the host's ``loss``, as it stands when its turn comes, with the site in

@@ -18,6 +18,15 @@ class Point(NamedTuple):
     reads: bool = False
 
 
+def modules_after(root: nn.Module, point: Point) -> List[nn.Module]:
+    """The modules of ``root`` that may run after a point in it: those registered after it, since
+    models register their parts in the order in which they run them.
+    """
+    modules, inside = list(root.modules()), set(point.owner.modules())
+    later = modules[modules.index(point.owner) :]
+    return [module for module in later if point.reads or module not in inside]
+
+
 class Passage:
     """What a component's feature passes on its way: a point, and a site there.
 

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -119,6 +119,15 @@ class AFANRoIHead(AFANComponent):
                     if passage.settings.joint:
                         stack.enter_context(passage.perturbed())
             yield
+
+    def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
+        """For each site what gives the modules that its tail may run; after the vector there are
+        but linear layers.
+        """
+        for stage, box_head in enumerate(self._box_heads()):
+            for passage in self._passages(stage):
+                at_map = type(passage) is Passage
+                yield passage.settings, box_head.modules if at_map else tuple
 
     def _passages(self, stage: int) -> Iterator[Passage]:
         point = Point(self._box_heads()[stage], reads=True)

@@ -113,7 +113,7 @@ class PixelAttack:
             settings.num_steps,
             settings.random_start,
             generator=generator,
-            bounds=PIXEL_RANGE,
+            bounds=[PIXEL_RANGE],
         )
         # The clamp is for what adding up rounds; the deltas are within the range.
         return [(clean + found.deltas[0]).clamp(low, high), bool(found.finite)]

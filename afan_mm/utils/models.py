@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ..auxiliary_norms import auxiliary_norms, is_auxiliary, without_auxiliary
 from .errors import UsageError, describe
 from .files import write
 
@@ -72,6 +73,8 @@ def load_exactly(model: nn.Module, path: str) -> None:
     given = weights_of(read_checkpoint(path))
     weights = OrderedDict((_WRAPPER.sub('', key), value) for key, value in given.items())
     weights._metadata = getattr(given, '_metadata', None)  # which versions the modules had
+    if not auxiliary_norms(model):
+        weights = without_auxiliary(weights)
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)
     except RuntimeError:  # another shape
@@ -99,8 +102,14 @@ def _differences(expected: Dict[str, Tensor], weights: Dict[str, Any]) -> str:
     )
 
 
+def _of_stock_model(part: Any) -> Any:
+    """A part of a checkpoint, weights without those of auxiliary norms."""
+    weights = isinstance(part, dict) and any(map(is_auxiliary, part))
+    return without_auxiliary(part) if weights else part
+
+
 def publish(in_file: str, out_file: str, save_keys: Sequence[str] = ('meta', 'state_dict')) -> str:
-    """Write a checkpoint without what only training needs.
+    """Write a checkpoint without what only training needs, auxiliary norms among it.
 
     Args:
         in_file: Checkpoint of a training run.
@@ -126,7 +135,7 @@ def publish(in_file: str, out_file: str, save_keys: Sequence[str] = ('meta', 'st
             f'--save-keys must be among {there} for {in_file}, but got {", ".join(missing)}'
         )
     content = io.BytesIO()
-    torch.save({key: checkpoint[key] for key in save_keys}, content)
+    torch.save({key: _of_stock_model(checkpoint[key]) for key in save_keys}, content)
     stem = out_file[: -len('.pth')] if out_file.endswith('.pth') else out_file
     published = f'{stem}-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth'
     try:

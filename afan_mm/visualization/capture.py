@@ -73,7 +73,7 @@ class _Capture(Session):
     def run(self, site: Site) -> None:
         """Keep what the site's passes would train on."""
         site.check()
-        with self.isolated(site):
+        with self.isolated(site), self.norms(site):
             found = self.direction(site)
         scale, finite = float(self.scale_of(site)), bool(found.finite)
         for each, deltas in zip(site.group, site.split(found.deltas)):

@@ -238,6 +238,8 @@ def _units(features: SiteFeatures, strength: float, std: float) -> str:
         return f'{size:.2g}{settings.unit_text}'
     if settings.epsilon_unit == 'std':
         return f'{size:.2g} std of each channel'
+    if settings.epsilon_unit == 'pixel':
+        return f'{255 * size:.2g}/255{settings.unit_text}'
     return f'{255 * size:.2g}/255' + (f' = {size / std:.2g} std' if std else '')
 
 

@@ -3,15 +3,20 @@
 # classification_cifar10-500_tuning.py found best?
 base = '../efficientnet_lite0/efficientnet-lite0_1xb64-156_cifar10-500-64x64.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
+_late = '../efficientnet_lite0/afan_efficientnet-lite0_1xb64-156_cifar10-500-64x64_late.py'
 arms = dict(
     stock=dict(),
-    late=dict(
-        config='../efficientnet_lite0/afan_efficientnet-lite0_1xb64-156_cifar10-500-64x64_late.py'
-    ),
+    late=dict(config=_late),
     control=dict(of='late'),
+    noise=dict(config=_late),
+    sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
 )
+for _site in range(3):
+    arms['noise'][f'model.neck.afan.{_site}.perturbation'] = 'gaussian'
+    arms['noise'][f'model.neck.afan.{_site}.epsilon'] = 1.0
+del _site, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'accuracy/top1'
-references = ['stock', 'control']
+references = ['stock', 'control', 'noise', 'sam']
 keep_checkpoints = True

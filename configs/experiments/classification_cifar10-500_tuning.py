@@ -18,9 +18,9 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
-    decay={'optim_wrapper.optimizer.weight_decay': [0.01, 0.05]},  # stock's: 0.0001
-    late={_epsilon: [0.05, 0.1, 0.2]},
-    noise={_epsilon: [0.1, 0.3, 1.0]},
-    sam={'optim_wrapper.rho': [0.05, 0.1, 0.2]},
+    decay={'optim_wrapper.optimizer.weight_decay': [0.05]},  # stock's: 0.0001
+    late={_epsilon: [0.1, 0.2]},
+    noise={_epsilon: [0.3, 1.0]},
+    sam={'optim_wrapper.rho': [0.05, 0.2]},
 )
 del _epsilon, _gaussian, _late

@@ -40,10 +40,17 @@ UNUSED = {
 }
 
 
-def model_of(host, detach=False, extra=False, strengths='linspace', joint=False):
-    """With ``extra``, a layer that only some ranks use, and one that none does."""
+def model_of(host, detach=False, extra=False, strengths='linspace', joint=False, auxiliary=False):
+    """With ``extra``, a layer that only some ranks use, and one that none does; with ``auxiliary``,
+    norms for the adversarial passes, and a site at the image.
+    """
     settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach, joint=joint)
-    model = build(with_afan(stock_config(host), neck=settings, head=settings))
+    if auxiliary:
+        settings['bn_stats'] = 'auxiliary'
+    config = with_afan(stock_config(host), neck=settings, head=settings)
+    if auxiliary:
+        config.update(type='AFANModel', base=config.type, afan=dict(settings, moments=None))
+    model = build(config)
     if extra:
         torch.manual_seed(7)
         model.extra, model.unused = torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 8, 1)
@@ -89,7 +96,11 @@ def run(rank, host):
 
     def step(name, batches, setup=None, options=MappingProxyType({}), **kwargs):
         model = model_of(
-            host, kwargs.pop('detach', False), 'unused' in name, joint=name.startswith('joint')
+            host,
+            kwargs.pop('detach', False),
+            'unused' in name,
+            joint=name.startswith('joint'),
+            auxiliary=name == 'auxiliary',
         )
         if setup:
             setup(model)
@@ -101,6 +112,7 @@ def run(rank, host):
     step('attached', [batch_of(host, seed=rank)])
     step('detached', [batch_of(host, seed=rank)], detach=True)
     step('joint', [batch_of(host, seed=rank)])
+    step('auxiliary', [batch_of(host, seed=rank)])
     step('joint nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
     step(
         'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
@@ -168,12 +180,15 @@ def ranks(request, both_ranks):
     return (request.param, *(results[request.param] for results in both_ranks))
 
 
-@pytest.mark.parametrize('name', ('attached', 'detached', 'joint'))
+@pytest.mark.parametrize('name', ('attached', 'detached', 'joint', 'auxiliary'))
 def test_gradients_are_the_average(ranks, name):
     host, *results = ranks
     alone = [
         gradients(
-            model_of(host, name == 'detached', joint=name == 'joint'), batch_of(host, seed=rank)
+            model_of(
+                host, name == 'detached', joint=name == 'joint', auxiliary=name == 'auxiliary'
+            ),
+            batch_of(host, seed=rank),
         )
         for rank in RANKS
     ]

@@ -56,6 +56,7 @@ EVERY_SEGMENTOR = [
     'one_graph',
     'released',
     'pixel',
+    'advprop',
 ]
 
 
@@ -98,6 +99,19 @@ def test_stock_twin_is_the_stock_config(path):
     assert variants.wrapper_config(ours, twin, 'none') == dict(
         stock.optim_wrapper, type='OptimWrapper'
     )
+
+
+def test_variants_of_advprop():
+    """Its stock twin has neither the site nor the norms; its own step is the configured one."""
+    name = 'deeplabv3plus_r50-d8_1xb4-30k_voc12-513x513.py'
+    ours, stock = (
+        Config.fromfile(str(ROOT / 'configs' / 'deeplabv3plus' / f'{prefix}{name}'))
+        for prefix in ('advprop_', '')
+    )
+    found = variants.variants_of(ours)
+    assert found['stock'].model == stock.model
+    assert found['afan'].model == found['advprop'].model == ours.model
+    assert found['nothing'].model.afan.num_strengths == 0
 
 
 def test_variants_are_those_that_differ():
@@ -233,7 +247,8 @@ def test_all_variants_train_the_same_weights_and_none_moves_them():
     before = [p.clone() for p in stock.model.parameters()]
     for name in EVERY_SEGMENTOR[1:]:
         run = runs.Run(name, found[name], cfg, batch, CPU, 'none', stock)
-        assert [id(p) for p in run.model.parameters()] == [id(p) for p in stock.model.parameters()]
+        shared = [p for n, p in run.model.named_parameters() if 'afan_auxiliary' not in n]
+        assert [id(p) for p in shared] == [id(p) for p in stock.model.parameters()]
         assert list(run()) == [name]
     assert stock.wrapper.optimizer.state
     assert all(torch.equal(p, q) for p, q in zip(before, stock.model.parameters()))
@@ -426,7 +441,7 @@ def test_a_run_shows_and_writes_everything(host, wanted, rounds, tmp_path, monke
             and row['memory'] > 0
         )
         assert len(row['ratios']) == (3 * rounds if name == 'stock' else rounds)
-        assert (row['floor'] is None) == (name in ('stock', 'released', 'pixel'))
+        assert (row['floor'] is None) == (name in ('stock', 'released', 'pixel', 'advprop'))
     tails = result['tails']['afan']
     assert result['variants']['stock']['memory'] == 1
     assert result['variants']['afan']['floor'] == pytest.approx(

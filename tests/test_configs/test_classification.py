@@ -24,6 +24,10 @@ IMAGENET = [f'resnet{depth}_8xb64-90e_in1k' for depth in (18, 50, 101, 152)]
 IMAGENET += [f'efficientnet-b0_{gpus}-90e_in1k' for gpus in ('8xb64', '2xb128')]
 ARMS = [f'resnet56s_1xb128-200e_cifar10_{arm}' for arm in ('afa', 'gaussian', 'control')]
 RELEASED = 'resnet56s_1xb128-200e_cifar10_released'
+ADVPROP = [
+    f'advprop_{name}'
+    for name in (CIFAR[0], 'resnet18_1xb128-200e_cifar10', 'efficientnet-b0_2xb128-90e_in1k')
+]
 STOCK = CIFAR + IMAGENET
 AFAN = [f'afan_{name}' for name in STOCK + ARMS + [RELEASED]]
 # Parameters: He et al. 2016, Table 6 (0.27 and 0.85 million, of 10 classes); torchvision's counts;
@@ -50,9 +54,9 @@ def build(cfg):
 
 
 def test_every_row_of_the_tables_has_its_configs():
-    """Tables 2, 3, 4 and 9; AdvProp is not one of the methods here."""
+    """Tables 2, 3, 4 and 9."""
     found = [path.stem for folder in FOLDERS for path in (CONFIGS / folder).glob('*.py')]
-    assert sorted(found) == sorted(STOCK + AFAN)
+    assert sorted(found) == sorted(STOCK + AFAN + ADVPROP)
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
@@ -101,7 +105,7 @@ def rates(cfg, per_epoch):
     return np.array(found)
 
 
-@pytest.mark.parametrize('name', STOCK + AFAN)
+@pytest.mark.parametrize('name', STOCK + AFAN + ADVPROP)
 def test_schedule(name):
     cfg, cifar, per_epoch = load(name), 'cifar' in name, 40
     gpus, per_gpu, epochs = map(int, re.search(r'_(\d+)xb(\d+)-(\d+)e_', name).groups())
@@ -121,7 +125,7 @@ def test_schedule(name):
     np.testing.assert_allclose(rates(cfg, per_epoch), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', STOCK + AFAN)
+@pytest.mark.parametrize('name', STOCK + AFAN + ADVPROP)
 def test_data(name):
     """Nine tenths to train on, the last tenth for the choice of the checkpoint, the test images."""
     cfg = load(name)
@@ -188,9 +192,24 @@ def test_strengths(name):
     assert afan.get('site') == ('backbone.layers.5' if 'efficientnet' in name else None)
 
 
+@pytest.mark.parametrize('name', ADVPROP)
+def test_advprop(name):
+    """Footnote 3: as many steps as A-FAN has, of one grey level each."""
+    cfg = load(name)
+    afan, cifar = cfg.model.afan, 'cifar' in name
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.clean_weight) == ('AFANOptimWrapper', 1)
+    assert 'afan_mm' in cfg.custom_imports.imports and cfg.custom_hooks[0].type == 'AFANHook'
+    assert afan.num_steps == (5 if cifar else 1) and afan.random_start
+    assert afan.epsilon == pytest.approx((4 if cifar else 1) / 255)
+    assert afan.step_size == pytest.approx(1 / 255) and afan.epsilon_unit == 'pixel'
+    assert (afan.num_strengths, afan.strengths, afan.adv_weight) == (1, 'linspace', 1)
+    assert afan.moments is None and afan.bn_stats == 'auxiliary' and 'afan' not in cfg.model.neck
+
+
 @pytest.mark.parametrize(
     'name',
-    [f'afan_{name}' for name in (CIFAR[1], CIFAR[2], RELEASED, 'efficientnet-b0_8xb64-90e_in1k')],
+    [f'afan_{name}' for name in (CIFAR[1], CIFAR[2], RELEASED, 'efficientnet-b0_8xb64-90e_in1k')]
+    + ADVPROP,
 )
 def test_full_model_takes_a_step(name):
     model = build(load(name)).train()

@@ -88,6 +88,8 @@ def count_passes(health):
 
 def expected_passes(name):
     """How many adversarial passes a step has at each site, from the tables."""
+    if name.startswith('advprop_'):
+        return dict(image=1)
     if not name.startswith('afan_'):
         return {}
     head = 'roi_head' if 'rcnn' in name else 'decode_head'

@@ -118,6 +118,7 @@ def test_every_row_of_the_tables_has_its_configs():
         + [f'afan_{name}' for name in seg + det]
         + arms
         + [f'{name}_released' for name in released]
+        + [f'advprop_{name}' for name in (seg[0], det[0])]
     )
     assert sorted(expected) == PAPER
 

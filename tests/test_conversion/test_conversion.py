@@ -379,7 +379,7 @@ def test_sites_on_paths_of_a_host_without_a_place_for_a_neck():
     stock = dict(type='ConversionLoss', backbone=model.backbone, decode_head=model.decode_head)
     cfg = config(stock)
     head = dict(type='AFANDecodeHead', base=stock['decode_head'].type, afan=AFAN)
-    own = dict(type='AFANModel', base='ConversionLoss')
+    own = dict(type='AFANHost', base='ConversionLoss')
     overrides = convert(cfg, **AFAN).overrides['model']
     by_default = dict(own, afan=dict(AFAN, site='backbone', levels=(-1,)), decode_head=head)
     assert overrides == by_default

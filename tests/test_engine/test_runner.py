@@ -63,12 +63,21 @@ class Kill(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_runner(host, work_dir, hooks=(), **kwargs):
+def config_of(host, auxiliary):
+    if not auxiliary:
+        return with_afan(stock_config(host), neck=AFAN, head=AFAN)
+    settings = dict(AFAN, bn_stats='auxiliary')
+    config = with_afan(stock_config(host), neck=settings, head=settings)
+    config.update(type='AFANModel', base=config.type, afan=dict(settings, moments=None))
+    return config
+
+
+def make_runner(host, work_dir, hooks=(), auxiliary=False, **kwargs):
     """A run of eight iterations in random order that saves a checkpoint at the fourth and the
     last.
     """
     return Runner(
-        model=with_afan(stock_config(host), neck=AFAN, head=AFAN),
+        model=config_of(host, auxiliary),
         work_dir=str(work_dir),
         experiment_name=Path(work_dir).name,
         train_dataloader=dict(
@@ -139,6 +148,23 @@ def test_resumed_run_equals_the_whole_one(finished, tmp_path):
     ).train()
     assert again.losses == record.losses[NUM_SAVED:]
     assert_same_end(tmp_path / f'{host}_resumed', work_dir)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_resumed_run_with_auxiliary_norms(host, tmp_path):
+    """Weights, momentum and averages of the auxiliary norms continue too."""
+    record, again = Record(), Record()
+    make_runner(host, tmp_path / f'{host}_own', [record], auxiliary=True).train()
+    checkpoint = str(tmp_path / f'{host}_own' / f'iter_{NUM_SAVED}.pth')
+    continued = tmp_path / f'{host}_continued'
+    make_runner(host, continued, [again], True, resume=True, load_from=checkpoint).train()
+    assert again.losses == record.losses[NUM_SAVED:]
+    assert_same_end(tmp_path / f'{host}_own', continued)
+    first, last = saved(tmp_path / f'{host}_own', NUM_SAVED), saved(continued, NUM_ITERS)
+    own = [key for key in last['state_dict'] if 'afan_auxiliary.weight' in key]
+    assert own and any(
+        not torch.equal(first['state_dict'][key], last['state_dict'][key]) for key in own
+    )
 
 
 def test_killed_run_resumes_from_its_last_checkpoint(finished, tmp_path):

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from afan_mm import AFANModel
+from afan_mm import AFANHost
 from afan_mm.utils.errors import UsageError
 from support.tiny import gradients
 from support.toy import EXACT, assert_same, batch, formula
@@ -41,7 +41,7 @@ class Pyramid(nn.Module):
 
 
 def build(**afan):
-    return MODELS.build(dict(type='AFANModel', base='Neckless', width=6, afan=afan)).double()
+    return MODELS.build(dict(type='AFANHost', base='Neckless', width=6, afan=afan)).double()
 
 
 def stock():
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_the_formula(site, detach):
 
 def test_it_is_the_stock_model():
     ours, theirs = build(site='encoder'), stock()
-    assert isinstance(ours, Neckless) and isinstance(ours, AFANModel)
+    assert isinstance(ours, Neckless) and isinstance(ours, AFANHost)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
     assert type(copy.deepcopy(ours)) is type(ours)
@@ -81,8 +81,8 @@ def test_it_is_the_stock_model():
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (dict(base=None), 'base of AFANModel must be the type of a model with a method loss'),
-        (dict(base=nn.ReLU), 'base of AFANModel must be the type of a model with a method loss'),
+        (dict(base=None), 'base of AFANHost must be the type of a model with a method loss'),
+        (dict(base=nn.ReLU), 'base of AFANHost must be the type of a model with a method loss'),
         (dict(afan={}), 'site must be the path of a module'),
         (dict(afan=dict(site='')), 'site must be the path of a module'),
         (dict(wide=6), 'wide must be base, afan or an argument of Neckless'),
@@ -90,7 +90,7 @@ def test_it_is_the_stock_model():
 )
 def test_errors(changes, message):
     with pytest.raises(UsageError, match=message):
-        MODELS.build(dict(dict(type='AFANModel', base='Neckless', width=6), **changes))
+        MODELS.build(dict(dict(type='AFANHost', base='Neckless', width=6), **changes))
 
 
 def test_a_path_that_is_not_there():

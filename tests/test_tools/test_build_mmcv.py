@@ -143,9 +143,11 @@ def test_describe_torch_names_this_one():
 
 
 def test_pin():
-    assert mmcv_wheel.read_pin(REQUIREMENTS) == ('2.1.0', HASH)
-    version, digest = mmcv_wheel.read_pin((ROOT / 'requirements.txt').read_text())
-    assert version == mmcv.__version__ and re.fullmatch('[0-9a-f]{64}', digest)
+    assert mmcv_wheel.read_pin(REQUIREMENTS) == ('mmcv', '2.1.0', HASH)
+    fork = f'mmcv-lite==2\na-mmcv==3.0.1  # sha256:{HASH}\n'
+    assert mmcv_wheel.read_pin(fork) == ('a-mmcv', '3.0.1', HASH)
+    pin = mmcv_wheel.read_pin((ROOT / 'requirements.txt').read_text())
+    assert pin.version == mmcv.__version__ and re.fullmatch('[0-9a-f]{64}', pin.digest)
 
 
 @pytest.mark.parametrize('text', ['', 'mmcv==2.1.0\n', 'mmcv>=2  # sha256:' + HASH])
@@ -210,7 +212,7 @@ def test_sources_that_changed_leave_it_to_mmcvs_own(source, monkeypatch, capsys)
 
 
 def test_cache_folder_tells_builds_apart():
-    pin, variables = ('2.1.0', HASH), {'XDG_CACHE_HOME': '/cache'}
+    pin, variables = mmcv_wheel.Pin('mmcv', '2.1.0', HASH), {'XDG_CACHE_HOME': '/cache'}
     first = mmcv_wheel.choose_cache(FACTS, pin, variables)
     assert first.parent == Path('/cache/afan_mm/wheels')
     assert first == mmcv_wheel.choose_cache(dict(FACTS), pin, dict(variables, LANG='C'))
@@ -218,17 +220,18 @@ def test_cache_folder_tells_builds_apart():
         mmcv_wheel.choose_cache(dict(FACTS, torch='9.9.0+cu130'), pin, variables),
         mmcv_wheel.choose_cache(dict(FACTS, python='cpython-312'), pin, variables),
         mmcv_wheel.choose_cache(dict(FACTS, platform='linux-aarch64'), pin, variables),
-        mmcv_wheel.choose_cache(FACTS, ('2.1.1', HASH), variables),
-        mmcv_wheel.choose_cache(FACTS, ('2.1.0', '1' * 64), variables),
+        mmcv_wheel.choose_cache(FACTS, pin._replace(version='2.1.1'), variables),
+        mmcv_wheel.choose_cache(FACTS, pin._replace(digest='1' * 64), variables),
+        mmcv_wheel.choose_cache(FACTS, pin._replace(project='a-mmcv'), variables),
         mmcv_wheel.choose_cache(FACTS, pin, dict(variables, CXX='clang++')),
         mmcv_wheel.choose_cache(FACTS, pin, dict(variables, CFLAGS='-march=native')),
     }
-    assert len(others) == 7 and first not in others
+    assert len(others) == 8 and first not in others
 
 
 def test_cache_folder_of_the_home(monkeypatch):
     monkeypatch.setenv('HOME', '/home/someone')
-    folder = mmcv_wheel.choose_cache(FACTS, ('2.1.0', HASH), {})
+    folder = mmcv_wheel.choose_cache(FACTS, mmcv_wheel.Pin('mmcv', '2.1.0', HASH), {})
     assert folder.parent == Path('/home/someone/.cache/afan_mm/wheels')
 
 
@@ -307,6 +310,35 @@ def test_damaged_mmcv_is_laid_over(source):
 def test_sound_mmcv_is_left_alone(source):
     env = FakeEnvironment(lambda arguments: True, is_sound=True)
     setup_env.ensure_mmcv(env, source)
+    assert env.installed == []
+
+
+class BareEnvironment:
+    """An environment that lacks what it is told to lack, and keeps what pip was asked for."""
+
+    def __init__(self, **complaints):
+        self.complaints, self.installed = complaints, []
+
+    def probe(self, *parts):
+        return {part: self.complaints.get(part, '') for part in parts}
+
+    def install(self, arguments):
+        self.installed.append(arguments)
+
+
+def test_what_is_missing_is_installed_by_one_call():
+    env = BareEnvironment(libraries='mmengine is not installed', hosts='mmdet is not installed')
+    setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
+    (arguments,) = env.installed
+    assert {'mmengine==0.10.7', 'mmdet==3.3.0', 'mmpretrain==1.2.0'} < set(arguments)
+    # mmcv is compiled meanwhile, and must not be built by pip
+    assert not any(line.startswith(('mmcv', 'opencv', 'torch=')) for line in arguments)
+    assert arguments[-3:] == ['-c', 'requirements.txt', '--no-build-isolation']
+
+
+def test_what_is_there_but_unsound_is_mended_in_its_turn():
+    env = BareEnvironment(opencv='import cv2: ImportError: libGL', hosts='mmdet is 3.0, needed 3.3')
+    setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
     assert env.installed == []
 
 

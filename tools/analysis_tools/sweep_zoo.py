@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from afan_mm.analysis.zoo import HOSTS, families, is_wanted, read_record, report, try_family
 from afan_mm.cli.command_line import run
+from afan_mm.conversion.presets import PRESETS
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import write_json
 
@@ -54,6 +55,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='SECONDS',
         help='for one family; default: %(default)s',
     )
+    parser.add_argument(
+        '--preset', choices=PRESETS, default='paper', help='of the conversion; default: %(default)s'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole table')
     return parser.parse_args(argv)
 
@@ -70,7 +74,8 @@ def main() -> None:
             )
         todo = {name: todo[name] for name in args.families}
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    paths = {name: args.out_dir / f'{name.replace("/", "_")}.json' for name in todo}
+    suffix = '' if args.preset == 'paper' else f'_{args.preset}'
+    paths = {name: args.out_dir / f'{name.replace("/", "_")}{suffix}.json' for name in todo}
     console = Console(width=None if sys.stdout.isatty() else 200)
     columns = (
         TextColumn('{task.description}'),
@@ -83,7 +88,7 @@ def main() -> None:
     ) as progress:
         task = progress.add_task('families', total=len(todo))
         running = {
-            pool.submit(try_family, name, folder, paths[name], args.time_limit): name
+            pool.submit(try_family, name, folder, paths[name], args.time_limit, args.preset): name
             for name, folder in todo.items()
             if is_wanted(paths[name], args.redo)
         }

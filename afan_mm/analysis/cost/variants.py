@@ -5,10 +5,11 @@ and other schedules.
 import copy
 import functools
 import inspect
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from mmengine.config import Config
 
+from ...conversion.presets import preset_entry, read_preset
 from ...engine.optim_wrapper import AFANStep
 from ...joint import SHARED
 from ...settings import AFANSettings
@@ -16,7 +17,7 @@ from ...utils.configs import type_name
 from .schedules import ONE_GRAPH, RELEASED
 from .steps import pixel_step, released_step, train_step
 
-COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead')
+COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead', 'AFANModel')
 AFAN_KEYS = tuple(
     name
     for name, parameter in inspect.signature(AFANStep.__init__).parameters.items()
@@ -59,9 +60,7 @@ def variants_of(cfg: Config) -> Dict[str, Variant]:
     Raises:
         ValueError: If the config has no A-FAN site.
     """
-    configured = [
-        afan for parent, key in _components(cfg.model) for afan in _settings_of(parent[key])
-    ]
+    configured = _configured(cfg.model)
     if not any(afan.get('num_strengths', 1) for afan in configured):
         raise ValueError(
             f'it has no A-FAN site; its model needs a component of type {" or ".join(COMPONENTS)}, '
@@ -85,7 +84,18 @@ def variants_of(cfg: Config) -> Dict[str, Variant]:
         title='adversarial training on the image',
         step=functools.partial(pixel_step, num_steps=num_steps),
     )
-    return dict(variants, **_cheaper(make), **_other_schedules(make), pixel=pixel)
+    advprop = Variant(
+        'AdvProp: the same with batch norms of its own', _advprop(cfg, stock.model, num_steps)
+    )
+    return dict(variants, **_cheaper(make), **_other_schedules(make), pixel=pixel, advprop=advprop)
+
+
+def _advprop(cfg: Config, stock: dict, num_steps: int) -> dict:
+    """The stock model with AdvProp's site, and as many steps as A-FAN has."""
+    image = read_preset('advprop')[preset_entry(cfg)[0]].image
+    model = copy.deepcopy(stock)
+    model.update(type='AFANModel', base=stock['type'], afan=dict(image, num_steps=num_steps))
+    return model
 
 
 class _Maker:
@@ -118,7 +128,7 @@ class _Maker:
 def _cheaper(make: _Maker) -> Dict[str, Variant]:
     """Ways to run A-FAN in less time."""
     one_pass = dict(estimator='single', interval=1)
-    kinds = {type_name(parent[key]) for parent, key in _components(make.model)}
+    kinds = {type_name(parent[key]) for parent, key in _components(dict(model=make.model))}
     variants = dict(
         one_pass=make.variant('one random strength in a step', **one_pass),
         per_sample=make.variant(
@@ -151,9 +161,7 @@ def _joint(make: _Maker) -> Dict[str, Variant]:
     """All sites perturbed in the same passes, as many as the site has that the config names first;
     nothing for a config with one site.
     """
-    configured = [
-        afan for parent, key in _components(make.model) for afan in _settings_of(parent[key])
-    ]
+    configured = _configured(make.model)
     if len(configured) < 2:
         return {}
     # what the sites of a group share
@@ -178,8 +186,8 @@ def _other_schedules(make: _Maker) -> Dict[str, Variant]:
 
 def stock_twin(model: dict, kinds: Tuple[str, ...] = COMPONENTS) -> dict:
     """The model with its A-FAN components of these types turned into the stock ones."""
-    model = copy.deepcopy(model)
-    for parent, key in list(_components(model, kinds)):
+    whole = dict(model=copy.deepcopy(model))
+    for parent, key in list(_components(whole, kinds)):
         component = parent[key]
         component.pop('afan', None)
         base = component.pop('base', None)
@@ -187,16 +195,17 @@ def stock_twin(model: dict, kinds: Tuple[str, ...] = COMPONENTS) -> dict:
             del parent[key]
         else:
             component['type'] = base
-    return model
+    return whole['model']
 
 
 def with_settings(model: dict, kinds: Tuple[str, ...] = COMPONENTS, **settings) -> dict:
     """The model with other settings at every site of its A-FAN components of these types."""
-    model = copy.deepcopy(model)
-    for parent, key in list(_components(model, kinds)):
+    whole = dict(model=copy.deepcopy(model))
+    for parent, key in list(_components(whole, kinds)):
         changed = [dict(afan, **settings) for afan in _settings_of(parent[key])]
-        parent[key]['afan'] = changed if len(changed) > 1 else changed[0]
-    return model
+        if changed:
+            parent[key]['afan'] = changed if len(changed) > 1 else changed[0]
+    return whole['model']
 
 
 def wrapper_config(cfg: Config, variant: Variant, amp: str) -> dict:
@@ -234,6 +243,14 @@ def _components(node: Any, kinds: Tuple[str, ...] = COMPONENTS) -> Iterator[Tupl
         yield from _components(value, kinds)
 
 
+def _configured(model: dict) -> List[dict]:
+    return [
+        afan for parent, key in _components(dict(model=model)) for afan in _settings_of(parent[key])
+    ]
+
+
 def _settings_of(component: dict) -> list:
+    if type_name(component) == 'AFANModel' and component.get('afan') is None:
+        return []  # it has a site only where that is asked for
     afan = component.get('afan') or {}
     return list(afan) if isinstance(afan, (list, tuple)) else [afan]
