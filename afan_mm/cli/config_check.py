@@ -150,7 +150,9 @@ def _check_wrapper(config: Any) -> None:
 
 
 def _check_hook(config: Dict[str, Any]) -> None:
-    kind = config.get('type')
+    if 'type' not in config:  # a dict among the arguments of a hook
+        return
+    kind = config['type']
     cls = _class(HOOKS, kind)
     _refuse_unknown(HOOKS, kind, cls)
     if cls in (AFANHook, AFANFeatureMapHook):
@@ -159,7 +161,7 @@ def _check_hook(config: Dict[str, Any]) -> None:
 
 def _class(registry: Registry, kind: Any) -> Optional[Any]:
     """What a ``type`` names, or None."""
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind:  # registries fail on ''
         return kind if callable(kind) else None
     try:
         if registry is MODELS:
@@ -177,7 +179,7 @@ def _refuse_unknown(registry: Registry, kind: Any, found: Any) -> None:
     if hint or found is None and str(kind).lower().startswith('afan'):
         raise ValueError(f'type must be one of {", ".join(known)}, but got {kind!r}{hint}')
     # the parts of a model are of many registries
-    if found is None and kind is not None and registry is not MODELS:
+    if found is None and registry is not MODELS:
         raise ValueError(f'type must be the name of a registered {registry.name}, but got {kind!r}')
 
 

@@ -187,11 +187,13 @@ def find_model(name: str) -> type:
     """A model class by its registered name: in the scope of the running config first, then
     anywhere.
     """
-    with MODELS.switch_scope_and_registry(None) as registry:
-        found = registry.get(name)
     registries = [MODELS, *MODELS.children.values()]
-    for registry in registries:
-        found = found or registry.get(name)
+    found = None
+    if name:  # registries fail on ''
+        with MODELS.switch_scope_and_registry(None) as registry:
+            found = registry.get(name)
+        for registry in registries:
+            found = found or registry.get(name)
     if found is None:
         known = {key for registry in registries for key in registry.module_dict}
         raise KeyError(

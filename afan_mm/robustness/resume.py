@@ -5,13 +5,26 @@ import json
 import os
 import os.path as osp
 import pickle
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.evaluator import Evaluator
 from torch import nn
 
 from ..utils.files import write
+
+
+class Point(NamedTuple):
+    """From where a run can go on.
+
+    Attributes:
+        state: What was saved.
+        lengths: How many results each metric had; they only grow.
+    """
+
+    state: Dict[str, Any]
+    lengths: List[int]
 
 
 class UnfinishedRun:
@@ -28,6 +41,7 @@ class UnfinishedRun:
         self.path = path
         self.key = key
         self.metrics = [metric for evaluator in evaluators for metric in evaluator.metrics]
+        self._points: Dict[int, Point] = {}
 
     @property
     def possible(self) -> bool:
@@ -37,7 +51,23 @@ class UnfinishedRun:
     def load(self) -> Optional[Dict[str, Any]]:
         """Fill the evaluators; what :meth:`save` was given, or None where there is nothing of this
         key.
+
+        It is what was saved last by all processes, each of which calls this: where they were killed
+        between two saves, the first goes back to the one before. Otherwise it would wait in vain
+        for the others wherever they talk to each other.
         """
+        saved = self._read()
+        own = saved['points'] if saved else {}
+        common = set.intersection(*map(set, all_gather_object(list(own))))
+        if not common:
+            return None
+        self._points = {done: point for done, point in own.items() if done <= max(common)}
+        state, lengths = self._points[max(common)]
+        for metric, results, length in zip(self.metrics, saved['results'], lengths):
+            metric.results[:] = results[:length]
+        return dict(state)  # the caller goes on counting in it
+
+    def _read(self) -> Optional[Dict[str, Any]]:
         if not self.possible or not osp.isfile(self.path):
             return None
         try:
@@ -46,19 +76,20 @@ class UnfinishedRun:
                 saved = pickle.load(file)
         except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
             return None
-        if not isinstance(saved, dict) or saved.get('key') != self.key:
-            return None
-        for metric, results in zip(self.metrics, saved['results']):
-            metric.results[:] = results
-        return saved['state']
+        known = isinstance(saved, dict) and saved.get('key') == self.key and 'points' in saved
+        return saved if known else None
 
     def save(self, state: Dict[str, Any]) -> None:
-        """Keep the evaluators' results with a state, all of it or nothing."""
+        """Keep the evaluators' results with a state, all of it or nothing.
+
+        Args:
+            state: With the number of ``batches`` that are done.
+        """
         if not self.possible:
             return
-        content = dict(
-            key=self.key, state=state, results=[metric.results for metric in self.metrics]
-        )
+        results = [metric.results for metric in self.metrics]
+        self._points[state['batches']] = Point(dict(state), [len(each) for each in results])
+        content = dict(key=self.key, points=self._points, results=results)
         write(self.path, pickle.dumps(content))
 
     def remove(self) -> None:

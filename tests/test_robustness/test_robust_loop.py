@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from afan_mm.robustness import AttackError, loop
+from afan_mm.robustness import AttackError, loop, resume
 from afan_mm.robustness.pixel_attack import PixelAttack
 from afan_mm.robustness.report import progress, robust_names
 from afan_mm.robustness.resume import UnfinishedRun, run_key
@@ -211,6 +211,54 @@ def test_unfinished_runs(tmp_path):
     run.remove()
     run.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def saved_twice(path):
+    """A run of one process, saved after two and after four batches."""
+    metric = Metric()
+    run = UnfinishedRun(str(path), 'key', [Evaluator(metric)])
+    state = dict(batches=0, images=0)
+    for batches in (2, 4):
+        metric.results += [batches - 1, batches, batches]  # more than one a batch
+        state.update(batches=batches, images=3 * batches)
+        run.save(state)
+
+
+@pytest.mark.parametrize(
+    'others, batches, results',
+    [
+        ([2, 4], 4, [1, 2, 2, 3, 4, 4]),
+        ([2], 2, [1, 2, 2]),  # the other process was killed before it saved again
+        ([3, 2, 1], 2, [1, 2, 2]),
+        ([], None, []),
+        ([3], None, []),
+    ],
+)
+def test_processes_go_on_from_the_same_batch(tmp_path, monkeypatch, others, batches, results):
+    saved_twice(tmp_path / 'a.pkl')
+    monkeypatch.setattr(resume, 'all_gather_object', lambda own: [own, others])
+    metric = Metric()
+    run = UnfinishedRun(str(tmp_path / 'a.pkl'), 'key', [Evaluator(metric)])
+    expected = None if batches is None else dict(batches=batches, images=3 * batches)
+    state = run.load()
+    assert state == expected and metric.results == results
+    if batches != 2:
+        return
+    state['images'] = 100  # the loop counts on
+    metric.results.append(5)
+    run.save(dict(batches=3))
+    for others, found, kept in (([3], dict(batches=3), [1, 2, 2, 5]), ([2], expected, [1, 2, 2])):
+        monkeypatch.setattr(resume, 'all_gather_object', lambda own, others=others: [own, others])
+        assert UnfinishedRun(run.path, 'key', [Evaluator(metric)]).load() == found
+        assert metric.results == kept
+
+
+def test_a_process_without_a_file_takes_part(tmp_path, monkeypatch):
+    """It would not if it returned before it asked the others."""
+    asked = []
+    monkeypatch.setattr(resume, 'all_gather_object', lambda own: asked.append(own) or [own, [2]])
+    run = UnfinishedRun(str(tmp_path / 'gone.pkl'), 'key', [Evaluator(Metric())])
+    assert run.load() is None and asked == [[]]
 
 
 def test_results_in_a_temporary_folder_cannot_be_kept(tmp_path):

@@ -32,6 +32,11 @@ NO_MODEL = (
     ('detector', lambda c: c.optim_wrapper.update(epsilon=1), 'optim_wrapper: .*epsilon.* for afan=dict'),
     ('detector', lambda c: c.optim_wrapper.update(type='OptimWrapper', clean_weight=1), 'optim_wrapper: clean_weight goes with AFANOptimWrapper'),
     ('detector', lambda c: c.custom_hooks[0].update(interval=0), r'custom_hooks\[0\]: interval of AFANHook must be'),
+    ('detector', lambda c: c.optim_wrapper.update(type=None), "optim_wrapper: type must be the name of a registered .*, but got None"),
+    ('detector', lambda c: c.optim_wrapper.update(type=''), "optim_wrapper: type must be the name of a registered .*, but got ''"),
+    ('detector', lambda c: c.custom_hooks[0].update(type=None), r"custom_hooks\[0\]: type must be the name of a registered .*, but got None"),
+    ('detector', lambda c: c.custom_hooks[0].update(type=''), r"custom_hooks\[0\]: type must be the name of a registered .*, but got ''"),
+    ('detector', lambda c: c.model.neck.update(base=''), "model.neck: AFANNeckWrapper: base must be the type of a registered model, but got ''"),
 )  # fmt: skip
 MODEL = (
     ('segmentor', lambda c: c.model.decode_head.afan.update(site='bottlenek'), "AFANDecodeHead of 'DepthwiseSeparableASPPHead': site .* but got 'bottlenek'; did you mean 'bottleneck'"),
