@@ -3,6 +3,7 @@ as the config is enough, before a model is built.
 """
 
 import copy
+import difflib
 import warnings
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -174,13 +175,19 @@ def _class(registry: Registry, kind: Any) -> Optional[Any]:
 
 def _refuse_unknown(registry: Registry, kind: Any, found: Any) -> None:
     """Complain of a name that must be meant to be one of A-FAN's."""
-    known = [name for name in registry.module_dict if name.startswith('AFAN')]
-    hint = did_you_mean(kind, known) if found is None and isinstance(kind, str) else ''
-    if hint or found is None and str(kind).lower().startswith('afan'):
-        raise ValueError(f'type must be one of {", ".join(known)}, but got {kind!r}{hint}')
-    # the parts of a model are of many registries
-    if found is None and registry is not MODELS:
-        raise ValueError(f'type must be the name of a registered {registry.name}, but got {kind!r}')
+    if found is not None:
+        return
+    if isinstance(kind, str):
+        known = [name for name in registry.module_dict if name.startswith('AFAN')]
+        # a host's 'Model' is not meant to be AFANModel
+        close = difflib.get_close_matches(kind, known, cutoff=0.85)
+        if close or kind.lower().startswith('afan'):
+            hint = did_you_mean(kind, known)
+            raise ValueError(f'type must be one of {", ".join(known)}, but got {kind!r}{hint}')
+    # the parts of a model are of many registries, and some of none
+    if registry is MODELS and (kind is None or isinstance(kind, str)):
+        return
+    raise ValueError(f'type must be the name of a registered {registry.name}, but got {kind!r}')
 
 
 def _built(cfg: Config) -> nn.Module:
