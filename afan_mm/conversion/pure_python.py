@@ -9,7 +9,11 @@ from typing import Any, Dict, List, Optional
 
 from mmengine.config import Config
 
+from .. import engine, models
 from .host import ConversionError
+
+# what a converted config names of A-FAN
+OWN = {name: getattr(part, name) for part in (engine, models) for name in part.__all__}
 
 
 class Name(str):
@@ -54,12 +58,11 @@ def with_classes(overrides: Dict[str, Any]) -> Dict[str, Any]:
     """What a converted config of this style states: the classes of A-FAN in place of their names,
     and no ``custom_imports``, which mmengine ignores in it.
     """
-    import afan_mm  # only now is it complete
 
     def change(node: Any) -> Any:
         if isinstance(node, dict):
             kind = node.get('type')
-            named = {} if not isinstance(kind, str) else dict(type=getattr(afan_mm, kind, kind))
+            named = {} if not isinstance(kind, str) else dict(type=OWN.get(kind, kind))
             return {**{key: change(each) for key, each in node.items()}, **named}
         return [change(each) for each in node] if isinstance(node, list) else node
 

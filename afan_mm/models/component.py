@@ -156,7 +156,12 @@ class AFANComponent:
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
-        raise NotImplementedError
+        """Whether a stock class can be the base."""
+        return (
+            issubclass(stock, nn.Module)
+            and callable(getattr(stock, 'loss', None))
+            and not issubclass(stock, AFANComponent)
+        )
 
     @classmethod
     def _derive(cls, base: Union[str, type, None]) -> type:

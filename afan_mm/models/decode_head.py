@@ -68,14 +68,6 @@ class AFANDecodeHead(AFANComponent):
         as_levels(options.get('levels'))
 
     @classmethod
-    def _accepts(cls, stock: type) -> bool:
-        return (
-            issubclass(stock, nn.Module)
-            and callable(getattr(stock, 'loss', None))
-            and not issubclass(stock, AFANComponent)
-        )
-
-    @classmethod
     def default_site(cls, stock: dict) -> Optional[str]:
         """'classifier' if a head has one, else None.
 

@@ -13,7 +13,6 @@ from ..auxiliary_norms import (
     fill_in,
     without_auxiliary_norms,
 )
-from .component import AFANComponent
 from .neck import AFANNeckWrapper, Place
 from .point import Point
 
@@ -65,11 +64,7 @@ class AFANModel(AFANNeckWrapper):
 
     @classmethod
     def _accepts(cls, stock: type) -> bool:
-        return (
-            issubclass(stock, nn.Module)
-            and callable(getattr(stock, 'loss', None))
-            and not issubclass(stock, AFANComponent)
-        )
+        return super(AFANNeckWrapper, cls)._accepts(stock)
 
     def init_weights(self) -> None:
         """Those of the stock model, and then of the auxiliary norms."""

@@ -66,6 +66,11 @@ def test_sweep(tmp_path):
         and record['error'] == 'not done in 1 s'
         and 'not done in 1 s\n    mmseg/erfnet' in printed
     )
+    # Another preset has a record of its own.
+    code, printed, _ = sweep(tmp_path, '--families', 'mmseg/erfnet', '--preset', 'recommended')
+    record = json.loads((tmp_path / 'mmseg_erfnet_recommended.json').read_text())
+    assert code == 0 and record['preset'] == 'recommended' and record['change'] > 1e-3
+    assert record['sites'] == ['decode_head', 'neck'] and trained['preset'] == 'paper'
 
 
 def test_unknown_family(tmp_path):
