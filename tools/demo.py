@@ -131,13 +131,14 @@ def what_next(args: argparse.Namespace) -> str:
     checkpoint = Path((ROOT / OUT / 'segmentation' / 'last_checkpoint').read_text().strip())
     trained = f'{args.segmentation} {checkpoint.relative_to(ROOT)}'
     stock = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    few = '--cfg-options test_dataloader.dataset.indices=20'  # all would take eight minutes
     return f"""What next:
   source .venv/bin/activate             # then, what the perturbations did while training:
   afan health {OUT}/segmentation {OUT}/detection
   # a feature, clean and perturbed, in {OUT}/features:
   afan features {trained} --indices 1 --out-dir {OUT}/features
-  # images perturbed against the segmentor, and both predictions, in {OUT}/robust:
-  afan test {trained} --robust --show-dir {OUT}/robust
+  # 20 images perturbed against the segmentor, and both predictions, in {OUT}/robust:
+  afan test {trained} --robust --show-dir {OUT}/robust {few}
   # your own config, or one of a host, with A-FAN in it; afan train takes what this writes:
   afan convert {stock}
   # the rest: README.md, and the pages that make docs builds"""
