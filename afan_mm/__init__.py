@@ -5,6 +5,7 @@ from . import versions  # noqa: F401
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import seeded_subset  # noqa: F401  registers it
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper
+from .feature_cache import FeatureCache  # noqa: F401  registers it
 from .models import AFANClsHead, AFANDecodeHead, AFANModel, AFANNeckWrapper, AFANRoIHead
 from .pretrained import partly_frozen  # noqa: F401  registers it
 from .robustness import RobustTestLoop  # noqa: F401  registers it

@@ -1,0 +1,25 @@
+# Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise, and
+# than sharpness-aware minimisation, each with the setting that
+# segmentation_camvid30-frozen_tuning.py found best? The head has dropout; as the adversarial passes
+# repeat the clean pass's masks, they differ from it by the perturbation alone.
+base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
+custom_imports = dict(imports=['afan_mm.experiments.sam'])
+_late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'
+arms = dict(
+    stock=dict(),
+    late=dict(config=_late),
+    control=dict(of='late'),
+    noise=dict(config=_late),
+    sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
+)
+for _part in ('neck', 'decode_head'):
+    arms['late'][f'model.{_part}.afan.draws'] = 'clean'
+    arms['noise'][f'model.{_part}.afan.draws'] = 'clean'
+    arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
+    arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
+del _part, _late
+seeds = [1, 2, 3, 4, 5]
+measures = ['stock', 'nll', 'calibration']
+primary = 'mIoU'
+references = ['stock', 'control', 'noise', 'sam']
+keep_checkpoints = True

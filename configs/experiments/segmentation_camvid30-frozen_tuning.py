@@ -1,0 +1,28 @@
+# Which setting of each kind helps a segmentation head on frozen features of 30 images most? A seed
+# that the study does not use, on the images that it does not report: run with --half selection.
+base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
+custom_imports = dict(imports=['afan_mm.experiments.sam'])
+_late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'
+seeds = [11, 12]
+primary = 'mIoU'
+references = ['stock']
+
+_parts = ('neck', 'decode_head')
+_epsilon = ', '.join(f'model.{part}.afan.epsilon' for part in _parts)
+_draws = {f'model.{part}.afan.draws': 'clean' for part in _parts}
+_gaussian = {f'model.{part}.afan.perturbation': 'gaussian' for part in _parts}
+arms = dict(
+    stock=dict(),
+    decay=dict(),
+    longer=dict(factor=2),
+    shorter=dict(reference='longer', factor=1 / 3),
+    late=dict(config=_late, **_draws),
+    noise=dict(config=_late, **_draws, **_gaussian),
+    sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
+)
+grid = dict(
+    decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
+    noise={_epsilon: [0.3, 1.0]},
+    sam={'optim_wrapper.rho': [0.05, 0.2]},
+)
+del _parts, _epsilon, _draws, _gaussian, _late
