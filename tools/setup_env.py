@@ -65,16 +65,17 @@ def ensure(env, part):
 
 
 def install_missing(env, *parts):
-    """Install those of these parts that are not there at all, by one call of pip; it starts and
-    resolves slowly.
-    """
+    """Install those of these parts that are not there at all, quickly where that can be."""
     complaints = env.probe(*parts)
     missing = [part for part in parts if complaints[part].endswith(' is not installed')]
     lines = [line for part in missing for line in select_requirements(part)]
     if lines:
         print(f'not installed: {", ".join(missing)}', flush=True)
         # all pins as limits, so that no earlier one is moved
-        env.install([*lines, '-c', 'requirements.txt', '--no-build-isolation'])
+        arguments = [*lines, '-c', 'requirements.txt', '--no-build-isolation']
+        if not env.install_quickly(arguments):
+            print('uv could not install them; pip does, which takes longer', flush=True)
+            env.install(arguments)
 
 
 def start_mmcv(env):

@@ -1,12 +1,42 @@
 """The virtual environment that tools/setup_env.py brings up. Standard library only."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 from probe_env import ROOT
+
+# uv does not read pip's configuration: pip's keys, and the variables by which uv is told the same.
+UV_VARIABLES = {
+    'index-url': 'UV_DEFAULT_INDEX',
+    'extra-index-url': 'UV_INDEX',
+    'find-links': 'UV_FIND_LINKS',
+    'constraint': 'UV_CONSTRAINT',
+    'trusted-host': 'UV_INSECURE_HOST',
+    'cert': 'SSL_CERT_FILE',
+    'timeout': 'UV_HTTP_TIMEOUT',
+    'default-timeout': 'UV_HTTP_TIMEOUT',
+}
+# keys that change nothing of what is installed
+PIP_ONLY = ('disable-pip-version-check', 'cache-dir', 'no-cache-dir', 'progress-bar', 'quiet')
+
+
+def translate_pip_settings(listing):
+    """What ``pip config list`` says as uv's variables, None if some of it cannot be said to uv."""
+    lines = [re.fullmatch(r'(.*)\.([\w-]+)=(.*)', line).groups() for line in listing.splitlines()]
+    variables = {'UV_INDEX_STRATEGY': 'unsafe-best-match'}  # all indexes alike, as pip has it
+    for wanted in ('global', 'install', ':env:'):  # later ones win
+        for key, value in (rest for section, *rest in lines if section == wanted):
+            if key in UV_VARIABLES:
+                separator = ',' if key == 'find-links' else ' '
+                variables[UV_VARIABLES[key]] = separator.join(ast.literal_eval(value).split())
+            elif key not in PIP_ONLY:
+                return None
+    return variables
 
 
 class SetupError(Exception):
@@ -82,6 +112,22 @@ class Environment:
                 'again. '
                 f'To start from nothing, remove {self.folder.name} first.'
             )
+
+    def install_quickly(self, arguments):
+        """Install what is not there yet by uv, in a fifth of pip's time; whether that went well."""
+        settings = translate_pip_settings(self._ask('-m', 'pip', 'config', 'list').stdout.decode())
+        if settings is None:
+            return False
+        self._ask('-m', 'pip', 'install', 'uv>=0.5,<1')  # where that fails, so does the next
+        print('+ uv pip install', *arguments, flush=True)
+        command = [str(self.python), '-m', 'uv', 'pip', 'install', '--python', str(self.python)]
+        # without a cache no file is shared with other environments: damage to one stays there
+        done = subprocess.run(
+            [*command, '--no-cache', '--quiet', *arguments],
+            cwd=str(ROOT),
+            env={**settings, **self.variables},
+        )
+        return done.returncode == 0
 
     def _ask(self, *arguments):
         # -I keeps the current folder, and this one, off the module path.

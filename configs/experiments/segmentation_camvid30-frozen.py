@@ -1,7 +1,7 @@
-# Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise, and
-# than sharpness-aware minimisation, each with the setting that
-# segmentation_camvid30-frozen_tuning.py found best? The head has dropout; as the adversarial passes
-# repeat the clean pass's masks, they differ from it by the perturbation alone.
+# Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise,
+# and than sharpness-aware minimisation, each with the setting that
+# segmentation_camvid30-frozen_tuning.py found best? The head has dropout; the adversarial passes
+# repeat the clean pass's masks and so differ from it by the perturbation alone.
 base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
 _late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'

@@ -12,6 +12,7 @@ from support.paths import TOOLS
 sys.path.insert(0, str(TOOLS))
 build_mmcv, mmcv_wheel = map(importlib.import_module, ('build_mmcv', 'mmcv_wheel'))
 probe_env, setup_env = map(importlib.import_module, ('probe_env', 'setup_env'))
+virtual_env = importlib.import_module('virtual_env')
 sys.path.remove(str(TOOLS))
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from support.paths import ROOT
-from support.tools import build_mmcv, mmcv_wheel, probe_env, setup_env
+from support.tools import build_mmcv, mmcv_wheel, probe_env, setup_env, virtual_env
 
 FACTS = dict(torch='9.9.0+cpu', python='cpython-311', platform='linux-x86_64-glibc2.36', devices=[])
 HASH = '0' * 64
@@ -314,13 +314,20 @@ def test_sound_mmcv_is_left_alone(source):
 
 
 class BareEnvironment:
-    """An environment that lacks what it is told to lack, and keeps what pip was asked for."""
+    """An environment that lacks what it is told to lack, and keeps what uv and pip were asked
+    for.
+    """
 
-    def __init__(self, **complaints):
-        self.complaints, self.installed = complaints, []
+    def __init__(self, uv_works=True, **complaints):
+        self.complaints, self.quickly, self.installed = complaints, [], []
+        self.uv_works = uv_works
 
     def probe(self, *parts):
         return {part: self.complaints.get(part, '') for part in parts}
+
+    def install_quickly(self, arguments):
+        self.quickly.append(arguments)
+        return self.uv_works
 
     def install(self, arguments):
         self.installed.append(arguments)
@@ -329,17 +336,47 @@ class BareEnvironment:
 def test_what_is_missing_is_installed_by_one_call():
     env = BareEnvironment(libraries='mmengine is not installed', hosts='mmdet is not installed')
     setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
-    (arguments,) = env.installed
+    assert env.installed == []
+    (arguments,) = env.quickly
     assert {'mmengine==0.10.7', 'mmdet==3.3.0', 'mmpretrain==1.2.0'} < set(arguments)
     # mmcv is compiled meanwhile, and must not be built by pip
     assert not any(line.startswith(('mmcv', 'opencv', 'torch=')) for line in arguments)
     assert arguments[-3:] == ['-c', 'requirements.txt', '--no-build-isolation']
 
 
+def test_pip_installs_what_uv_cannot():
+    env = BareEnvironment(uv_works=False, hosts='mmdet is not installed')
+    setup_env.install_missing(env, 'hosts')
+    assert env.installed == env.quickly != []
+
+
 def test_what_is_there_but_unsound_is_mended_in_its_turn():
     env = BareEnvironment(opencv='import cv2: ImportError: libGL', hosts='mmdet is 3.0, needed 3.3')
     setup_env.install_missing(env, 'opencv', 'libraries', 'hosts')
-    assert env.installed == []
+    assert env.installed == env.quickly == []
+
+
+def test_pips_settings_are_said_to_uv():
+    listing = """:env:.disable-pip-version-check='1'
+:env:.timeout='60'
+global.index-url='https://one.example/simple'
+global.extra-index-url='\\nhttps://two.example/simple\\nhttps://three.example/a=b'
+install.find-links='wheels more'
+global.find-links='other'
+global.timeout='180'
+list.format='columns'
+"""
+    assert virtual_env.translate_pip_settings(listing) == {
+        'UV_INDEX_STRATEGY': 'unsafe-best-match',
+        'UV_DEFAULT_INDEX': 'https://one.example/simple',
+        'UV_INDEX': 'https://two.example/simple https://three.example/a=b',
+        'UV_FIND_LINKS': 'wheels,more',
+        'UV_HTTP_TIMEOUT': '60',
+    }
+
+
+def test_a_setting_of_pip_that_uv_does_not_know_leaves_the_work_to_pip():
+    assert virtual_env.translate_pip_settings("global.proxy='proxy.example:80'\n") is None
 
 
 # one version of ruff
