@@ -8,12 +8,14 @@ Eq. 5 is taken on that feature. Gradients reach the layers before the group thro
 alone.
 """
 
-from typing import Callable, Dict, List, Sequence, Tuple
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from torch import Tensor
 
+from .changes import Change
 from .settings import AFANSettings
-from .site import Features, Site, Tail
+from .site import Features, Site, Tail, taps_go_to
 
 SHARED = (
     'num_strengths',
@@ -29,8 +31,6 @@ SHARED = (
     'bn_stats',
     'draws',
 )
-
-Change = Callable[[Sequence[Tensor]], List[Tensor]]
 
 
 def check_group(settings: Sequence[AFANSettings]) -> None:
@@ -130,3 +130,20 @@ class JointPass:
                 f'that enters at {first!r}, which comes first, does not reach them. Set '
                 'joint=False there, or add a joint site before both'
             )
+
+
+@contextmanager
+def perturbing(first: Site, changes: Sequence[Change]) -> Iterator[None]:
+    """Inside, a pass of the group's first site runs.
+
+    Args:
+        first: That site.
+        changes: What happens to the features of those joined to it.
+
+    Raises:
+        RuntimeError: If the pass did not get to all of them.
+    """
+    joint_pass = JointPass(list(zip(first.joined, changes)))
+    with taps_go_to(joint_pass):
+        yield
+    joint_pass.check_all_met(first.name)

@@ -12,40 +12,32 @@ happen within step 2, while the clean backward waits at the gate. The optim wrap
 over the ranks and updates once.
 """
 
-import random
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import (
-    Any,
-    Callable,
-    ContextManager,
-    Dict,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Callable, ContextManager, Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
-from torch.utils.checkpoint import checkpoint
 
 from .attack import Perturbation
-from .augment import Strength, draw, mix, perturb
+from .augment import Strength, perturb
 from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
-from .functional import full_precision
+from .changes import Change, adding, mixing
+from .draws import Draws
+from .gradients import gradient_of, summed, zero_unless
 from .health import Health
 from .isolation import isolated_random, restored_state
-from .joint import Change, JointPass, check_group
+from .joint import perturbing
+from .outcome import Outcome
 from .pixels import pixel_bounds
+from .recording import Recording
 from .settings import AFANSettings
-from .site import Features, Site, Tail, declared_by, taps_go_to, trained_modules
+from .site import Features, Site, Tail
 from .steering import Steering
+from .tails import losses_of_tail, objective_of_tail
 
 
-class Session:
+class Session(Recording):
     """The sites of one training step, and the order of its passes.
 
     Args:
@@ -66,8 +58,6 @@ class Session:
         sites: Those tapped in the clean pass, by name.
     """
 
-    records = True
-
     def __init__(
         self,
         model: nn.Module,
@@ -80,83 +70,16 @@ class Session:
         health: Optional[Health] = None,
         steering: Optional[Steering] = None,
     ):
-        self.model = model
-        self.key = key
-        self.iteration = iteration
-        self.scale = scale
+        super().__init__(model, iteration)
+        self.draws = Draws(key)
         self.forward_context = forward_context
         self.weigh = weigh
         self.scale_loss = scale_loss
         self.health = health or Health()
-        self.steering = steering
+        self.outcome = Outcome(model, self.health, steering, scale)
         self.back_propagate: Callable[[Tensor], None] = Tensor.backward
-        self.sites: Dict[str, Site] = {}
-        self._components: List[nn.Module] = []
-        self._outputs: Dict[str, Sequence[Tensor]] = {}
-        self._hooks: List[Any] = []
         self._directions_only = False
         self._directions_known = False
-
-    @contextmanager
-    def record(self) -> Iterator['Session']:
-        """The clean forward pass: taps inside belong to this session.
-
-        A module with a context manager ``afan_recording(host)`` (the neck wrapper) is shown the
-        model for as long; ``afan_perturbing(host)`` is the same for joint adversarial passes.
-        """
-        self._components = [
-            module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
-        ]
-        try:
-            with taps_go_to(self), self._shown('afan_recording'), self._host_heard():
-                yield self
-        except BaseException:
-            self.discard()
-            raise
-
-    @contextmanager
-    def _host_heard(self) -> Iterator[None]:
-        """Inside, the sites are told what losses the host returns."""
-
-        def returned(losses: Any) -> None:
-            for site in self.sites.values():
-                site.host_returned(losses)
-
-        hook = self.model.register_forward_hook(lambda module, args, losses: returned(losses))
-        try:
-            yield
-        finally:
-            hook.remove()
-        returned(None)  # a host that was not called as a module
-
-    def discard(self) -> None:
-        """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
-        knows this session by the gates, and must not be kept alive by it.
-        """
-        self._outputs.clear()
-        self.sites.clear()
-        self.remove_hooks()
-
-    @contextmanager
-    def _shown(self, method: str) -> Iterator[None]:
-        """Inside, the model is shown to the components that have the method."""
-        with ExitStack() as stack:
-            for component in self._components:
-                if hasattr(component, method):
-                    stack.enter_context(getattr(component, method)(self.model))
-            yield
-
-    def wants(self, settings: AFANSettings) -> bool:
-        """Whether the site takes part in this step."""
-        return settings.active(self.iteration)
-
-    def gates_of(self, settings: AFANSettings) -> List[Any]:
-        """See :func:`~afan_mm.site.gates_of`."""
-        return [
-            outputs[0].grad_fn
-            for name, outputs in self._outputs.items()
-            if name == settings.name or settings.joint and self.sites[name].settings.joint
-        ]
 
     def tap(
         self,
@@ -167,40 +90,8 @@ class Session:
         context: Sequence[Tensor],
     ) -> Features:
         """See :func:`~afan_mm.tap`."""
-        if name in self.sites:
-            raise ValueError(
-                f'A-FAN site {name!r} was tapped twice in one forward pass; give each call a name '
-                'of its own'
-            )
         site = Site(name, features, tail, settings, context)
-        if settings.joint:
-            self._join(site)
-        self.sites[name] = site
-        # A frozen front still has a direction: its feature starts a graph of its own.
-        levels = [
-            f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
-        ]
-        outputs = _Gate.apply(lambda gradients: self.at_gate(site, gradients), *levels)
-        self._outputs[name] = outputs
-        if not settings.context_detached and not site.is_joined:
-            for index, tensor in enumerate(context):
-                if tensor.grad_fn is not None:
-                    hook = tensor.register_hook(
-                        lambda gradient, i=index: _sum(gradient, site.context_gradients[i])
-                    )
-                    self._hooks.append(hook)
-        return site.pack(outputs)
-
-    def _join(self, site: Site) -> None:
-        joint = [each for each in self.sites.values() if each.settings.joint]
-        check_group([each.settings for each in (*joint, site)])
-        if joint:
-            joint[0].join(site)
-
-    @property
-    def entries(self) -> List[Site]:
-        """The sites that have passes: all but those that are perturbed in another one's."""
-        return [site for site in self.sites.values() if not site.is_joined]
+        return self.add(site, features, context, lambda gradients: self.at_gate(site, gradients))
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """Back-propagate the clean loss and every adversarial pass (Eq. 6).
@@ -216,7 +107,7 @@ class Session:
         if len(sites) > 1 and any(site.settings.within_backward for site in sites):
             with record_function('afan/directions'):
                 self.find_gradients(loss)
-        self._outputs = {}
+        self.forget_outputs()
         back_propagate(loss)
         self.remove_hooks()
         for site in reversed(sites):
@@ -224,46 +115,13 @@ class Session:
             if not site.settings.within_backward:
                 self.run(site)
 
-    @property
-    def declared(self) -> List[AFANSettings]:
-        """The sites that the model's modules declare and that are not switched off."""
-        each = [settings for module in self._components for settings in declared_by(module)]
-        return [settings for settings in each if settings.num_strengths]
-
-    def check_all_ran(self) -> None:
-        """Raise if a site of this step had no passes: it would train as stock, and say nothing."""
-        missed = [s.name for s in self.declared if self.wants(s) and s.name not in self.sites]
-        if missed:
-            raise RuntimeError(
-                f'A-FAN sites {missed} were not reached in the forward pass of the first step: '
-                'their modules did not run, or ran without gradients, as inside re-entrant '
-                'activation checkpointing (with_cp=True). Choose other sites, or write '
-                'num_strengths=0 there'
-            )
-        unread = [site.name for site in self.entries if not site.has_run]
-        if unread:
-            raise RuntimeError(
-                f'A-FAN sites {unread} were tapped in the first step, but the loss does not '
-                'depend on their features, so there is nothing to attack. Choose other sites or '
-                'other levels'
-            )
-
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
         self._directions_only = True
-        outputs = [output for levels in self._outputs.values() for output in levels]
-        gradients = iter(self.gradient_of(loss, outputs, retain_graph=True))
+        gradients = iter(self.gradient_of(loss, self.outputs, retain_graph=True))
         for site in self.sites.values():
             site.gradients = [next(gradients) for _ in site.features]
         self._directions_only, self._directions_known = False, True
-
-    def remove_hooks(self) -> None:
-        """The clean backward is over. A tail that closes over a graph would keep it alive through
-        its own hook.
-        """
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
 
     def at_gate(
         self, site: Site, gradients: Sequence[Optional[Tensor]]
@@ -286,7 +144,7 @@ class Session:
         # passes.
         self.run(site)
         adversarial, site.feature_gradients = site.feature_gradients, []
-        return [_sum(*both) for both in zip(gradients, adversarial)]
+        return [summed(*both) for both in zip(gradients, adversarial)]
 
     def run(self, site: Site) -> None:
         """Find the direction, then one forward and backward for each strength; gradients add up in
@@ -302,18 +160,16 @@ class Session:
             with self.norms(site):
                 with record_function(f'afan/{site.name}/attack'):
                     found = self.direction(site)
-                passes = self.strengths(site)
+                passes = self.draws.strengths(site)
                 site.gradients = []  # as large as the feature, and of no more use
                 for later in site.joined:
                     later.release()
                 for feature in site.features:
                     feature.requires_grad_(not site.settings.detach)
                 losses = [self.adversarial_pass(site, found, strengths) for strengths in passes]
-            self._steer(site, found, losses)
-            with record_function(f'afan/{site.name}/health'):
-                self._add_to_health(site, found)
-        site.feature_gradients = [_zero_unless(found.finite, f.grad) for f in site.features]
-        site.context_gradients = [_zero_unless(found.finite, c.grad) for c in site.context]
+            self.outcome.passes_over(site, found, losses, lambda: self.loss(site, site.features))
+        site.feature_gradients = [zero_unless(found.finite, f.grad) for f in site.features]
+        site.context_gradients = [zero_unless(found.finite, c.grad) for c in site.context]
         site.release()
 
     @contextmanager
@@ -322,7 +178,9 @@ class Session:
         with ExitStack() as stack:
             # a gate calls from within a backward, where gradients are off
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(isolated_random(self._seed(site, 'host'), site.features[0].device))
+            stack.enter_context(
+                isolated_random(self.draws.seed(site, 'host'), site.features[0].device)
+            )
             if site.settings.bn_stats != 'all':
                 stack.enter_context(restored_state(self.model, auxiliary_norms(self.model)))
             yield
@@ -337,32 +195,15 @@ class Session:
         """The perturbation at full strength, for the levels of all sites that its passes
         perturb.
         """
-        generator = torch.Generator(site.features[0].device).manual_seed(self._seed(site, 'noise'))
         return perturb(
             [each.settings for each in site.group for _ in each.features],
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
             [gradient for each in site.group for gradient in each.gradients],
-            self.scale_of(site),
-            generator,
+            self.outcome.scale_of(site),
+            self.draws.noise(site),
             pixel_bounds(self.model, site),
         )
-
-    def strengths(self, site: Site) -> List[Sequence[Strength]]:
-        """Those of the site's passes, drawn for this step: for each pass one for every site that it
-        perturbs. They are the same for all, but where one has other samples (RoIs, not images).
-        """
-        seed = self._seed(site, 'strengths')
-        drawn = [
-            draw(
-                each.settings,
-                torch.Generator().manual_seed(seed),
-                len(each.features[0]),
-                each.features[0].device,
-            )
-            for each in site.group
-        ]
-        return list(zip(*drawn))
 
     def adversarial_pass(
         self, site: Site, found: Perturbation, strengths: Sequence[Strength]
@@ -376,7 +217,8 @@ class Session:
         """
         settings = site.settings
         first, *later = [
-            self._mixing(*each) for each in zip(site.group, site.split(found.deltas), strengths)
+            mixing(*each, self.health)
+            for each in zip(site.group, site.split(found.deltas), strengths)
         ]
         mixed = first(site.features)
         with record_function(f'afan/{site.name}/forward'):
@@ -390,55 +232,19 @@ class Session:
             self.back_propagate(self.weigh(weight * counted))
         return loss.detach()
 
-    def _mixing(self, site: Site, deltas: Sequence[Tensor], strength: Strength) -> Change:
-        """Maps the site's feature, as it is in a pass, to what the pass goes on with."""
-
-        def change(levels: Sequence[Tensor]) -> List[Tensor]:
-            with record_function(f'afan/{site.name}/mix'):
-                # Computed again in the backward: cheap, and several copies of the feature less to
-                # keep until then.
-                mixed = [
-                    checkpoint(
-                        mix,
-                        site.settings,
-                        f,
-                        d,
-                        strength,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                    )
-                    for f, d in zip(levels, deltas)
-                ]
-            self.health.add_mix(site.name, strength.value, levels, mixed, deltas)
-            return mixed
-
-        return change
-
     def gradient(self, site: Site, deltas: Sequence[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient with respect to the deltas of all sites that the passes of this one
         perturb: one attack pass.
         """
         deltas = [delta.detach().requires_grad_() for delta in deltas]
-        first, *later = [_adding(each) for each in site.split(deltas)]
+        first, *later = [adding(each) for each in site.split(deltas)]
         return self.gradient_of(self.loss(site, first(site.features), later), deltas)
 
     def gradient_of(
         self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False
     ) -> Sequence[Optional[Tensor]]:
         """``d loss / d inputs``, leaving every parameter's ``.grad`` alone."""
-        try:
-            return torch.autograd.grad(
-                self.scale_loss(loss), inputs, retain_graph=retain_graph, allow_unused=True
-            )
-        except RuntimeError as error:
-            if 'checkpoint' not in str(error).lower():
-                raise
-            raise RuntimeError(
-                'A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing '
-                '(with_cp=True) does not support. Either set with_cp=False, or keep to what the '
-                'clean backward gives for free: num_steps=1, random_start=False, and detach=True '
-                'where there are several sites'
-            ) from error
+        return gradient_of(self.scale_loss(loss), inputs, retain_graph)
 
     def loss(self, site: Site, levels: Sequence[Tensor], later: Sequence[Change] = ()) -> Tensor:
         """The objective of the site's tail.
@@ -448,100 +254,10 @@ class Session:
             levels: The feature there.
             later: What happens to the features of the sites joined to it. Defaults to nothing.
         """
-        if site.streams is not None:
-            site.streams.restore()
-        with self.forward_context(), self._perturbing(site, later):
-            losses = site.tail(site.pack(levels), *site.context)
-        if not isinstance(losses, dict):
-            raise TypeError(
-                f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got '
-                f'{type(losses).__name__}'
-            )
-        entering = site.as_of_host(losses)
-        if not any('loss' in key for key in entering):
-            raise ValueError(
-                f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
-                f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
-                'levels'
-            )
-        return self.model.parse_losses(entering)[0]
-
-    @contextmanager
-    def _perturbing(self, site: Site, later: Sequence[Change]) -> Iterator[None]:
-        if not later:
-            yield
-            return
-        joint_pass = JointPass(list(zip(site.joined, later)))
-        with taps_go_to(joint_pass), self._shown('afan_perturbing'):
-            yield
-        joint_pass.check_all_met(site.name)
-
-    def _add_to_health(self, site: Site, found: Perturbation) -> None:
-        """The figures of the step; of the passes of joint sites each site has its own."""
-        loss: List[Tensor] = []
-
-        def clean_loss() -> Tensor:
-            if not loss:
-                with restored_state(self.model):  # no trace, whatever bn_stats
-                    loss.append(self.loss(site, site.features))
-            return loss[0]
-
-        for each, deltas in zip(site.group, site.split(found.deltas)):
-            self.health.add_step(each.name, deltas, found.finite, clean_loss)
-
-    def scale_of(self, site: Site) -> Union[float, Tensor]:
-        """The factor on the epsilon of a site and of those joined to it."""
-        if self.steering is None or site.settings.target_gain is None:
-            return self.scale
-        return self.scale * self.steering.factor(site.settings, site.features[0])
-
-    def _steer(self, site: Site, found: Perturbation, losses: Sequence[Tensor]) -> None:
-        """Tell the controller of epsilon what this step's passes did; not while warming up."""
-        if self.steering is None or site.settings.target_gain is None or self.scale < 1:
-            return
-        if site.clean_losses is not None:
-            clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
-        else:
-            with torch.no_grad(), restored_state(self.model):
-                clean = self.loss(site, site.features)
-        gain = torch.stack(list(losses)).mean() - clean
-        gain = torch.where(found.finite, gain, torch.full_like(gain, torch.nan))
-        self.steering.update(site.settings, gain)
-        self.health.add_factor(site.name, self.steering.factor(site.settings, gain))
-
-    def _seed(self, site: Site, purpose: str) -> int:
-        return random.Random(f'{self.key}/{site.name}/{purpose}').getrandbits(63)
-
-
-class _Gate(torch.autograd.Function):
-    """Identity whose backward is handed the gradients of all levels at once, when everything after
-    the site is done.
-
-    Autograd runs nodes in the reverse order of their creation, so at that moment nothing before the
-    site has run yet.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, on_backward: Callable, *features: Tensor) -> Tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.on_backward = on_backward
-        # not view_as: the host may modify an output in place
-        return tuple(f.detach() for f in features)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
-        return (None, *ctx.on_backward(gradients))
-
-
-def _adding(deltas: Sequence[Tensor]) -> Change:
-    return lambda levels: [(full_precision(f) + d).to(f.dtype) for f, d in zip(levels, deltas)]
-
-
-def _sum(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
-
-
-def _zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
-    return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))
+        with ExitStack() as stack:
+            stack.enter_context(self.forward_context())
+            if later:
+                stack.enter_context(perturbing(site, later))
+                stack.enter_context(self.shown('afan_perturbing'))
+            losses = losses_of_tail(site, site.pack(levels))
+        return objective_of_tail(self.model, site, losses)

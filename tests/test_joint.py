@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afan_mm import AFANSettings, session, tap
+from afan_mm import AFANSettings, draws, tap
 from support.exact import EPSILON, assert_same
 from support.joint import joint_gradients
 from support.tiny import gradients, optim_wrapper, random_streams
@@ -123,13 +123,13 @@ def test_one_joint_site_is_an_ordinary_one():
 @pytest.mark.parametrize('kind', (None, 'instance'), ids=str)
 def test_sites_share_their_strengths(estimator, kind, monkeypatch):
     """One value, or one for each sample, drawn once for all sites of a pass."""
-    drawn, draw = [], session.draw
+    drawn, draw = [], draws.draw
 
     def recorded(*args):
         drawn.append(draw(*args))
         return drawn[-1]
 
-    monkeypatch.setattr(session, 'draw', recorded)
+    monkeypatch.setattr(draws, 'draw', recorded)
     model, data = joint_host(estimator=estimator, strengths='uniform', moments=kind), batch()
     ours = gradients(model, data)
     assert len(drawn) == 3

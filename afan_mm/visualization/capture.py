@@ -75,7 +75,7 @@ class _Capture(Session):
         site.check()
         with self.isolated(site), self.norms(site):
             found = self.direction(site)
-        scale, finite = float(self.scale_of(site)), bool(found.finite)
+        scale, finite = float(self.outcome.scale_of(site)), bool(found.finite)
         for each, deltas in zip(site.group, site.split(found.deltas)):
             for level, (feature, delta) in enumerate(zip(each.features, deltas)):
                 name = each.name if len(deltas) == 1 else f'{each.name}[{level}]'

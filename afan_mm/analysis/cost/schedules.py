@@ -85,7 +85,7 @@ class GraphSession(Session):
         with self.isolated(site):
             found = self.direction(site)
             site.features, site.context = features, context
-            for strengths in self.strengths(site):
+            for strengths in self.draws.strengths(site):
                 self.adversarial_pass(site, found, strengths)
 
     def attack(self, site: Site) -> Sequence[Optional[Tensor]]:

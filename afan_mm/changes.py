@@ -1,0 +1,51 @@
+"""What a pass does to the feature of a site before it goes on."""
+
+from typing import Callable, List, Sequence
+
+from torch import Tensor
+from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
+
+from .augment import Strength, mix
+from .functional import full_precision
+from .health import Health
+from .site import Site
+
+Change = Callable[[Sequence[Tensor]], List[Tensor]]
+
+
+def adding(deltas: Sequence[Tensor]) -> Change:
+    """That of an attack pass: a delta is added to each level."""
+    return lambda levels: [(full_precision(f) + d).to(f.dtype) for f, d in zip(levels, deltas)]
+
+
+def mixing(site: Site, deltas: Sequence[Tensor], strength: Strength, health: Health) -> Change:
+    """That of an adversarial pass (Eqs. 4 and 5).
+
+    Args:
+        site: Whose feature it is.
+        deltas: At full strength, for each level.
+        strength: Of this pass.
+        health: Is told what became of the feature.
+    """
+
+    def change(levels: Sequence[Tensor]) -> List[Tensor]:
+        with record_function(f'afan/{site.name}/mix'):
+            # Computed again in the backward: cheap, and several copies of the feature less to
+            # keep until then.
+            mixed = [
+                checkpoint(
+                    mix,
+                    site.settings,
+                    f,
+                    d,
+                    strength,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for f, d in zip(levels, deltas)
+            ]
+        health.add_mix(site.name, strength.value, levels, mixed, deltas)
+        return mixed
+
+    return change

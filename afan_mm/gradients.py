@@ -1,0 +1,60 @@
+"""Gradients of a step: where a site catches those of the clean backward, and how they are taken."""
+
+from typing import Any, Callable, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+
+class Gate(torch.autograd.Function):
+    """Identity whose backward is handed the gradients of all levels at once, when everything after
+    the site is done.
+
+    Autograd runs nodes in the reverse order of their creation, so at that moment nothing before the
+    site has run yet.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, on_backward: Callable, *features: Tensor) -> Tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.on_backward = on_backward
+        # not view_as: the host may modify an output in place
+        return tuple(f.detach() for f in features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+        return (None, *ctx.on_backward(gradients))
+
+
+def gradient_of(
+    loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False
+) -> Sequence[Optional[Tensor]]:
+    """``d loss / d inputs``, leaving every parameter's ``.grad`` alone; None where the loss does
+    not depend on an input.
+
+    Raises:
+        RuntimeError: If the graph has a re-entrant checkpoint, with what to write instead.
+    """
+    try:
+        return torch.autograd.grad(loss, inputs, retain_graph=retain_graph, allow_unused=True)
+    except RuntimeError as error:
+        if 'checkpoint' not in str(error).lower():
+            raise
+        raise RuntimeError(
+            'A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing '
+            '(with_cp=True) does not support. Either set with_cp=False, or keep to what the '
+            'clean backward gives for free: num_steps=1, random_start=False, and detach=True '
+            'where there are several sites'
+        ) from error
+
+
+def summed(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
+    """The sum of two gradients, where None is zero."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
+    """A gradient that counts only where ``finite``, 0-dim and boolean, says so."""
+    return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))

@@ -1,0 +1,87 @@
+"""What the passes of a step come to besides gradients: figures for the log, and the epsilon of the
+next step.
+"""
+
+from functools import lru_cache
+from typing import Callable, Optional, Sequence, Union
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from .attack import Perturbation
+from .health import Health
+from .isolation import restored_state
+from .site import Site
+from .steering import Steering
+
+
+class Outcome:
+    """Of one step.
+
+    Args:
+        model: The host.
+        health: Where the figures go.
+        steering: Of sites with a ``target_gain``; None: epsilon is as it is.
+        scale: Factor on every epsilon. Steering waits until the warm-up is over, at 1.
+    """
+
+    def __init__(
+        self, model: nn.Module, health: Health, steering: Optional[Steering], scale: float
+    ):
+        self.model = model
+        self.health = health
+        self.steering = steering
+        self.scale = scale
+
+    def scale_of(self, site: Site) -> Union[float, Tensor]:
+        """The factor on the epsilon of a site and of those joined to it."""
+        if self.steering is None or site.settings.target_gain is None:
+            return self.scale
+        return self.scale * self.steering.factor(site.settings, site.features[0])
+
+    def passes_over(
+        self,
+        site: Site,
+        found: Perturbation,
+        losses: Sequence[Tensor],
+        clean_pass: Callable[[], Tensor],
+    ) -> None:
+        """The passes of a site are over.
+
+        Args:
+            site: Where they entered.
+            found: The perturbation of all sites that they perturbed.
+            losses: Of each pass, without a graph.
+            clean_pass: Runs the tail on the clean feature and gives its loss.
+        """
+
+        def clean_loss() -> Tensor:
+            with torch.no_grad(), restored_state(self.model):  # no trace, whatever bn_stats
+                return clean_pass()
+
+        self._steer(site, found, losses, clean_loss)
+        once = lru_cache(maxsize=None)(clean_loss)
+        with record_function(f'afan/{site.name}/health'):
+            # of the passes of joint sites each site has figures of its own
+            for each, deltas in zip(site.group, site.split(found.deltas)):
+                self.health.add_step(each.name, deltas, found.finite, once)
+
+    def _steer(
+        self,
+        site: Site,
+        found: Perturbation,
+        losses: Sequence[Tensor],
+        clean_loss: Callable[[], Tensor],
+    ) -> None:
+        """Tell the controller of epsilon what the passes did; not while warming up."""
+        if self.steering is None or site.settings.target_gain is None or self.scale < 1:
+            return
+        if site.clean_losses is not None:
+            clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
+        else:
+            clean = clean_loss()
+        gain = torch.stack(list(losses)).mean() - clean
+        gain = torch.where(found.finite, gain, torch.full_like(gain, torch.nan))
+        self.steering.update(site.settings, gain)
+        self.health.add_factor(site.name, self.steering.factor(site.settings, gain))

@@ -1,0 +1,193 @@
+"""The clean forward pass of a step: which sites it meets, and where they are in its graph."""
+
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+from torch import Tensor, nn
+
+from .gradients import Gate, summed
+from .joint import check_group
+from .settings import AFANSettings
+from .site import Features, Site, declared_by, taps_go_to, trained_modules
+
+
+class Recording:
+    """The sites of one clean forward pass.
+
+    The subclass takes the taps: its ``tap`` has the arguments of :func:`~afan_mm.tap`.
+
+    Args:
+        model: The host.
+        iteration: Number of the step, for sites that take part in some only. Defaults to 0.
+
+    Attributes:
+        sites: Those tapped, by name.
+    """
+
+    records = True
+
+    def __init__(self, model: nn.Module, iteration: int = 0):
+        self.model = model
+        self.iteration = iteration
+        self.sites: Dict[str, Site] = {}
+        self._components: List[nn.Module] = []
+        self._outputs: Dict[str, Sequence[Tensor]] = {}
+        self._hooks: List[Any] = []
+
+    @contextmanager
+    def record(self) -> Iterator['Recording']:
+        """The clean forward pass: taps inside belong to this step.
+
+        A module with a context manager ``afan_recording(host)`` (the neck wrapper) is shown the
+        model for as long; ``afan_perturbing(host)`` is the same for joint adversarial passes.
+        """
+        self._components = [
+            module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
+        ]
+        try:
+            with taps_go_to(self), self.shown('afan_recording'), self._host_heard():
+                yield self
+        except BaseException:
+            self.discard()
+            raise
+
+    @contextmanager
+    def shown(self, method: str) -> Iterator[None]:
+        """Inside, the model is shown to the components that have the method."""
+        with ExitStack() as stack:
+            for component in self._components:
+                if hasattr(component, method):
+                    stack.enter_context(getattr(component, method)(self.model))
+            yield
+
+    @contextmanager
+    def _host_heard(self) -> Iterator[None]:
+        """Inside, the sites are told what losses the host returns."""
+
+        def returned(losses: Any) -> None:
+            for site in self.sites.values():
+                site.host_returned(losses)
+
+        hook = self.model.register_forward_hook(lambda module, args, losses: returned(losses))
+        try:
+            yield
+        finally:
+            hook.remove()
+        returned(None)  # a host that was not called as a module
+
+    def wants(self, settings: AFANSettings) -> bool:
+        """Whether the site takes part in this step."""
+        return settings.active(self.iteration)
+
+    def add(
+        self, site: Site, features: Features, context: Sequence[Tensor], at_gate: Callable
+    ) -> Features:
+        """Meet a site.
+
+        Args:
+            site: A new one.
+            features, context: As tapped, in the clean graph.
+            at_gate: Maps the gradients at the levels, once the clean backward has reached them, to
+                those that it goes on with.
+
+        Returns:
+            What the host must go on with in place of ``features``.
+
+        Raises:
+            ValueError: If the site was already tapped.
+        """
+        if site.name in self.sites:
+            raise ValueError(
+                f'A-FAN site {site.name!r} was tapped twice in one forward pass; give each call a '
+                'name of its own'
+            )
+        if site.settings.joint:
+            self._join(site)
+        self.sites[site.name] = site
+        # A frozen front still has a direction: its feature starts a graph of its own.
+        levels = [
+            f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
+        ]
+        outputs = self._outputs[site.name] = Gate.apply(at_gate, *levels)
+        if not site.settings.context_detached and not site.is_joined:
+            self._hook(site, context)
+        return site.pack(outputs)
+
+    def _join(self, site: Site) -> None:
+        joint = [each for each in self.sites.values() if each.settings.joint]
+        check_group([each.settings for each in (*joint, site)])
+        if joint:
+            joint[0].join(site)
+
+    def _hook(self, site: Site, context: Sequence[Tensor]) -> None:
+        """The clean backward takes along what the passes of a site add to the gradient of what its
+        tail reads unperturbed.
+        """
+        for index, tensor in enumerate(context):
+            if tensor.grad_fn is not None:
+                hook = tensor.register_hook(
+                    lambda gradient, i=index: summed(gradient, site.context_gradients[i])
+                )
+                self._hooks.append(hook)
+
+    def gates_of(self, settings: AFANSettings) -> List[Any]:
+        """See :func:`~afan_mm.site.gates_of`."""
+        return [
+            outputs[0].grad_fn
+            for name, outputs in self._outputs.items()
+            if name == settings.name or settings.joint and self.sites[name].settings.joint
+        ]
+
+    @property
+    def outputs(self) -> List[Tensor]:
+        """The levels of all sites, behind their gates."""
+        return [output for levels in self._outputs.values() for output in levels]
+
+    @property
+    def entries(self) -> List[Site]:
+        """The sites that have passes: all but those that are perturbed in another one's."""
+        return [site for site in self.sites.values() if not site.is_joined]
+
+    @property
+    def declared(self) -> List[AFANSettings]:
+        """The sites that the model's modules declare and that are not switched off."""
+        each = [settings for module in self._components for settings in declared_by(module)]
+        return [settings for settings in each if settings.num_strengths]
+
+    def check_all_ran(self) -> None:
+        """Raise if a site of this step had no passes: it would train as stock, and say nothing."""
+        missed = [s.name for s in self.declared if self.wants(s) and s.name not in self.sites]
+        if missed:
+            raise RuntimeError(
+                f'A-FAN sites {missed} were not reached in the forward pass of the first step: '
+                'their modules did not run, or ran without gradients, as inside re-entrant '
+                'activation checkpointing (with_cp=True). Choose other sites, or write '
+                'num_strengths=0 there'
+            )
+        unread = [site.name for site in self.entries if not site.has_run]
+        if unread:
+            raise RuntimeError(
+                f'A-FAN sites {unread} were tapped in the first step, but the loss does not '
+                'depend on their features, so there is nothing to attack. Choose other sites or '
+                'other levels'
+            )
+
+    def forget_outputs(self) -> None:
+        """The clean backward begins, and frees its graph as it goes."""
+        self._outputs.clear()
+
+    def remove_hooks(self) -> None:
+        """The clean backward is over. A tail that closes over a graph would keep it alive through
+        its own hook.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def discard(self) -> None:
+        """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
+        knows this step by the gates, and must not be kept alive by it.
+        """
+        self.forget_outputs()
+        self.sites.clear()
+        self.remove_hooks()

@@ -1,0 +1,48 @@
+"""A site's tail as the host would have it: its losses, checked, and the objective they make."""
+
+from torch import Tensor, nn
+
+from .contribution import Losses
+from .site import Features, Site
+
+
+def losses_of_tail(site: Site, features: Features) -> Losses:
+    """What the tail of a site returns.
+
+    Args:
+        site: Where it starts.
+        features: What is there, in the structure that was tapped.
+
+    Raises:
+        TypeError: If it is no dict.
+    """
+    if site.streams is not None:
+        site.streams.restore()
+    losses = site.tail(features, *site.context)
+    if not isinstance(losses, dict):
+        raise TypeError(
+            f'the tail of A-FAN site {site.name!r} must return a dict of losses, but got '
+            f'{type(losses).__name__}'
+        )
+    return losses
+
+
+def objective_of_tail(model: nn.Module, site: Site, losses: Losses) -> Tensor:
+    """The share of a tail's losses in the host's objective.
+
+    Args:
+        model: The host.
+        site: Where the tail starts.
+        losses: What it returned.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    entering = site.as_of_host(losses)
+    if not any('loss' in key for key in entering):
+        raise ValueError(
+            f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
+            f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
+            'levels'
+        )
+    return model.parse_losses(entering)[0]
