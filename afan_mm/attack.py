@@ -25,6 +25,12 @@ class Perturbation(NamedTuple):
     deltas: List[Tensor]
     finite: Tensor
 
+    def void(self) -> 'Perturbation':
+        """One that is skipped as if it were not finite."""
+        return Perturbation(
+            [torch.zeros_like(delta) for delta in self.deltas], torch.zeros_like(self.finite)
+        )
+
 
 def pgd(
     features: Sequence[Tensor],

@@ -1,6 +1,7 @@
 """Gradients of a step: where a site catches those of the clean backward, and how they are taken."""
 
-from typing import Any, Callable, Optional, Sequence, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,26 @@ def gradient_of(
             '(with_cp=True) does not support. Either set with_cp=False, or keep to what the '
             'clean backward gives for free: num_steps=1, random_start=False, and detach=True '
             'where there are several sites'
+        ) from error
+
+
+@contextmanager
+def explained(sites: Sequence[str]) -> Iterator[None]:
+    """A backward inside that gets to a graph which is used up says what that means here.
+
+    Args:
+        sites: Names of those whose passes run inside; with none the error stays as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not sites or 'backward through the graph a second time' not in str(error):
+            raise
+        raise RuntimeError(
+            f'A-FAN sites {list(sites)}: a tail reads a tensor of the clean pass by another way '
+            'than its feature, as one that a module before the site keeps as an attribute, and its '
+            'graph is used up. Return that tensor from its module, name it in the context of tap, '
+            'or choose a site before that module'
         ) from error
 
 

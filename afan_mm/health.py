@@ -18,8 +18,8 @@ class Health:
                          same parameters
     ``delta_norm``       l2 norm of the perturbation at full strength, over all levels
     ``zero_share``       share of elements the perturbation leaves where they are
-    ``nonfinite_share``  share of steps since the last report whose direction was not finite and was
-                         skipped
+    ``nonfinite_share``  share of steps since the last report that were skipped: the direction was
+                         not finite, or the loss of the batch did not depend on the feature
     ``mix_ratio``        rms(f_mix - f) / rms(f_adv - f): what the normalisation left of the
                          perturbation
     ``epsilon_factor``   what ``target_gain`` has made of epsilon; only at sites that have one

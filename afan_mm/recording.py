@@ -164,7 +164,7 @@ class Recording:
                 'activation checkpointing (with_cp=True). Choose other sites, or write '
                 'num_strengths=0 there'
             )
-        unread = [site.name for site in self.entries if not site.has_run]
+        unread = [site.name for site in self.entries if not site.is_read]
         if unread:
             raise RuntimeError(
                 f'A-FAN sites {unread} were tapped in the first step, but the loss does not '

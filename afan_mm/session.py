@@ -24,7 +24,7 @@ from .augment import Strength, perturb
 from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
 from .changes import Change, adding, mixing
 from .draws import Draws
-from .gradients import gradient_of, summed, zero_unless
+from .gradients import explained, gradient_of, summed, zero_unless
 from .health import Health
 from .isolation import isolated_random, restored_state
 from .joint import perturbing
@@ -108,12 +108,14 @@ class Session(Recording):
             with record_function('afan/directions'):
                 self.find_gradients(loss)
         self.forget_outputs()
-        back_propagate(loss)
-        self.remove_hooks()
-        for site in reversed(sites):
-            # its passes need nothing of the clean graph, which is freed by now
-            if not site.settings.within_backward:
-                self.run(site)
+        with explained([site.name for site in sites]):
+            back_propagate(loss)
+            self.remove_hooks()
+            for site in reversed(sites):
+                # Its passes need nothing of the clean graph, which is freed by now. One that waited
+                # at its gate in vain runs too: other ranks' losses may have read theirs.
+                if not site.has_run:
+                    self.run(site)
 
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
@@ -154,6 +156,7 @@ class Session(Recording):
             site: One of :attr:`entries`.
         """
         site.has_run = True
+        site.is_read = any(g is not None for each in site.group for g in each.gradients)
         for each in site.group:
             each.check()
         with self.isolated(site):
@@ -195,7 +198,7 @@ class Session(Recording):
         """The perturbation at full strength, for the levels of all sites that its passes
         perturb.
         """
-        return perturb(
+        found = perturb(
             [each.settings for each in site.group for _ in each.features],
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
@@ -204,6 +207,7 @@ class Session(Recording):
             self.draws.noise(site),
             pixel_bounds(self.model, site),
         )
+        return found if site.is_read else found.void()
 
     def adversarial_pass(
         self, site: Site, found: Perturbation, strengths: Sequence[Strength]
@@ -228,8 +232,9 @@ class Session(Recording):
         # Every rank runs every pass, whatever its data: what must not count counts zero.
         counted = torch.where(found.finite, loss, torch.zeros_like(loss))
         weight = settings.adv_weight * settings.interval * strengths[0].weight
-        with record_function(f'afan/{site.name}/backward'):
-            self.back_propagate(self.weigh(weight * counted))
+        if counted.requires_grad:  # it does where the clean loss reads the site
+            with record_function(f'afan/{site.name}/backward'):
+                self.back_propagate(self.weigh(weight * counted))
         return loss.detach()
 
     def gradient(self, site: Site, deltas: Sequence[Tensor]) -> Sequence[Optional[Tensor]]:
@@ -260,4 +265,4 @@ class Session(Recording):
                 stack.enter_context(perturbing(site, later))
                 stack.enter_context(self.shown('afan_perturbing'))
             losses = losses_of_tail(site, site.pack(levels))
-        return objective_of_tail(self.model, site, losses)
+        return objective_of_tail(self.model, site, levels, losses)

@@ -175,6 +175,8 @@ class Site:
         streams: Where the clean pass's random streams stood at the site, for ``draws='clean'``.
         contribution: How these enter the host's, once the host has returned.
         has_run: Whether its passes are over.
+        is_read: Whether the clean loss depends on the feature. Where not, nothing is perturbed, and
+            its passes count zero.
         is_joined: Whether it is such a later site of another one.
     """
 
@@ -190,6 +192,7 @@ class Site:
         self.joined: List[Site] = []
         self.is_joined = False
         self.has_run = False
+        self.is_read = True
         self.clean_losses: Optional[Losses] = None
         self.contribution: Optional[Contribution] = None
         self.tail = tail

@@ -1,5 +1,7 @@
 """A site's tail as the host would have it: its losses, checked, and the objective they make."""
 
+from typing import Sequence
+
 from torch import Tensor, nn
 
 from .contribution import Losses
@@ -27,22 +29,27 @@ def losses_of_tail(site: Site, features: Features) -> Losses:
     return losses
 
 
-def objective_of_tail(model: nn.Module, site: Site, losses: Losses) -> Tensor:
+def objective_of_tail(
+    model: nn.Module, site: Site, levels: Sequence[Tensor], losses: Losses
+) -> Tensor:
     """The share of a tail's losses in the host's objective.
 
     Args:
         model: The host.
         site: Where the tail starts.
-        losses: What it returned.
+        levels: The feature there.
+        losses: What the tail returned.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, but the clean pass had some.
     """
     entering = site.as_of_host(losses)
-    if not any('loss' in key for key in entering):
+    if any('loss' in key for key in entering):
+        return model.parse_losses(entering)[0]
+    if site.is_read:
         raise ValueError(
             f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '
             f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
             'levels'
         )
-    return model.parse_losses(entering)[0]
+    return sum((0 * level).sum() for level in levels)

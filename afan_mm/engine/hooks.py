@@ -115,8 +115,8 @@ class AFANHook(Hook):
             if key.endswith('nonfinite_share') and value > 0:
                 runner.logger.warning(
                     f'A-FAN: {value:.1%} of the last directions at {key.split("/")[0]!r} were not '
-                    'finite, and '
-                    'their adversarial passes counted nothing'
+                    'finite, or there was no loss to take them from, and their adversarial passes '
+                    'counted nothing'
                 )
 
     def _tell_strong(self, runner: Runner) -> None:

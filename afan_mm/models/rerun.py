@@ -48,6 +48,8 @@ class Rerun:
                 f'{self.settings.name!r}; choose another site: '
                 + ', '.join(name for name, _ in self.root.named_children())
             )
+        if is_recording(self.settings):  # still: gradients were off there, as in a checkpoint
+            return result
         gates, elsewhere = gates_of(self.settings), set()
         losses = self._losses_of(result)
         self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))

@@ -140,6 +140,18 @@ def test_checkpointed_backbone(host, detach):
     assert ours['backbone.layer4.0.conv1.weight'].norm() > 0
 
 
+@detached_or_not
+def test_site_inside_a_checkpoint(detach):
+    """Without gradients nothing is tapped there: the first step says so."""
+    config = stock_config('segmentor')
+    config.backbone.update(with_cp=True)
+    site = dict(SETTINGS, site='backbone.layer3.0.conv2', detach=detach)
+    with pytest.raises(
+        RuntimeError, match=r"\['backbone.layer3.0.conv2'\] were not reached .*with_cp=True"
+    ):
+        gradients(build(with_afan(config, neck=site)), batch_of('segmentor'))
+
+
 @pytest.mark.parametrize('joint', (False, True), ids=('one-site', 'joint'))
 @detached_or_not
 @pytest.mark.parametrize('kind', ('CheckpointedHead', 'NonReentrantHead'))
