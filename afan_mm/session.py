@@ -5,7 +5,8 @@
 3. The direction of a site, from that gradient (:meth:`Session.direction`, Eq. 2).
 4. For each strength a forward and backward of the site's tail on the perturbed feature
    (:meth:`Session.adversarial_pass`, Eqs. 3 to 6). Of joint sites (:mod:`afan_mm.joint`) the first
-   one's passes perturb all.
+   one's passes perturb all. The loss of the passes of 3 and 4 may be the divergence from the clean
+   prediction (:mod:`afan_mm.consistency`).
 
 Gradients add up in ``.grad``. Where the layers before the site learn from steps 3 and 4, these
 happen within step 2, while the clean backward waits at the gate. The optim wrapper then averages
@@ -35,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 from .attack import Perturbation
 from .augment import Strength, draw, mix, perturb
 from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
+from .consistency import compare, note
 from .functional import full_precision
 from .health import Health
 from .isolation import isolated_random, restored_state
@@ -108,7 +110,8 @@ class Session:
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
         try:
-            with taps_go_to(self), self._shown('afan_recording'), self._host_heard():
+            shown = self._shown('afan_recording')
+            with taps_go_to(self), shown, self._host_heard(), self._predictions_noted():
                 yield self
         except BaseException:
             self.discard()
@@ -128,6 +131,12 @@ class Session:
         finally:
             hook.remove()
         returned(None)  # a host that was not called as a module
+
+    def _predictions_noted(self) -> ContextManager:
+        """Inside, sites with ``objective='consistency'`` are told the clean predictions."""
+        if any(s.objective == 'consistency' and self.wants(s) for s in self.declared):
+            return note(self.model, lambda: [s.consistency for s in self.entries if s.consistency])
+        return nullcontext()
 
     def discard(self) -> None:
         """Let go of a clean pass that failed, or whose backward is over or never comes: its graph
@@ -247,6 +256,10 @@ class Session:
                 'depend on their features, so there is nothing to attack. Choose other sites or '
                 'other levels'
             )
+        for site in self.entries:
+            if site.consistency is not None:
+                owners = [m for m in self._components if site.settings in declared_by(m)]
+                site.consistency.check(owners)
 
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
@@ -450,7 +463,8 @@ class Session:
         """
         if site.streams is not None:
             site.streams.restore()
-        with self.forward_context(), self._perturbing(site, later):
+        compared = compare(self.model, site.consistency)
+        with self.forward_context(), self._perturbing(site, later), compared as divergences:
             losses = site.tail(site.pack(levels), *site.context)
         if not isinstance(losses, dict):
             raise TypeError(
@@ -464,7 +478,8 @@ class Session:
                 f'to attack (the tail returned {sorted(losses)}). Choose another site or other '
                 'levels'
             )
-        return self.model.parse_losses(entering)[0]
+        objective = self.model.parse_losses(entering)[0]
+        return objective if divergences is None else divergences.objective(objective)
 
     @contextmanager
     def _perturbing(self, site: Site, later: Sequence[Change]) -> Iterator[None]:
@@ -482,12 +497,19 @@ class Session:
 
         def clean_loss() -> Tensor:
             if not loss:
-                with restored_state(self.model):  # no trace, whatever bn_stats
-                    loss.append(self.loss(site, site.features))
+                loss.append(self.clean_loss(site))
             return loss[0]
 
         for each, deltas in zip(site.group, site.split(found.deltas)):
             self.health.add_step(each.name, deltas, found.finite, clean_loss)
+
+    @torch.no_grad()
+    def clean_loss(self, site: Site) -> Tensor:
+        """What the passes' loss is on the clean feature: from itself it has no divergence."""
+        if site.consistency is not None:
+            return torch.zeros((), device=site.features[0].device)
+        with restored_state(self.model):  # no trace, whatever bn_stats
+            return self.loss(site, site.features)
 
     def scale_of(self, site: Site) -> Union[float, Tensor]:
         """The factor on the epsilon of a site and of those joined to it."""
@@ -499,11 +521,10 @@ class Session:
         """Tell the controller of epsilon what this step's passes did; not while warming up."""
         if self.steering is None or site.settings.target_gain is None or self.scale < 1:
             return
-        if site.clean_losses is not None:
+        if site.clean_losses is not None and site.consistency is None:
             clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
         else:
-            with torch.no_grad(), restored_state(self.model):
-                clean = self.loss(site, site.features)
+            clean = self.clean_loss(site)
         gain = torch.stack(list(losses)).mean() - clean
         gain = torch.where(found.finite, gain, torch.full_like(gain, torch.nan))
         self.steering.update(site.settings, gain)
