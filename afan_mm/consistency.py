@@ -187,7 +187,12 @@ class Divergences(TorchFunctionMode):
                 f"A-FAN site {self._consistency.name!r}: objective='consistency' is allowed where "
                 'the cross entropies of the tail are the same in every pass, but one of logits '
                 f'{tuple(logits.shape)} stands where the clean pass had '
-                f"{'none' if clean is None else tuple(clean.logits.shape)}. Write objective='loss'"
+                f'{"none" if clean is None else tuple(clean.logits.shape)}. '
+                + (
+                    "Write objective='loss' there"
+                    if self._consistency.predictions
+                    else 'Probably no module declares the site by its attribute afan'
+                )
             )
         self._consistency.same_labels = (
             labels == clean.labels
