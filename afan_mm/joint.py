@@ -27,6 +27,7 @@ SHARED = (
     'num_steps',
     'random_start',
     'target_gain',
+    'objective',
     'detach',
     'bn_stats',
     'draws',
@@ -57,12 +58,15 @@ def units(settings: Sequence[AFANSettings]) -> List[AFANSettings]:
 
 def adversarial_weight(settings: Sequence[AFANSettings]) -> float:
     """Sum of the weights of all adversarial losses in the objective (Eq. 6), on average over the
-    iterations.
+    iterations. A divergence (``objective='consistency'``) is none of them: it reads no label, and
+    is zero where the feature is not perturbed.
 
     Args:
         settings: Those of all sites of a model.
     """
-    return sum(each.adv_weight * each.num_strengths for each in units(settings))
+    return sum(
+        each.adv_weight * each.num_strengths for each in units(settings) if each.objective == 'loss'
+    )
 
 
 def complement(settings: Sequence[AFANSettings]) -> float:

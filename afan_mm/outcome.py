@@ -57,6 +57,8 @@ class Outcome:
         """
 
         def clean_loss() -> Tensor:
+            if site.consistency is not None:  # from itself it has no divergence
+                return torch.zeros((), device=site.features[0].device)
             with torch.no_grad(), restored_state(self.model):  # no trace, whatever bn_stats
                 return clean_pass()
 
@@ -77,7 +79,7 @@ class Outcome:
         """Tell the controller of epsilon what the passes did; not while warming up."""
         if self.steering is None or site.settings.target_gain is None or self.scale < 1:
             return
-        if site.clean_losses is not None:
+        if site.clean_losses is not None and site.consistency is None:
             clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
         else:
             clean = clean_loss()

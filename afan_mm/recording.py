@@ -1,10 +1,11 @@
 """The clean forward pass of a step: which sites it meets, and where they are in its graph."""
 
-from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Sequence
 
 from torch import Tensor, nn
 
+from .consistency import note
 from .gradients import Gate, summed
 from .joint import check_group
 from .settings import AFANSettings
@@ -45,7 +46,8 @@ class Recording:
             module for _, module in trained_modules(self.model) if hasattr(module, 'afan')
         ]
         try:
-            with taps_go_to(self), self.shown('afan_recording'), self._host_heard():
+            shown = self.shown('afan_recording')
+            with taps_go_to(self), shown, self._host_heard(), self._predictions_noted():
                 yield self
         except BaseException:
             self.discard()
@@ -74,6 +76,12 @@ class Recording:
         finally:
             hook.remove()
         returned(None)  # a host that was not called as a module
+
+    def _predictions_noted(self) -> ContextManager:
+        """Inside, sites with ``objective='consistency'`` are told the clean predictions."""
+        if any(s.objective == 'consistency' and self.wants(s) for s in self.declared):
+            return note(self.model, lambda: [s.consistency for s in self.entries if s.consistency])
+        return nullcontext()
 
     def wants(self, settings: AFANSettings) -> bool:
         """Whether the site takes part in this step."""
@@ -171,6 +179,10 @@ class Recording:
                 'depend on their features, so there is nothing to attack. Choose other sites or '
                 'other levels'
             )
+        for site in self.entries:
+            if site.consistency is not None:
+                owners = [m for m in self._components if site.settings in declared_by(m)]
+                site.consistency.check(owners)
 
     def forget_outputs(self) -> None:
         """The clean backward begins, and frees its graph as it goes."""

@@ -5,7 +5,8 @@
 3. The direction of a site, from that gradient (:meth:`Session.direction`, Eq. 2).
 4. For each strength a forward and backward of the site's tail on the perturbed feature
    (:meth:`Session.adversarial_pass`, Eqs. 3 to 6). Of joint sites (:mod:`afan_mm.joint`) the first
-   one's passes perturb all.
+   one's passes perturb all. The loss of the passes of 3 and 4 may be the divergence from the clean
+   prediction (:mod:`afan_mm.consistency`).
 
 Gradients add up in ``.grad``. Where the layers before the site learn from steps 3 and 4, these
 happen within step 2, while the clean backward waits at the gate. The optim wrapper then averages
@@ -23,6 +24,7 @@ from .attack import Perturbation
 from .augment import Strength, perturb
 from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
 from .changes import Change, adding, mixing
+from .consistency import compare
 from .draws import Draws
 from .gradients import explained, gradient_of, summed, zero_unless
 from .health import Health
@@ -264,5 +266,7 @@ class Session(Recording):
             if later:
                 stack.enter_context(perturbing(site, later))
                 stack.enter_context(self.shown('afan_perturbing'))
+            divergences = stack.enter_context(compare(self.model, site.consistency))
             losses = losses_of_tail(site, site.pack(levels))
-        return objective_of_tail(self.model, site, levels, losses)
+        objective = objective_of_tail(self.model, site, levels, losses)
+        return objective if divergences is None else divergences.objective(objective)

@@ -12,6 +12,7 @@ PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
 EPSILON_UNITS = ('absolute', 'std', 'norm', 'pixel')
 BN_STATS = ('clean', 'all', 'auxiliary')
 DRAWS = ('own', 'clean')
+OBJECTIVES = ('loss', 'consistency')
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
 CHOICES = dict(
@@ -24,6 +25,7 @@ CHOICES = dict(
     perturbation=PERTURBATIONS,
     bn_stats=BN_STATS,
     draws=DRAWS,
+    objective=OBJECTIVES,
     detach_context=(None, False, True),
 )
 
@@ -92,7 +94,8 @@ class AFANSettings:
         target_gain: By how much the adversarial losses should exceed the clean loss of the same
             tail (in units of the loss, such as nats); epsilon, step_size and noise_epsilon are then
             multiplied by a factor that is steered there, see :class:`afan_mm.steering.Steering`
-            (not the paper's). Defaults to None, epsilon as it is.
+            (not the paper's). With ``objective='consistency'`` it is the divergence that is steered
+            there. Defaults to None, epsilon as it is.
         joint: Whether the site is perturbed in one adversarial pass together with all others of
             the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
             passes of its own.
@@ -106,6 +109,14 @@ class AFANSettings:
             every adversarial pass draw anew, 'clean' lets it repeat the clean pass's, so that the
             two differ by the perturbation alone (where the tail draws in the clean pass's order;
             the control with weights that sum to one is then stock). Defaults to 'own'.
+        objective: What an adversarial pass trains on. 'loss': the host's loss on the labels.
+            'consistency' (not the paper's, but that of VAT and TRADES): KL(clean prediction ||
+            perturbed prediction) in place of each softmax cross entropy of the tail, with the
+            weights and the mean that the host has there, and of nothing else in the tail, see
+            :mod:`afan_mm.consistency`. The clean prediction gets no gradient. At the clean feature
+            the divergence has no gradient either: the first direction (``num_steps=1`` without
+            ``random_start``) is that of the clean loss; every further step of PGD, or all with
+            ``random_start``, ascends the divergence. Defaults to 'loss'.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
@@ -137,6 +148,7 @@ class AFANSettings:
     joint: bool = False
     bn_stats: str = 'clean'
     draws: str = 'own'
+    objective: str = 'loss'
 
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size', 'noise_epsilon'):

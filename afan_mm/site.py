@@ -20,12 +20,13 @@ it was given, perturbed. A tail that is to reach such a site must therefore call
 """
 
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from .consistency import Consistency, Prediction
 from .contribution import Contribution, Losses
 from .isolation import RandomStreams
 from .settings import AFANSettings
@@ -105,7 +106,25 @@ def note_clean_losses(settings: AFANSettings, losses: Losses) -> None:
     """While recording: the clean losses that the site's tail gives again, as they were before the
     host did anything with them.
     """
-    _taker.sites[settings.name].clean_losses = losses
+    site = _taker.sites[settings.name]
+    site.clean_losses = losses
+    if site.consistency is not None:
+        site.consistency.listens = False
+
+
+def clean_predictions(settings: AFANSettings) -> List[Prediction]:
+    """While recording: what cross entropies have read since the site was tapped, where its passes
+    compare with it.
+    """
+    site = _taker.sites.get(settings.name)
+    return [] if site is None or site.consistency is None else list(site.consistency.predictions)
+
+
+def forget_predictions(settings: AFANSettings, predictions: Collection[Prediction]) -> None:
+    """While recording: the site's tail will not read these again."""
+    site = _taker.sites[settings.name]
+    if site.consistency is not None:
+        site.consistency.forget(predictions)
 
 
 @contextmanager
@@ -173,6 +192,7 @@ class Site:
         joined: The later sites that this one's passes perturb too.
         clean_losses: The clean pass's losses that the tail gives again, where they are known.
         streams: Where the clean pass's random streams stood at the site, for ``draws='clean'``.
+        consistency: The clean predictions, with ``objective='consistency'``, else None.
         contribution: How these enter the host's, once the host has returned.
         has_run: Whether its passes are over.
         is_read: Whether the clean loss depends on the feature. Where not, nothing is perturbed, and
@@ -195,6 +215,7 @@ class Site:
         self.is_read = True
         self.clean_losses: Optional[Losses] = None
         self.contribution: Optional[Contribution] = None
+        self.consistency = Consistency(name) if settings.objective == 'consistency' else None
         self.tail = tail
         self.settings = settings
         self.container = type(features)
@@ -222,6 +243,7 @@ class Site:
         """Have this site's passes perturb a later one; nothing else of that one is needed."""
         self.joined.append(later)
         later.is_joined, later.tail, later.context = True, None, []
+        later.consistency = None
 
     def host_returned(self, losses: Any) -> None:
         """The clean pass is over.
@@ -257,6 +279,8 @@ class Site:
     def release(self) -> None:
         """Let go of what only the passes read: the rest of the step must not hold it."""
         self.features, self.context, self.gradients, self.tail = [], [], [], None
+        if self.consistency is not None:
+            self.consistency.predictions = []
 
     @staticmethod
     def _leaf(tensor: Tensor, settings: AFANSettings) -> Tensor:

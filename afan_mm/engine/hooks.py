@@ -71,9 +71,14 @@ class AFANHook(Hook):
         wrapper.resolve_clean_weight(model)
         adversarial = adversarial_weight([settings for _, settings in sites])
         total = wrapper.clean_weight + adversarial
+        divergences = sum(
+            s.adv_weight * s.num_strengths
+            for s in units([s for _, s in sites])
+            if s.objective == 'consistency'
+        )
         runner.logger.info(
             f'A-FAN weights: clean {wrapper.clean_weight:.4g} + adversarial {adversarial:.4g} = '
-            f'{total:.4g}'
+            f'{total:.4g}' + (f', divergences {divergences:.4g}' if divergences else '')
         )
         if total > 1 + 1e-6 and isinstance(wrapper.optimizer, torch.optim.SGD):
             runner.logger.warning(
@@ -206,7 +211,8 @@ def site_table(sites: Sites) -> str:
             str(s.num_steps),
             str(s.moments),
             s.perturbation,
-            'tail' if s.detach else 'all layers',
+            ('tail' if s.detach else 'all layers')
+            + (', consistency' if s.objective == 'consistency' else ''),
             cost,
         )
     text = StringIO()

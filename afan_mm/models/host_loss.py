@@ -5,8 +5,9 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from torch import Tensor, nn
 
+from ..consistency import Prediction
 from ..isolation import replaced
-from ..site import Losses, declared_by, is_recording
+from ..site import Losses, clean_predictions, declared_by, forget_predictions, is_recording
 from .point import Passage
 from .rerun import Rerun
 from .tape import answered, pack, unpack
@@ -30,6 +31,7 @@ class HostLoss(Rerun):
             if m is not passage.point.owner and callable(getattr(m, 'loss', None))
         ]
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
+        self._head_predictions: Dict[nn.Module, List[Prediction]] = {h: [] for h in self._heads}
         self._proposals = Proposals(host) if reuse_proposals else None
         self._constant_heads: List[nn.Module] = []
 
@@ -53,7 +55,10 @@ class HostLoss(Rerun):
             and not any(depends(list(call.values())) for call in calls)
             and not (self.settings.joint and _has_joint_site(head))
         ]
+        for head in self._constant_heads:
+            forget_predictions(self.settings, self._head_predictions[head])
         self._head_losses.clear()
+        self._head_predictions.clear()
 
     def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
         with ExitStack() as stack:
@@ -67,10 +72,12 @@ class HostLoss(Rerun):
         stock = head.loss
 
         def loss(*args, **kwargs) -> Any:
+            before = len(clean_predictions(self.settings))
             losses = stock(*args, **kwargs)
             # a head that answers in another form is not left out
             if self._arguments is None and isinstance(losses, dict):
                 self._head_losses[head].append(losses)
+                self._head_predictions[head] += clean_predictions(self.settings)[before:]
             return losses
 
         return loss

@@ -168,7 +168,17 @@ class AFANNeckWrapper(AFANComponent):
         """
         for passage, place in self._passages(host):
             reuse = place.reuse_proposals or passage.settings.joint and self._joins_rois(host)
+            self._check_compared(passage.settings, host, reuse)
             yield HostLoss(host, passage, reuse)
+
+    @staticmethod
+    def _check_compared(settings: AFANSettings, host: nn.Module, reuse_proposals: bool) -> None:
+        two_stage = all(getattr(host, part, None) is not None for part in ('rpn_head', 'roi_head'))
+        if settings.objective == 'consistency' and two_stage and not reuse_proposals:
+            raise ValueError(
+                f"reuse_proposals must be True with objective='consistency' (site "
+                f'{settings.name!r}), which compares predictions of the same RoIs, but got False'
+            )
 
     def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, Place]]:
         for settings, place in zip(declared_by(self), self.afan_places):

@@ -105,6 +105,29 @@ def test_gradients_are_scaled_alike(device, detach, num_steps):
     assert_close(updated, plain)
 
 
+@pytest.mark.parametrize('device, half', KINDS)
+def test_divergences_are_scaled_and_cast_alike(device, half):
+    """A divergence comes out in full precision of logits in half, close to that without autocast;
+    under the scaler its gradients are the scale times those without.
+    """
+    settings = dict(objective='consistency', num_steps=2, epsilon=5.0, moments=None)
+    wrapper, figures = optim_wrapper(model_of(device)), []
+    plain = gradients(model_of(device, **settings), batch_of('segmentor'), wrapper)
+    model = model_of(device, **settings)
+    scaled = gradients(model, batch_of('segmentor'), amp_wrapper(model, 'float32'))
+    assert_close(scaled, {name: SCALE * g for name, g in plain.items()})
+    for dtype in ('float32', half):
+        model = model_of(device, **settings)
+        wrapper = amp_wrapper(model, dtype)
+        wrapper.health.due = True
+        (kept,) = gradients_at_updates(model, wrapper, [batch_of('segmentor')])
+        assert all(g.isfinite().all() for g in kept.values())
+        figures.append(wrapper.health.report())
+    for site in ('neck', 'decode_head'):
+        full, rounded = (each[f'{site}/objective'] for each in figures)
+        assert full > 0 and abs(rounded - full) < 0.1 * full
+
+
 def directions(model, wrapper, monkeypatch):
     """The perturbation at full strength of every site in one step."""
     found = {}

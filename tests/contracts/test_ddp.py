@@ -40,11 +40,20 @@ UNUSED = {
 }
 
 
-def model_of(host, detach=False, extra=False, strengths='linspace', joint=False, auxiliary=False):
+def model_of(
+    host,
+    detach=False,
+    extra=False,
+    strengths='linspace',
+    joint=False,
+    auxiliary=False,
+    objective='loss',
+):
     """With ``extra``, a layer that only some ranks use, and one that none does; with ``auxiliary``,
     norms for the adversarial passes, and a site at the image.
     """
     settings = dict(epsilon=0.1, num_strengths=2, strengths=strengths, detach=detach, joint=joint)
+    settings['objective'] = objective
     if auxiliary:
         settings['bn_stats'] = 'auxiliary'
     config = with_afan(stock_config(host), neck=settings, head=settings)
@@ -101,6 +110,7 @@ def run(rank, host):
             'unused' in name,
             joint=name.startswith('joint'),
             auxiliary=name == 'auxiliary',
+            objective='consistency' if 'consistency' in name else 'loss',
         )
         if setup:
             setup(model)
@@ -113,7 +123,9 @@ def run(rank, host):
     step('detached', [batch_of(host, seed=rank)], detach=True)
     step('joint', [batch_of(host, seed=rank)])
     step('auxiliary', [batch_of(host, seed=rank)])
-    step('joint nothing', [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
+    step('joint consistency', [batch_of(host, seed=rank)])
+    for name in ('joint nothing', 'joint consistency nothing'):
+        step(name, [batch_of(host, seed=rank, **(NOTHING[host] if rank else {}))])
     step(
         'accumulated', [batch_of(host, seed=2 * i + rank) for i in range(2)], accumulative_counts=2
     )
@@ -180,13 +192,19 @@ def ranks(request, both_ranks):
     return (request.param, *(results[request.param] for results in both_ranks))
 
 
-@pytest.mark.parametrize('name', ('attached', 'detached', 'joint', 'auxiliary'))
+@pytest.mark.parametrize(
+    'name', ('attached', 'detached', 'joint', 'joint consistency', 'auxiliary')
+)
 def test_gradients_are_the_average(ranks, name):
     host, *results = ranks
     alone = [
         gradients(
             model_of(
-                host, name == 'detached', joint=name == 'joint', auxiliary=name == 'auxiliary'
+                host,
+                name == 'detached',
+                joint=name.startswith('joint'),
+                auxiliary=name == 'auxiliary',
+                objective='consistency' if 'consistency' in name else 'loss',
             ),
             batch_of(host, seed=rank),
         )
@@ -225,13 +243,19 @@ def test_parameter_that_one_rank_uses(ranks, name):
         assert len(result[name]) == 2
 
 
-@pytest.mark.parametrize('name, num_passes', (('nothing', 5), ('joint nothing', 3)))
+@pytest.mark.parametrize(
+    'name, num_passes', (('nothing', 5), ('joint nothing', 3), ('joint consistency nothing', 3))
+)
 def test_rank_without_objects(ranks, name, num_passes):
     """It runs as many passes as the other rank, and its gradients count."""
     host, *results = ranks
     alone = [
         gradients(
-            model_of(host, joint=name.startswith('joint')),
+            model_of(
+                host,
+                joint=name.startswith('joint'),
+                objective='consistency' if 'consistency' in name else 'loss',
+            ),
             batch_of(host, seed=rank, **(NOTHING[host] if rank else {})),
         )
         for rank in RANKS

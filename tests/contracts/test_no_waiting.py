@@ -89,19 +89,22 @@ def test_a_step_reads_no_value(settings, generators):
     ),
 )
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
-def test_a_segmentor_reads_no_value(part, site, detach, generators, monkeypatch):
-    """But for the host's own accuracy figure."""
+@pytest.mark.parametrize('objective', ('loss', 'consistency'))
+def test_a_segmentor_reads_no_value(part, site, objective, detach, generators, monkeypatch):
+    """But for the host's own accuracy figure, and in the first step whether the labels of
+    predictions that are compared are the same.
+    """
     monkeypatch.setattr(
         'mmseg.models.decode_heads.decode_head.accuracy', lambda *args, **kwargs: torch.zeros(())
     )
-    model = build(with_afan(segmentor_config(), **{part: dict(site=site, detach=detach)})).to(
-        'meta'
-    )
+    settings = dict(site=site, detach=detach, objective=objective)
+    model = build(with_afan(segmentor_config(), **{part: settings})).to('meta')
     data = model.data_preprocessor(segmentation_batch(), True)
     data['inputs'] = data['inputs'].to('meta')
     for sample in data['data_samples']:
         sample.gt_sem_seg.data = sample.gt_sem_seg.data.to('meta')
     wrapper = optim_wrapper(model)
+    wrapper._checked = objective == 'consistency'
     with wrapper.optim_context(model):
         loss, _ = model.parse_losses(model.loss(**data))
     wrapper.update_params(loss)

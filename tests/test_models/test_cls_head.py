@@ -151,6 +151,55 @@ def test_gradients_are_those_of_the_formula(kind, sites):
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize('sites', (('head',), ('head', 'neck')), ids='+'.join)
+@pytest.mark.parametrize('kind', TARGETS)
+def test_consistency_is_the_divergence_whatever_the_targets(kind, sites):
+    """The clean loss has them; one site alone, and two jointly, with a second step of PGD on the
+    divergence.
+    """
+    loss, formula = TARGETS[kind]
+    settings = dict(AFAN, objective='consistency', num_steps=2, step_size=0.2)
+    config = classifier(dict(LINEAR, loss=dict(loss, loss_weight=3.0)), sites=sites)
+    for part in sites:
+        config[part]['afan'] = dict(settings, joint=len(sites) > 1)
+    model = build(config).double()
+    data = batch('soft' if kind == 'soft' else 'hard')
+    data['inputs'] = data['inputs'].double()
+    model.data_preprocessor = BaseDataPreprocessor()
+    stock = copy.deepcopy(model)
+    (ours,) = gradients_at_updates(model, optim_wrapper(model), [data])
+
+    y = (
+        torch.stack([s.gt_score for s in data['data_samples']])
+        if kind == 'soft'
+        else torch.cat([s.gt_label for s in data['data_samples']])
+    )
+    feature = stock.backbone(data['inputs'])[0]
+    vector = feature.mean((2, 3))
+    clean = 3 * formula(stock.head.fc(vector), y)
+    p = stock.head.fc(vector).softmax(1).detach()
+    joint = 'neck' in sites
+    places = [feature, vector] if joint else [vector]
+
+    def divergence(places, deltas):
+        moved = places[0] + deltas[0]
+        if joint:
+            moved = moved.mean((2, 3)) + deltas[1]
+        q = stock.head.fc(moved).softmax(1)
+        return 3 * (p * (p.log() - q.log())).sum(1).mean()
+
+    grads = torch.autograd.grad(clean, places, retain_graph=True)
+    deltas = [(0.2 * g.sign()).requires_grad_() for g in grads]
+    grads = torch.autograd.grad(divergence([f.detach() for f in places], deltas), deltas)
+    deltas = [(d + 0.2 * g.sign()).clamp(-EPSILON, EPSILON).detach() for d, g in zip(deltas, grads)]
+    total = clean
+    for ratio in RATIOS:
+        total = total + 0.7 * divergence(places, [ratio * d for d in deltas])
+    total.backward()
+    for name, parameter in stock.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-8, atol=1e-12)
+
+
 VECTOR = dict(type='TinyTokens', kind='one')
 HEADS = {
     'LinearClsHead': ({}, {}),
