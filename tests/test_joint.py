@@ -249,6 +249,7 @@ def test_figures_of_each_site():
         ('detach', True),
         ('bn_stats', 'all'),
         ('draws', 'clean'),
+        ('objective', 'consistency'),
     ),
 )
 def test_sites_that_do_not_agree_are_refused(key, value):

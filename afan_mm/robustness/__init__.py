@@ -5,6 +5,7 @@ confidence fits its accuracy.
 from .calibration import CalibrationMetric
 from .corruption_loop import CorruptionTestLoop
 from .corruptions import CommonCorruption, CorruptionError
+from .detection_calibration import DetectionCalibrationMetric
 from .loop import RobustTestLoop
 from .pixel_attack import PixelAttack
 from .settings import AttackError, AttackSettings
@@ -16,6 +17,7 @@ __all__ = [
     'CommonCorruption',
     'CorruptionError',
     'CorruptionTestLoop',
+    'DetectionCalibrationMetric',
     'PixelAttack',
     'RobustTestLoop',
 ]

@@ -29,8 +29,7 @@ class CalibrationMetric(BaseMetric):
 
     def __init__(self, num_bins: int = 15, ignore_index: int = 255, **kwargs: Any):
         super().__init__(**kwargs)
-        if num_bins < 1:
-            raise ValueError(f'num_bins must be an integer >= 1, but got {num_bins!r}')
+        check_bins(num_bins)
         self.num_bins, self.ignore_index = num_bins, ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -40,16 +39,14 @@ class CalibrationMetric(BaseMetric):
             keep = labels != self.ignore_index
             bins = bin_counts(log_probabilities[keep], labels[keep], self.num_bins)
             nll = -log_probabilities[keep].gather(1, labels[keep][:, None]).double().sum()
-            self.results.append((bins.cpu(), float(nll)))
+            self.results.append((bins, float(nll)))
 
     def compute_metrics(self, results: List[Tuple[Tensor, float]]) -> Dict[str, float]:
         """Over all images."""
-        count, confidence, correct = torch.stack([bins for bins, _ in results]).sum(0)
-        total = float(count.sum())
-        if not total:
-            return dict(ece=float('nan'), nll=float('nan'))
-        gap = (correct - confidence).abs().sum()
-        return dict(ece=float(gap) / total, nll=sum(nll for _, nll in results) / total)
+        bins = torch.stack([bins for bins, _ in results]).sum(0)
+        total = float(bins[0].sum())
+        nll = sum(nll for _, nll in results) / total if total else float('nan')
+        return dict(ece=calibration_error(bins), nll=nll)
 
     def _outputs(self, sample: dict) -> Tuple[Tensor, Tensor]:
         """Log-probabilities (N, C) and labels (N,)."""
@@ -69,10 +66,35 @@ class CalibrationMetric(BaseMetric):
         )
 
 
+def check_bins(num_bins: int) -> None:
+    """Raise where it is no number of bins."""
+    if num_bins < 1:
+        raise ValueError(f'num_bins must be an integer >= 1, but got {num_bins!r}')
+
+
 def bin_counts(log_probabilities: Tensor, labels: Tensor, num_bins: int) -> Tensor:
-    """Of each bin the number, the sum of confidences, and the number that are right: (3, bins)."""
+    """:func:`counted` for the top label of each row."""
     top, predicted = log_probabilities.max(1)
-    confidence = top.exp().double()
+    return counted(top.exp(), predicted == labels, num_bins)
+
+
+def counted(confidence: Tensor, right: Tensor, num_bins: int) -> Tensor:
+    """Of each bin the number, the sum of confidences, and the number that are right: (3, num_bins),
+    on the CPU.
+
+    Args:
+        confidence: (N,), in [0, 1].
+        right: (N,), boolean.
+        num_bins: Of equal width; each includes its upper edge.
+    """
+    confidence = confidence.double()
     index = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    rows = (torch.ones_like(confidence), confidence, (predicted == labels).double())
-    return torch.stack([torch.bincount(index, row, minlength=num_bins) for row in rows])
+    rows = (torch.ones_like(confidence), confidence, right.double())
+    return torch.stack([torch.bincount(index, row, minlength=num_bins) for row in rows]).cpu()
+
+
+def calibration_error(bins: Tensor) -> float:
+    """The mean of abs(accuracy - confidence) over what :func:`counted` gave; NaN for nothing."""
+    count, confidence, right = bins
+    total = float(count.sum())
+    return float((right - confidence).abs().sum()) / total if total else float('nan')

@@ -110,10 +110,9 @@ def test_divergences_are_scaled_and_cast_alike(device, half):
     """A divergence comes out in full precision of logits in half, close to that without autocast;
     under the scaler its gradients are the scale times those without.
     """
-    settings = dict(objective='consistency', num_steps=2, epsilon=5.0, moments=None)
-    wrapper, figures = optim_wrapper(model_of(device)), []
-    plain = gradients(model_of(device, **settings), batch_of('segmentor'), wrapper)
-    model = model_of(device, **settings)
+    settings, figures = dict(objective='consistency', epsilon=5.0, moments=None), []
+    plain = gradients(model_of(device, num_steps=2, **settings), batch_of('segmentor'))
+    model = model_of(device, num_steps=2, **settings)
     scaled = gradients(model, batch_of('segmentor'), amp_wrapper(model, 'float32'))
     assert_close(scaled, {name: SCALE * g for name, g in plain.items()})
     for dtype in ('float32', half):

@@ -46,7 +46,8 @@ def execute(plan, arms=None, seeds=(0,), **options):
 def test_an_experiment_of_each_host(host, tmp_path):
     write_project(host, tmp_path)
     arms = dict(stock={}, afan=afan_overrides(host), control=dict(of='afan'))
-    measures = ['stock', 'cost'] + ([] if host == 'mmdet' else ['nll', 'calibration'])
+    calibration = ['detection_calibration'] if host == 'mmdet' else ['nll', 'calibration']
+    measures = ['stock', 'cost', *calibration]
     plan = plan_of(tmp_path, host, arms=arms, measures=measures)
     failed, said = execute(plan)
     assert not failed and len(plan.store.all()) == 3
@@ -61,7 +62,10 @@ def test_an_experiment_of_each_host(host, tmp_path):
     assert results['primary'].endswith(PRIMARY[host])
     compared = results['metrics'][results['primary']]['comparisons']
     assert {each['arm'] for each in compared} == {'afan', 'control'}
-    if host != 'mmdet':
+    if host == 'mmdet':
+        errors = results['metrics']['detection_calibration/d_ece']
+        assert 0 < errors['values']['stock'][0] < 1 and not errors['larger_is_better']
+    else:
         assert results['metrics']['nll']['values']['stock'][0] > 0
         assert 0 <= results['metrics']['calibration/ece']['values']['stock'][0] <= 1
     # nothing runs twice

@@ -13,7 +13,13 @@ MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 
 # Endings of the names of figures that are better the smaller they are.
 LOWER_IS_BETTER = ('nll', 'ece', 'seconds', 'memory', 'loss')
-CALIBRATION = 'calibration/'  # what CalibrationMetric writes before its figures
+CALIBRATION = 'calibration/'  # what these metrics write before their figures
+# the metric that a measure needs beside those of the config
+METRIC_OF = dict(
+    calibration='CalibrationMetric',
+    nll='CalibrationMetric',
+    detection_calibration='DetectionCalibrationMetric',
+)
 
 
 def measure(function: Callable[..., Dict[str, Any]]) -> Callable[..., Dict[str, Any]]:
@@ -48,14 +54,14 @@ class Trained:
     _clean: Dict[str, float] = field(default_factory=dict)
 
     def clean(self) -> Dict[str, float]:
-        """The metrics of the config's evaluator and, where a measure needs them, of
-        ``CalibrationMetric``, from one pass over the images.
+        """The metrics of the config's evaluator and those that measures need beside them, from one
+        pass over the images.
         """
         if not self._clean:
             metrics = self.evaluator
             metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-            if {'calibration', 'nll'} & set(self.names):
-                metrics.append(dict(type='CalibrationMetric'))
+            needed = {METRIC_OF[name] for name in self.names if name in METRIC_OF}
+            metrics += [dict(type=name) for name in sorted(needed)]
             self._clean = self.evaluate(evaluator=metrics)
         return self._clean
 

@@ -20,6 +20,14 @@ def calibration(trained: Trained) -> Dict[str, float]:
 
 
 @measure
+def detection_calibration(trained: Trained) -> Dict[str, float]:
+    """Calibration error of a detector's scores, see
+    :class:`~afan_mm.robustness.DetectionCalibrationMetric`.
+    """
+    return dict(d_ece=trained.clean()[f'{CALIBRATION}d_ece'])
+
+
+@measure
 def nll(trained: Trained) -> Dict[str, float]:
     """The mean negative log-likelihood on the images, the cross-entropy without weights and
     smoothing; not for detectors.
