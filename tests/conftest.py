@@ -2,6 +2,13 @@
 
 import torch
 
+from support.fast_python import FastPython
+
 # The suite runs in one process per core (pytest -n); threads that wait for each other across them
 # cost ten times the work.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    if not hasattr(config, 'workerinput'):  # once for all workers
+        config.add_cleanup(FastPython().stop)
