@@ -70,11 +70,14 @@ def connect(address):
 
 
 def preload():
+    from fast_configs import remember_configs
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for name in PRELOADED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+    remember_configs()
     assert len(os.listdir('/proc/self/task')) == 1, 'threads do not survive a fork'
     gc.freeze()
 
