@@ -6,6 +6,7 @@ import functools
 
 import mmengine.config.config
 import mmengine.config.utils
+from yapf.yapflib import yapf_api
 
 REMEMBERED = 16
 
@@ -18,7 +19,7 @@ def remember_configs():
     utils, config = mmengine.config.utils, mmengine.config.config
     utils.load = functools.lru_cache(maxsize=None)(utils.load)
     config.is_installed = functools.lru_cache(maxsize=None)(config.is_installed)
-    original, known = config.FormatCode, {}
+    original, known = yapf_api.FormatCode, {}
 
     def remembering(text, **options):
         key = (text, str(options))
@@ -28,4 +29,5 @@ def remember_configs():
             known[key] = original(text, **options)
         return known[key]
 
-    config.FormatCode = remembering
+    # mmengine takes it when it is imported, its fork each time
+    yapf_api.FormatCode = config.FormatCode = remembering
