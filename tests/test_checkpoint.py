@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pickle
 import subprocess
-import sys
 import zipfile
 
 import mmengine.optim
@@ -19,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from afan_mm.checkpoint import allow_mmengine_checkpoints
+from support.fast_python import python
 
 STOCK_RUN = """
 import sys
@@ -87,7 +87,7 @@ def stock_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('stock')
     (folder / 'stock_run.py').write_text(STOCK_RUN)
     process = subprocess.run(
-        [sys.executable, 'stock_run.py', str(folder)],
+        [python(), 'stock_run.py', str(folder)],
         cwd=str(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.model import MMDistributedDataParallel
 
+from support.fast_python import python
 from support.tiny import (
     HOSTS,
     assert_close,
@@ -168,7 +169,7 @@ def both_ranks(tmp_path_factory):
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS='1')
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(port), str(out)],
+            [python(), __file__, str(rank), str(port), str(out)],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

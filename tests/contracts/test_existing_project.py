@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import mmcv
@@ -19,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 
 import afan_mm
+from support.fast_python import python
 from support.paths import TOOLS
 from support.tiny import assert_identical, segmentation_batch
 
@@ -111,7 +111,7 @@ def run(*arguments, cwd):
         PYTHONPATH=os.pathsep.join(filter(None, ['.', os.environ.get('PYTHONPATH')])),
     )
     process = subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [python(), *map(str, arguments)],
         cwd=str(cwd),
         env=environment,
         stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from afan_mm.analysis import robustness_curve as report
 from afan_mm.analysis import robustness_sweep
 from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
+from support.fast_python import python
 from support.paths import TOOLS
 from support.robust_runs import IMAGES, config, make_data
 from support.tiny import build
@@ -93,7 +94,7 @@ def curve(folder, *arguments):
     environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     process = subprocess.run(
         [
-            sys.executable,
+            python(),
             '-W',
             'ignore',
             str(TOOLS / 'analysis_tools' / 'robustness_curve.py'),

@@ -5,7 +5,6 @@ hosts' own tools.
 import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from afan_mm.conversion import ConversionError, convert
 from afan_mm.models.component import AFANComponent
 from support.digits import digits_voc
+from support.fast_python import python
 from support.paths import DIGITS, REAL_DATA, ROOT, is_for_a_cpu
 
 CONFIGS = sorted(
@@ -118,7 +118,7 @@ def test_stock_tools_run_an_afan_config(host, tmp_path):
 
     def run(tool, *arguments, iters=2):
         command = [
-            sys.executable,
+            python(),
             str(tools / tool),
             str(DIGITS[host]),
             *map(str, arguments),

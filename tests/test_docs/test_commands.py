@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
+from support.fast_python import python
 from support.paths import ROOT
 
 DIGITS = 'afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96'
@@ -43,7 +43,7 @@ def clone(tmp_path_factory):
     programs.mkdir()
     for name, arguments in (('python', ''), ('afan', '-m afan_mm ')):
         path = programs / name
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments}"$@"\n')
+        path.write_text(f'#!/bin/sh\nexec {python()} {arguments}"$@"\n')
         path.chmod(0o755)
     return folder
 

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint, load_checkpoint
 from torch.utils.data import Dataset
 
+from support.fast_python import python
 from support.tiny import (
     HOSTS,
     assert_close,
@@ -171,7 +172,7 @@ def test_killed_run_resumes_from_its_last_checkpoint(finished, tmp_path):
     host, work_dir, record = finished
     killed = tmp_path / f'{host}_killed'
     process = subprocess.run(
-        [sys.executable, __file__, host, str(killed)],
+        [python(), __file__, host, str(killed)],
         timeout=120,
         capture_output=True,
         text=True,

@@ -4,10 +4,10 @@ are converted and models trained while the import of these is refused.
 
 import os
 import subprocess
-import sys
 
 import pytest
 
+from support.fast_python import python
 from support.paths import ROOT
 
 REFUSE = """
@@ -44,7 +44,7 @@ def run(code, *refused):
     """Run it in an interpreter that cannot import some packages."""
     path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     return subprocess.run(
-        [sys.executable, '-c', REFUSE.format(refused=refused) + code],
+        [python(), '-c', REFUSE.format(refused=refused) + code],
         env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

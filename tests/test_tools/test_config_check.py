@@ -4,7 +4,6 @@ config is enough.
 
 import copy
 import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +11,7 @@ from afan_mm.cli import command_line
 from afan_mm.cli.config_check import check_config, check_model
 from afan_mm.utils.errors import UsageError
 from support.config_fuzz import small
+from support.fast_python import python
 from support.paths import TOOLS
 from support.tools import configure_test, configure_train
 
@@ -80,7 +80,7 @@ def test_train_says_it_in_a_line_and_shows_no_config(configs, tmp_path):
     cfg.model.neck.afan.epsilon = 'x'
     cfg.dump(str(tmp_path / 'config.py'))
     result = subprocess.run(
-        [sys.executable, str(TOOLS / 'train.py'), str(tmp_path / 'config.py')],
+        [python(), str(TOOLS / 'train.py'), str(tmp_path / 'config.py')],
         capture_output=True,
         text=True,
     )

@@ -18,6 +18,7 @@ from afan_mm.conversion.convert import inherit
 from afan_mm.conversion.presets import preset_entry
 from afan_mm.conversion.pure_python import is_pure_python
 from afan_mm.utils.errors import UsageError
+from support.fast_python import python
 from support.paths import ROOT, TOOLS
 from support.tools import load_tool
 
@@ -406,7 +407,7 @@ def test_refused_option(option, message, capsys):
 def test_refusal_is_one_line_and_exit_code_2(project):
     (project / 'configs/stock.py').write_text("model = dict(type='Gone')\n")
     process = subprocess.run(
-        [sys.executable, str(TOOLS / 'convert_config.py'), 'configs/stock.py'],
+        [python(), str(TOOLS / 'convert_config.py'), 'configs/stock.py'],
         capture_output=True,
         text=True,
         env=dict(os.environ, OMP_NUM_THREADS='1'),

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from mmengine.model import MMDistributedDataParallel
 from afan_mm.cli import runner as cli_runner
 from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
+from support.fast_python import python
 from support.paths import DIGITS, TOOLS
 from support.tools import configure_test, configure_train, test, train
 
@@ -44,7 +44,7 @@ printf '%s\\n' "$PYTHONPATH" "$@" > "$RECORD"
 
 def launch(script, *arguments, cwd, **environment):
     """Run a script of tools/ from another folder."""
-    defaults = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable)
+    defaults = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHON=python())
     return subprocess.run(
         [str(TOOLS / script), *map(str, arguments)],
         cwd=str(cwd),
@@ -147,7 +147,7 @@ def test_torch_launcher_of_old(tmp_path):
     torch 2.
     """
     (tmp_path / 'show.py').write_text('import sys\nprint(sys.argv[1])')
-    command = [sys.executable, '-m', 'torch.distributed.launch', '--nproc_per_node=1', 'show.py']
+    command = [python(), '-m', 'torch.distributed.launch', '--nproc_per_node=1', 'show.py']
     result = subprocess.run(
         command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -306,7 +306,7 @@ def test_slurm_train(tmp_path):
         '--ntasks-per-node=8',
         '--cpus-per-task=5',
         '--kill-on-bad-exit=1',
-        sys.executable,
+        python(),
         '-u',
         str(TOOLS / 'train.py'),
         'my config.py',
@@ -338,7 +338,7 @@ def test_slurm_test(tmp_path):
         **environment,
     )
     command = [
-        sys.executable,
+        python(),
         '-u',
         str(TOOLS / 'test.py'),
         'config.py',

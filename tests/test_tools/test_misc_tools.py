@@ -14,6 +14,7 @@ from mmengine.runner import save_checkpoint
 
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.models import publish
+from support.fast_python import python
 from support.paths import DIGITS, TOOLS
 from support.runs import afan_model
 from support.runs import train as run_training
@@ -84,7 +85,7 @@ def test_print_config_refusals(tmp_path, monkeypatch):
 def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, name, tmp_path):
     """Run as a script, from another folder."""
     process = subprocess.run(
-        [sys.executable, str(TOOLS / 'misc' / f'{tool}.py'), *arguments],
+        [python(), str(TOOLS / 'misc' / f'{tool}.py'), *arguments],
         cwd=str(tmp_path),
         capture_output=True,
         text=True,

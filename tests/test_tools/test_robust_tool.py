@@ -15,6 +15,7 @@ from afan_mm.cli.runner import build_runner
 from afan_mm.robustness.settings import PROTOCOLS
 from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
+from support.fast_python import python
 from support.paths import TOOLS
 from support.robust_runs import IMAGES, config, make_data
 from support.tiny import build
@@ -42,7 +43,7 @@ def project(request, data, tmp_path_factory):
 def run_tool(folder, *arguments):
     environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     return subprocess.run(
-        [sys.executable, str(TOOLS / 'test.py'), *arguments],
+        [python(), str(TOOLS / 'test.py'), *arguments],
         cwd=str(folder),
         env=environment,
         capture_output=True,

@@ -5,7 +5,6 @@ input.
 import argparse
 import os
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from afan_mm.cli.main import TOOLS as COMMANDS
 from afan_mm.utils.errors import UsageError
+from support.fast_python import python
 from support.paths import TOOLS
 from support.tools import configure_test, configure_train, demo
 
@@ -221,7 +221,7 @@ def test_bad_checkpoint(config, content, tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(tool, arguments, tmp_path):
     process = subprocess.run(
-        [sys.executable, str(TOOLS / f'{tool}.py'), *arguments],
+        [python(), str(TOOLS / f'{tool}.py'), *arguments],
         cwd=str(tmp_path),
         capture_output=True,
         text=True,
