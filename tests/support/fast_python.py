@@ -56,5 +56,5 @@ class FastPython:
 
     def stop(self):
         del os.environ[VARIABLE]
-        self.server.communicate()  # its standard input ends
-        shutil.rmtree(self.folder)
+        with self.server:  # its standard input ends, and so does it
+            shutil.rmtree(self.folder)
