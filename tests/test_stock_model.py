@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from mmengine.registry import DefaultScope
 
 from afan_mm.stock_model import build, resize, without_weights
 from support.tiny import assert_identical, segmentor_config
@@ -39,8 +40,9 @@ def test_nothing_pads_to_another_size():
 
 
 def test_the_same_weights_each_time():
-    first = build(segmentor_config())
-    drawn = random.random(), np.random.rand(), float(torch.rand(()))
-    second = build(segmentor_config())
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        first = build(segmentor_config())
+        drawn = random.random(), np.random.rand(), float(torch.rand(()))
+        second = build(segmentor_config())
     assert first.training and drawn == (random.random(), np.random.rand(), float(torch.rand(())))
     assert_identical(first.state_dict(), second.state_dict())
