@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 
 from afan_mm.cli.command_line import quotient, run
 from afan_mm.conversion.config_file import converted_file, write_config
+from afan_mm.conversion.late import MAX_TAIL_SHARE
 from afan_mm.conversion.presets import PRESETS
 from afan_mm.utils.errors import UsageError
 
@@ -35,7 +36,16 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='SITE[,SITE...]',
         help="neck (the backbone's features), output (the neck's), head, or a path such as "
         'backbone.layer3 or '
-        'roi_head.map; default: neck,head, as far as they fit',
+        'roi_head.map; or late, alone: those with a small share of the training step after them, '
+        'which is measured, for --preset recommended; '
+        'default: neck,head, as far as they fit',
+    )
+    parser.add_argument(
+        '--max-tail-share',
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar='SHARE',
+        help=f'the largest such share of --sites late; default: {MAX_TAIL_SHARE}',
     )
     parser.add_argument(
         '--preset',

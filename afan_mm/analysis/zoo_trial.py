@@ -8,7 +8,6 @@ step does not run.
 """
 
 import argparse
-import copy
 import time
 import traceback
 import warnings
@@ -19,17 +18,17 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 
 from ..conversion import converted
 from ..conversion.presets import PRESETS
+from ..random_batches import zoo_batch
+from ..stock_model import build, resize, seed, without_weights
 from ..utils.configs import dicts, type_name
 from ..utils.files import write_json
-from .random_batches import zoo_batch
 
 Gradients = Dict[str, Tensor]
 Shape = Tuple[int, int]
@@ -53,12 +52,7 @@ def load(path: Path) -> Config:
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    for node in dicts(cfg.model):
-        for key in ('pretrained', 'checkpoint', 'teacher_ckpt'):
-            if isinstance(node.get(key), str):
-                node[key] = None
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
-            node['init_cfg'] = None
+    without_weights(cfg.model)
     # what reached the parameters, not what clipping left of it
     cfg.optim_wrapper.pop('clip_grad', None)
     if 'Amp' in type_name(cfg.optim_wrapper):  # refuses to be built without a GPU
@@ -66,32 +60,6 @@ def load(path: Path) -> Config:
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(key, None)
     return cfg
-
-
-def resize(model: dict, shape: Shape) -> None:
-    """Let nothing pad the small images of the batch to the size that the config trains on."""
-    for node in dicts(model):
-        if 'size' in node.get('data_preprocessor', {}):
-            node['data_preprocessor'].update(size=shape)
-        if 'batch_augments' in node:
-            node['batch_augments'] = [
-                each
-                for each in node['batch_augments'] or ()
-                if type_name(each) != 'BatchFixedSizePad'
-            ]
-
-
-def seed() -> None:
-    """Start the random streams that hosts draw from."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-
-
-def build(cfg: Config) -> nn.Module:
-    """The model of a config in training mode, the same weights each time."""
-    seed()
-    # some models take their config apart
-    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).train()
 
 
 def step(model: nn.Module, cfg: Config, shape: Shape) -> Tuple[float, Gradients, OptimWrapper]:
@@ -136,7 +104,7 @@ def stock_step(cfg: Config, record: 'Record') -> Tuple[Gradients, Gradients, Sha
     error, own = None, cfg.model.get('data_preprocessor', {}).get('size')
     for shape in (*SHAPES, *([tuple(own)] if own else ())):
         resize(cfg.model, shape)
-        model = build(cfg)
+        model = build(cfg.model)
         model.init_weights()
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         try:
@@ -197,7 +165,7 @@ def afan_step(
             type_name(node) for node in dicts(new.model) if type_name(node).startswith('AFAN')
         ),
     )
-    model = build(new)
+    model = build(new.model)
     model.load_state_dict(weights)
     _, gradients, wrapper = step(model, new, shape)
     moved = distance(gradients, expected)

@@ -39,7 +39,7 @@ def converted_file(
     Args:
         config: The stock config, a file or a name such as 'mmdet::NAME'.
         path: Where the text is to be; the address of ``config`` counts from there.
-        sites, preset, afan: See :func:`convert`.
+        sites, preset, afan: See :func:`convert`, whose ``max_tail_share`` is among ``afan``.
 
     Raises:
         UsageError: If the config cannot be read.

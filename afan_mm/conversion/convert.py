@@ -1,14 +1,15 @@
 """The conversion itself."""
 
 import copy
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 
-from ..utils.checks import check_choice
+from ..utils.checks import check_choice, check_number
 from ..utils.configs import type_name
-from .host import ConversionError, find_host, in_scope, refuse_converted
-from .placement import Parts, read_sites
+from .host import ConversionError, Host, find_host, in_scope, refuse_converted
+from .late import MAX_TAIL_SHARE, late_sites, shown
+from .placement import Parts, Sites, read_sites
 from .presets import PRESETS, preset_settings
 from .pure_python import with_classes
 
@@ -34,8 +35,9 @@ class Conversion(NamedTuple):
 
 def convert(
     cfg: Config,
-    sites: Optional[Sequence[str]] = None,
+    sites: Union[str, Sequence[str], None] = None,
     preset: Optional[str] = 'paper',
+    max_tail_share: Optional[float] = None,
     **afan: Any,
 ) -> Conversion:
     """Choose the components that fit a stock config of mmdet, mmseg or mmpretrain.
@@ -47,10 +49,15 @@ def convert(
         cfg: The stock config.
         sites: 'neck' (what the neck reads), 'output' (what it returns), the path of a module of the
             host such as 'backbone.layer3', 'head', or a site in the head such as 'roi_head.map'.
-            Defaults to None: 'neck' and 'head', as far as they fit.
+            Or 'late', alone: those of what the head reads, what its last layer reads, the RoI map
+            and the last two stages of a classifier that have a small tail, by a measured stock step
+            on small random images; for ``joint=True``, as the preset 'recommended' has it. Defaults
+            to None: 'neck' and 'head', as far as they fit.
         preset: Settings of the 'paper' or of its 'released' code for the data set of the config,
             'recommended' for late sites perturbed together (configs/_base_/presets), or
             None for those of :class:`~afan_mm.AFANSettings`. Defaults to 'paper'.
+        max_tail_share: How much of a step's operations may come after a site of 'late'; where no
+            site has so little, the last one is taken. Defaults to 0.45.
         afan: Settings of every site, which win over the preset's; see
             :class:`~afan_mm.AFANSettings`. The keys ``neck`` and ``head`` hold those of one
             component alone, and ``optim_wrapper`` further keys of the optim wrapper, such as
@@ -65,6 +72,8 @@ def convert(
         check_choice('preset', preset, (*PRESETS, None))
     except ValueError as error:
         raise ConversionError(str(error)) from error
+    names = sites.split(',') if isinstance(sites, str) else sites
+    most = _checked_share(names, max_tail_share)
     ready, notes = preset_settings(cfg, preset, afan) if preset else ({}, [])
     ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
     model = cfg.get('model')
@@ -74,7 +83,12 @@ def convert(
         host = find_host(model)
         refuse_converted(model, 'model')
         overrides = _training_overrides(cfg, ready['optim_wrapper'])
-        parts = Parts(host, read_sites(sites, host))
+        if most is None:
+            chosen = read_sites(names, host)
+        else:
+            chosen, how = _late(cfg, host, most)
+            notes.append(how)
+        parts = Parts(host, chosen)
         parts.add_neck({**afan, **ready['neck']})
         parts.add_head({**afan, **ready['head']})
     if not parts.choices:
@@ -93,14 +107,45 @@ def convert(
 
 def converted(
     cfg: Config,
-    sites: Optional[Sequence[str]] = None,
+    sites: Union[str, Sequence[str], None] = None,
     preset: Optional[str] = 'paper',
     **afan: Any,
 ) -> Config:
     """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same
-    arguments; tools/convert_config.py writes the same one.
+    arguments, ``max_tail_share`` among them; tools/convert_config.py writes the same one.
     """
     return inherit(cfg, convert(cfg, sites, preset, **afan).overrides)
+
+
+def _checked_share(sites: Optional[Sequence[str]], most: Optional[float]) -> Optional[float]:
+    """The largest tail share of late sites; None where others are asked for."""
+    if sites is not None and 'late' in sites:
+        if len(sites) > 1:
+            raise ConversionError(
+                f"sites must be 'late' alone or other ones, but got {', '.join(sites)}"
+            )
+        most = MAX_TAIL_SHARE if most is None else most
+        try:
+            return check_number('max_tail_share', most, most=1, above=True)
+        except (TypeError, ValueError) as error:
+            raise ConversionError(str(error)) from error
+    if most is not None:
+        raise ConversionError(f"max_tail_share is for sites='late', but got {most!r} without it")
+    return None
+
+
+def _late(cfg: Config, host: Host, most: float) -> Tuple[Sites, str]:
+    late, how = late_sites(cfg, host, most)
+    levels: Dict[str, Tuple[int, ...]] = {}
+    reasons: Dict[str, str] = {}
+    for site in late:
+        one = read_sites([site.name], host)
+        place = one.neck[0] if one.neck else f'head.{one.head[0]}'
+        reasons[place] = f'tail share {shown(site.share)}'
+        if site.levels is not None:
+            levels[place] = site.levels
+    chosen = read_sites([site.name for site in late], host)
+    return chosen._replace(levels=levels, reasons=reasons), how
 
 
 def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:

@@ -113,6 +113,15 @@ def num_levels(backbone: Any) -> Optional[int]:
     return len(indices) if isinstance(indices, (list, tuple)) else None
 
 
+def level_read(host: Host) -> int:
+    """The last level of the backbone that matters to the losses; -1: the very last."""
+    neck, head = (
+        part[at] if isinstance(part, (list, tuple)) and part else part
+        for part, at in ((host.config.get('neck'), 0), (host.config.get('decode_head'), -1))
+    )
+    return last_level_read(neck or head or {}, num_levels(host.config.get('backbone')))
+
+
 def last_level_read(reader: dict, count: Optional[int]) -> int:
     """The last of ``count`` features that a neck or head reads, by its ``in_index`` or
     ``end_level``; -1: the very last.

@@ -12,7 +12,7 @@ from ..models.component import parameter
 from ..settings import AFANSettings
 from ..utils.configs import type_name
 from ..utils.errors import describe
-from .host import ConversionError, Host, last_level_read, num_levels
+from .host import ConversionError, Host, level_read
 
 HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
 SITES_OF_PAPER = ('classifier', 'vector')
@@ -20,20 +20,29 @@ NECK_SITES = {'neck': 'input', 'input': 'input', 'output': 'output'}
 
 
 class Sites(NamedTuple):
-    """Sites that were asked for: those of the neck wrapper, and the head's; ``''`` for the one that
-    suits it, None for none.
+    """Sites that were asked for.
+
+    Attributes:
+        neck: Those of the neck wrapper.
+        head: Those of the head, ``''`` for the one that suits it.
+        asked: Whether by name.
+        levels: Of sites of the neck wrapper, where they are known; (-1,): need not be stated.
+        reasons: Why these, where there is more to say than that they were asked for.
     """
 
     neck: List[str]
-    head: Optional[str]
+    head: List[str]
     asked: bool = True
+    levels: Dict[str, Tuple[int, ...]] = {}
+    reasons: Dict[str, str] = {}
 
 
 def read_sites(names: Optional[Sequence[str]], host: Host) -> Sites:
     """Sites by the names that a user gives them."""
     if names is None:
-        return Sites(['input'], '', asked=False)
-    neck, heads = [], []
+        return Sites(['input'], [''], asked=False)
+    neck: List[str] = []
+    heads: List[str] = []
     for name in names:
         first, _, rest = name.partition('.')
         if name in NECK_SITES:
@@ -49,12 +58,9 @@ def read_sites(names: Optional[Sequence[str]], host: Host) -> Sites:
                 f"of its head such as 'roi_head.map'; got {name!r} for a {host.cls.__name__} with "
                 f'{", ".join(host.config)}'
             )
-    if not neck + heads or len(set(neck)) < len(neck) or len(heads) > 1:
-        raise ConversionError(
-            'sites must be different ones, at most one of them in the head, but got '
-            f'{", ".join(names)}'
-        )
-    return Sites(neck, heads[0] if heads else None)
+    if not neck + heads or any(len(set(part)) < len(part) for part in (neck, heads)):
+        raise ConversionError(f'sites must be different ones, but got {", ".join(names)}')
+    return Sites(neck, heads)
 
 
 class Parts:
@@ -91,7 +97,7 @@ class Parts:
             AFANNeckWrapper._stock_class(base)
         except (TypeError, KeyError) as error:
             return self._leave_out(where, str(error.args[0]))
-        afan = [self._neck_settings(site, first, settings) for site in self.sites.neck]
+        afan = [self._neck_settings(site, settings) for site in self.sites.neck]
         part = dict(type='AFANNeckWrapper', base=base, afan=afan if len(afan) > 1 else afan[0])
         self._state('neck', stock, 0, part)
         self.choices.append((self.host.name(*where), self._neck_reason(base, several, afan)))
@@ -113,7 +119,7 @@ class Parts:
             )
         afan = []
         for site in self.sites.neck:
-            each = self._neck_settings(site, None, settings)
+            each = self._neck_settings(site, settings)
             if site == 'input':
                 each = {'site': 'backbone', 'levels': (-1,), **each}
             afan.append(each)
@@ -129,22 +135,14 @@ class Parts:
             if isinstance(part, dict) and 'type' in part and key != 'data_preprocessor'
         ]
 
-    def _neck_settings(
-        self, site: str, neck: Optional[dict], settings: Dict[str, Any]
-    ) -> Dict[str, Any]:
+    def _neck_settings(self, site: str, settings: Dict[str, Any]) -> Dict[str, Any]:
         afan = dict(_checked(settings, ('levels', 'reuse_proposals')))
         if '.' in site:
             _check_path(self.host, site)
-        if site != 'input':
-            return dict(site=site, **afan)
-        level = self._level(neck)
-        return afan if level == -1 else dict(dict(levels=(level,)), **afan)
-
-    def _level(self, neck: Optional[dict]) -> int:
-        """The last level of the backbone that matters to the losses."""
-        head = self.host.config.get('decode_head')
-        head = head[-1] if isinstance(head, (list, tuple)) else head
-        return last_level_read(neck or head or {}, num_levels(self.host.config.get('backbone')))
+        stated = {} if site == 'input' else dict(site=site)
+        by_itself = (level_read(self.host) if site == 'input' else -1,)
+        levels = self.sites.levels.get(site, by_itself)
+        return dict(stated if levels == (-1,) else dict(stated, levels=levels), **afan)
 
     def _neck_reason(self, base: Optional[str], several: bool, afan: List[dict]) -> str:
         text = (
@@ -158,19 +156,18 @@ class Parts:
         for each in afan:
             site, levels = each.get('site', 'input'), each.get('levels')
             if site != 'input':
-                reasons.append(f"'{site}', as asked for")
+                what, why = f"'{site}'", 'as asked for'
             elif levels:
-                reasons.append(
-                    f'level {levels[-1]} of the backbone, the last that '
-                    f'{"the neck" if base else "the head"} reads'
-                )
+                what = f'level {levels[-1]} of the backbone'
+                why = f'the last that {"the neck" if base else "the head"} reads'
             else:
-                reasons.append("the backbone's last layer, a site of the paper")
+                what, why = "the backbone's last layer", 'a site of the paper'
+            reasons.append(f'{what}, {self.sites.reasons.get(site, why)}')
         return f'{text}; site: {" and ".join(reasons)}'
 
     def add_head(self, settings: Dict[str, Any]) -> None:
         """The decode head or RoI head, if it is one that A-FAN has a component for."""
-        if self.sites.head is None:
+        if not self.sites.head:
             return
         for key, component in HEADS.items():
             stock = self.host.config.get(key)
@@ -198,28 +195,29 @@ class Parts:
             stock_class = component._stock_class(head['type'])
         except (TypeError, KeyError) as error:
             return self._leave_out(where, str(error.args[0]))
-        site = self.sites.head or _default_site(component, head, stock_class)
-        if site is None:
+        default = _default_site(component, head, stock_class) if '' in self.sites.head else None
+        if '' in self.sites.head and default is None:
             return self._leave_out(
                 where,
                 f'{_name(head["type"])} has none of the sites that {component.__name__} knows by '
                 'itself; '
                 f"a submodule of it can be asked for, as '{key}.NAME'",
             )
-        if self.sites.head:
-            _check_head_site(component, head, site)
-        afan = dict(dict(site=site) if self.sites.head else {}, **_checked(settings, ('levels',)))
-        self._state(key, stock, last, dict(type=component.__name__, base=head['type'], afan=afan))
-        of_paper = 'a site of the paper' if site in SITES_OF_PAPER else 'as its box head is made'
-        if key == 'head':
-            of_paper = 'the vector that its last layer reads'
-        reason = 'as asked for' if self.sites.head else of_paper
-        stage = 'the last of the heads; ' if several else ''
+        afan, reasons = [], []
         stages = ' of every stage' if isinstance(head.get('bbox_head'), list) else ''
+        for site in self.sites.head:
+            if site:
+                _check_head_site(component, head, site)
+            afan.append(dict(dict(site=site) if site else {}, **_checked(settings, ('levels',))))
+            why = self.sites.reasons.get(f'head.{site}') or _head_reason(key, site, default)
+            reasons.append(f"'{site or default}'{stages}, {why}")
+        part = dict(type=component.__name__, base=head['type'])
+        self._state(key, stock, last, dict(part, afan=afan if len(afan) > 1 else afan[0]))
+        stage = 'the last of the heads; ' if several else ''
         self.choices.append(
             (
                 self.host.name(*where),
-                f"{stage}{_name(head['type'])} stays; site: '{site}'{stages}, {reason}",
+                f'{stage}{_name(head["type"])} stays; site: {" and ".join(reasons)}',
             )
         )
 
@@ -244,6 +242,14 @@ class Parts:
 def _name(kind: Any) -> str:
     """Of a ``type``, which is a class in the pure Python style."""
     return kind if isinstance(kind, str) else kind.__name__
+
+
+def _head_reason(key: str, site: str, default: Optional[str]) -> str:
+    if site:
+        return 'as asked for'
+    if key == 'head':
+        return 'the vector that its last layer reads'
+    return 'a site of the paper' if default in SITES_OF_PAPER else 'as its box head is made'
 
 
 def _checked(settings: Dict[str, Any], options: Sequence[str]) -> Dict[str, Any]:

@@ -77,6 +77,16 @@ class AFANDecodeHead(AFANComponent):
         with MODELS.switch_scope_and_registry(cls.afan_scope) as registry:
             return 'classifier' if cls._classifier(registry.build(stock)) else None
 
+    @classmethod
+    def known_points(cls, head: nn.Module) -> Dict[str, Point]:
+        """Where the sites are that the component knows by itself, in the order of the forward pass.
+
+        Args:
+            head: A stock head.
+        """
+        point = cls._classifier(head)
+        return {} if point is None else {'classifier': point}
+
     def loss(self, *args, **kwargs) -> Losses:
         """Losses of the stock head."""
         compute = super().loss

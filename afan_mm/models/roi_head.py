@@ -100,6 +100,23 @@ class AFANRoIHead(AFANComponent):
         ]
         return _site_for(kinds) if kinds else None
 
+    @classmethod
+    def known_points(cls, head: nn.Module) -> Dict[str, Point]:
+        """Where the sites are that the component knows by itself, in the order of the forward pass;
+        those of the first stage of a cascade.
+
+        Args:
+            head: A stock RoI head.
+        """
+        heads = getattr(head, 'bbox_head', None)
+        if heads is None:
+            return {}
+        stages = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+        points = {'map': Point(stages[0], reads=True)}
+        if _site_for(type(stage) for stage in stages) == 'vector':
+            points['vector'] = Point(_last_layers(stages[0])[0], reads=True)
+        return points
+
     def bbox_loss(self, *args, **kwargs) -> dict:
         """Box results and losses of the stock head."""
         stage = 0

@@ -11,8 +11,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from afan_mm.analysis.random_batches import zoo_batch
 from afan_mm.conversion import converted
+from afan_mm.random_batches import zoo_batch
 from support.families import family_model
 from support.tiny import assert_identical, random_streams, seed_everything
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.profiler import record_function
 
-from afan_mm.analysis import random_batches as batches
+from afan_mm import random_batches as batches
 from afan_mm.analysis.cost import meters, runs, schedules, steps, variants
 from afan_mm.analysis.cost.case import Case
 from afan_mm.cli import command_line

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from mmengine.utils import ProgressBar
 
+from ...random_batches import default_batch_size, default_shape, random_batch
 from ...utils.configs import read_config
 from ...utils.errors import UsageError, describe
-from ..random_batches import default_batch_size, default_shape, random_batch
 from .meters import measure_rounds
 from .runs import PartsRun, Run, TailRun
 from .variants import variants_of, with_settings

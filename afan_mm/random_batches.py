@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 
-from ..utils.configs import dicts
+from .utils.configs import dicts
 
 IGNORED = 255
 NUM_BOXES = 5
@@ -20,15 +20,22 @@ def default_shape(cfg: Config, device: torch.device) -> Tuple[int, int]:
     """(H, W) of the training images: the config's own on a GPU, a small one on a CPU."""
     if device.type == 'cpu':
         return CPU_SHAPES[cfg.default_scope]
-    size = cfg.model.get('data_preprocessor', {}).get('size') or _scale(
-        cfg.get('train_dataloader', {})
-    )
+    size = training_shape(cfg)
     if size is None:
         raise ValueError(
             'neither its data_preprocessor nor its training pipeline names the size of an image; '
             'give --shape'
         )
-    return tuple(size)
+    return size
+
+
+def training_shape(cfg: Config) -> Optional[Tuple[int, int]]:
+    """(H, W) of the images that a config trains on: what its data_preprocessor pads to, or what its
+    training pipeline resizes or else crops to; None where neither says.
+    """
+    size = cfg.model.get('data_preprocessor', {}).get('size')
+    loader = cfg.get('train_dataloader', {})
+    return tuple(size) if size else _scale(loader) or _crop(loader)
 
 
 def default_batch_size(cfg: Config, device: torch.device) -> int:
@@ -49,14 +56,16 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
     Returns:
         ``inputs``, a list of (3, H, W) uint8 tensors, and ``data_samples``: with random blocks of
         labels, the last of them ignored unless a loss has class weights, for mmseg; with five
-        boxes, their labels and masks for mmdet.
+        boxes, their labels and masks for mmdet; with a class for mmpretrain.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = [
         torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8)
         for _ in range(batch_size)
     ]
-    make = dict(mmseg=_segmentation_sample, mmdet=_detection_sample)[cfg.default_scope]
+    make = dict(
+        mmseg=_segmentation_sample, mmdet=_detection_sample, mmpretrain=_classification_sample
+    )[cfg.default_scope]
     samples = [make(cfg.model, shape, generator) for _ in range(batch_size)]
     for sample in samples:
         sample.set_metainfo(
@@ -95,8 +104,16 @@ def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Gene
     )
 
 
+def _classification_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(
+        torch.randint(0, _num_classes(model), (1,), generator=generator)
+    )
+
+
 def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: int = 0) -> dict:
-    """A batch with every kind of target that a family of mmdet or mmseg reads.
+    """A batch with every kind of target that a family of a host reads.
 
     Args:
         shape: (H, W) in pixels.
@@ -107,8 +124,8 @@ def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: in
         labelled and an unlabelled branch for semi-supervised ones.
     """
     batch = random_batch(cfg, shape, batch_size, seed)
-    complete = dict(mmseg=_complete_segmentation, mmdet=_complete_detection)[cfg.default_scope]
-    for sample in batch['data_samples']:
+    complete = dict(mmseg=_complete_segmentation, mmdet=_complete_detection).get(cfg.default_scope)
+    for sample in batch['data_samples'] if complete else ():
         complete(cfg.model, sample, shape)
     kind = cfg.model.get('data_preprocessor', {}).get('type', '')
     if kind.endswith('MultiBranchDataPreprocessor'):
@@ -200,9 +217,22 @@ def _num_classes(model: dict) -> int:
 
 
 def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
-    """(H, W) of the first (W, H) that a training pipeline resizes to."""
+    """(H, W) of the first (W, H), or side of a square, that a training pipeline resizes to."""
     for step in dicts(dataloader):
         scale = step.get('scale') or (step.get('scales') or [None])[0]
         if isinstance(scale, (list, tuple)):
             return tuple(scale)[::-1]
+        if type(scale) is int:
+            return scale, scale
+    return None
+
+
+def _crop(dataloader: dict) -> Optional[Tuple[int, int]]:
+    """(H, W) of the first crop of a training pipeline."""
+    for step in dicts(dataloader):
+        size = step.get('crop_size')
+        if isinstance(size, (list, tuple)):
+            return tuple(size)
+        if type(size) is int:
+            return size, size
     return None

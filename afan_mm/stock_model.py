@@ -1,0 +1,52 @@
+"""A stock model that a CPU can build and run: without weights, for small images."""
+
+import copy
+import random
+from typing import Tuple
+
+import numpy as np
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS
+from torch import nn
+
+from .utils.configs import dicts, type_name
+
+WEIGHTS = ('pretrained', 'checkpoint', 'teacher_ckpt')
+
+
+def without_weights(model: dict) -> None:
+    """Let a model load none of the files that its config names."""
+    for node in dicts(model):
+        for key in WEIGHTS:
+            if isinstance(node.get(key), str):
+                node[key] = None
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node['init_cfg'] = None
+
+
+def resize(model: dict, shape: Tuple[int, int]) -> None:
+    """Let nothing pad images of a shape (H, W) to the size that the config trains on."""
+    for node in dicts(model):
+        if 'size' in node.get('data_preprocessor', {}):
+            node['data_preprocessor'].update(size=shape)
+        if 'batch_augments' in node:
+            node['batch_augments'] = [
+                each
+                for each in node['batch_augments'] or ()
+                if type_name(each) != 'BatchFixedSizePad'
+            ]
+
+
+def seed() -> None:
+    """Start the random streams that hosts draw from."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+
+
+def build(model: dict) -> nn.Module:
+    """The model of a config in training mode, the same weights each time."""
+    seed()
+    # some models take their config apart
+    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).train()

@@ -1,0 +1,44 @@
+"""Random batches in the form of a data loader, beside what the benchmark's tests say of them."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from afan_mm.random_batches import training_shape, zoo_batch
+
+
+@pytest.mark.parametrize(
+    'path,shape',
+    [
+        ('mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py', (512, 512)),
+        ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', (800, 1333)),
+        ('mmpretrain::resnet/resnet50_8xb32_in1k.py', (224, 224)),
+        ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', (32, 32)),
+    ],
+)
+def test_size_of_the_images_that_a_config_trains_on(path, shape):
+    assert training_shape(get_config(path)) == shape
+
+
+@pytest.mark.parametrize(
+    'pipeline,shape',
+    [
+        ([], None),
+        ([dict(type='RandomFlip', prob=0.5)], None),
+        ([dict(type='RandomCrop', crop_size=(48, 64))], (48, 64)),
+        ([dict(type='RandomCrop', crop_size=32), dict(type='Resize', scale=64)], (64, 64)),
+        ([dict(type='RandomChoiceResize', scales=[(640, 480), (320, 240)])], (480, 640)),
+    ],
+)
+def test_size_of_a_pipeline(pipeline, shape):
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=pipeline)))
+    assert training_shape(Config(dict(model=dict(), train_dataloader=loader))) == shape
+
+
+def test_classes_are_those_of_the_head():
+    model = dict(type='ImageClassifier', head=dict(num_classes=3))
+    cfg = Config(dict(model=model, default_scope='mmpretrain'))
+    batch = zoo_batch(cfg, (8, 6), 30)
+    assert {tuple(image.shape) for image in batch['inputs']} == {(3, 8, 6)}
+    assert {int(sample.gt_label) for sample in batch['data_samples']} == {0, 1, 2}
+    assert batch['data_samples'][0].img_shape == (8, 6)
