@@ -1,7 +1,7 @@
 # Does late joint A-FAN help a segmentor that has 15 images to learn from? More than noise, and than
 # sharpness-aware minimisation? All with the settings of classification_cifar10-500.py. The head has
-# dropout: 'clean_draws' has the masks of the clean pass in the adversarial one, too, and differs
-# from stock by the perturbation alone.
+# dropout: 'own_draws' has other masks in the adversarial pass than in the clean one, the other arms
+# the same.
 base = '../deeplabv3plus/deeplabv3plus_lite0-d16_1xb4-400_camvid15-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
 _late = '../deeplabv3plus/afan_deeplabv3plus_lite0-d16_1xb4-400_camvid15-160x120_late.py'
@@ -9,12 +9,12 @@ arms = dict(
     stock=dict(),
     late=dict(config=_late),
     control=dict(of='late'),
-    clean_draws=dict(config=_late),
+    own_draws=dict(config=_late),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
 )
 for _part in ('neck', 'decode_head'):
-    arms['clean_draws'][f'model.{_part}.afan.draws'] = 'clean'
+    arms['own_draws'][f'model.{_part}.afan.draws'] = 'own'
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
     arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
 del _part, _late

@@ -1,7 +1,6 @@
 # Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise,
-# and than sharpness-aware minimisation, each with the setting that
-# segmentation_camvid30-frozen_tuning.py found best? The head has dropout; the adversarial passes
-# repeat the clean pass's masks and so differ from it by the perturbation alone.
+# and than sharpness-aware minimisation? All with the sizes of classification_cifar10-500.py;
+# segmentation_camvid30-frozen_tuning.py compares them with others.
 base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
 _late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'
@@ -13,8 +12,6 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
 )
 for _part in ('neck', 'decode_head'):
-    arms['late'][f'model.{_part}.afan.draws'] = 'clean'
-    arms['noise'][f'model.{_part}.afan.draws'] = 'clean'
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
     arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
 del _part, _late

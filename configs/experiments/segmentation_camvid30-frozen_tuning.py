@@ -9,20 +9,20 @@ references = ['stock']
 
 _parts = ('neck', 'decode_head')
 _epsilon = ', '.join(f'model.{part}.afan.epsilon' for part in _parts)
-_draws = {f'model.{part}.afan.draws': 'clean' for part in _parts}
 _gaussian = {f'model.{part}.afan.perturbation': 'gaussian' for part in _parts}
 arms = dict(
     stock=dict(),
     decay=dict(),
     longer=dict(factor=2),
     shorter=dict(reference='longer', factor=1 / 3),
-    late=dict(config=_late, **_draws),
-    noise=dict(config=_late, **_draws, **_gaussian),
+    late=dict(config=_late),
+    noise=dict(config=_late, **_gaussian),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
     decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
+    late={_epsilon: [0.1, 0.3]},
     noise={_epsilon: [0.3, 1.0]},
     sam={'optim_wrapper.rho': [0.05, 0.2]},
 )
-del _parts, _epsilon, _draws, _gaussian, _late
+del _parts, _epsilon, _gaussian, _late

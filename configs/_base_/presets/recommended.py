@@ -9,6 +9,7 @@
 # - the l2 norm at each position, a tenth of the feature's own length there, did so on two tasks;
 # - moments of the batch took most of the perturbation away again, hence moments=None;
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
+# The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
 # Not shown: detection, training from scratch, and data on which stock does not overfit.
 late = dict(
@@ -21,6 +22,7 @@ late = dict(
     num_strengths=1,
     estimator='per_sample',
     adv_weight=0.5,
+    draws='clean',
 )
 everywhere = dict(
     neck=late,
