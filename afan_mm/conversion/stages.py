@@ -7,7 +7,7 @@ from torch import nn
 from .tail_share import Meter
 
 OPENED = 0.8  # a module with more of a backbone's operations is no stage, but holds them
-NOTICED = 0.01  # one with less is none
+NOTICED = 0.02  # one with less, such as a layer between two stages, is none
 
 
 def inner_modules(backbone: nn.Module, path: str) -> Iterator[Tuple[str, nn.Module]]:
