@@ -59,5 +59,5 @@ def test_a_signal_reaches_the_command(number):
     )
     assert process.stdout.readline() == b'1\n'
     process.send_signal(number)
-    assert process.wait(timeout=60) == -number
+    assert process.wait(timeout=240) == -number
     assert process.stdout.read() == b''  # which ends when nobody is left to write
