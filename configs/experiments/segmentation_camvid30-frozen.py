@@ -8,6 +8,7 @@ arms = dict(
     stock=dict(),
     late=dict(config=_late),
     control=dict(of='late'),
+    longer=dict(factor=2),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
 )
