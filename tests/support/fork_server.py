@@ -130,8 +130,8 @@ def execute(arguments, path):
     kind = rest[0] if rest[:1] in (['-m'], ['-c']) else 'script'
     if kind == 'script' and (not rest or rest[0].startswith('-')):
         os.execv(REAL, [REAL, *arguments])
-    script = os.path.realpath(rest[0])
-    folder = {'-m': os.getcwd(), '-c': '', 'script': os.path.dirname(script)}[kind]
+    beside = os.path.dirname(os.path.realpath(rest[0]))
+    folder = {'-m': os.getcwd(), '-c': '', 'script': beside}[kind]
     own = os.environ.get('PYTHONPATH')
     sys.path[:] = [folder, *(own.split(os.pathsep) if own else ()), *path]
     importlib.invalidate_caches()
@@ -142,7 +142,7 @@ def execute(arguments, path):
         sys.argv[1:] = rest[2:]
         exec(rest[1], sys.modules['__main__'].__dict__)
     else:
-        runpy.run_path(script, run_name='__main__')
+        runpy.run_path(rest[0], run_name='__main__')
 
 
 if __name__ == '__main__':
