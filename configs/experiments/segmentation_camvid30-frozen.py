@@ -19,5 +19,5 @@ del _part, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
-references = ['stock', 'control', 'noise', 'sam']
+references = ['stock', 'control', 'longer', 'noise', 'sam']
 keep_checkpoints = True
