@@ -27,7 +27,10 @@ PIP_ONLY = ('disable-pip-version-check', 'cache-dir', 'no-cache-dir', 'progress-
 
 def translate_pip_settings(listing):
     """What ``pip config list`` says as uv's variables, None if some of it cannot be said to uv."""
-    lines = [re.fullmatch(r'(.*)\.([\w-]+)=(.*)', line).groups() for line in listing.splitlines()]
+    found = [re.fullmatch(r'(.*)\.([\w-]+)=(.*)', line) for line in listing.splitlines()]
+    if None in found:
+        return None
+    lines = [each.groups() for each in found]
     variables = {'UV_INDEX_STRATEGY': 'unsafe-best-match'}  # all indexes alike, as pip has it
     for wanted in ('global', 'install', ':env:'):  # later ones win
         for key, value in (rest for section, *rest in lines if section == wanted):

@@ -377,6 +377,7 @@ list.format='columns'
 
 def test_a_setting_of_pip_that_uv_does_not_know_leaves_the_work_to_pip():
     assert virtual_env.translate_pip_settings("global.proxy='proxy.example:80'\n") is None
+    assert virtual_env.translate_pip_settings('what pip says another time') is None
 
 
 # one version of ruff
