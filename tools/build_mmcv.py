@@ -2,9 +2,9 @@
 its own build takes.
 
 Nearly all of that time goes into parsing torch's headers, once for each of 77 source files. In an
-unpacked copy of the source package the files of a folder are therefore united: renamed, and
-included by one new file. What is compiled stays the same. For tools/setup_env.py; standard library
-only.
+unpacked copy of the source package the files are therefore united: renamed, and included by four
+new ones, each of which reads no heavier header than its files do. What is compiled stays the same.
+For tools/setup_env.py; standard library only.
 """
 
 import atexit
@@ -22,20 +22,35 @@ from pathlib import Path
 # -O2 makes RoIAlign and the deformable convolutions 7 to 17 % slower.
 FLAGS = '-O3 -g0 -DNDEBUG -fwrapv'
 
-# pybind.cpp instantiates a template for each of its functions; the other four define macros or
-# templates that another file of their folder defines as well.
-ALONE = (
-    'pybind.cpp',
-    'cpu/psamask.cpp',
+# The files of mmcv's `csrc/pytorch` hand their arguments on, to Python or to a device, and need not
+# be fast, but for one; what works is in the folder `cpu`.
+GLUE = '#pragma GCC optimize("O1")\n'
+BINDINGS, WORKING = 'pybind.cpp', 'contour_expand.cpp'
+# These read headers as heavy as those of the bindings, and they share most of them.
+HEAVY = ('cpu/sparse_indice.cpp', 'cpu/sparse_maxpool.cpp', 'cpu/sparse_reordering.cpp')
+
+# Files that define templates of one name, and one with macros called as functions are, which comes
+# last: no other may follow it.
+CLASHING = (
     'cpu/roi_align.cpp',
     'cpu/roi_align_rotated.cpp',
     'cpu/rotated_feature_align.cpp',
+    'cpu/psamask.cpp',
 )
-# setuptools sorts the sources and ninja starts them in that order. The three that take long come
-# first, so that no core idles at the end.
-FIRST = '0_{}.cpp'
-# What each source takes on one core of a common machine, in that order; only the ratios matter.
-SECONDS = (43, 34, 39, 10, 11, 12, 11)
+CLASHES = (
+    'PreCalc',
+    'add',
+    'bilinear_interpolate',
+    'bilinear_interpolate_gradient',
+    'pre_calc_for_bilinear_interpolate',
+)
+# what they include; it must not be read under other names
+HEADERS = '#include <ATen/TensorUtils.h>\n#include "pytorch_device_registry.hpp"\n'
+
+# The united files and what each takes on one core of a common machine; only the ratios matter.
+# Setuptools sorts the sources and ninja starts them in that order: the long ones come first, so
+# that no core idles at the end.
+SECONDS = {'0_bindings.cpp': 70, '1_cpu.cpp': 31, '2_glue.cpp': 30, '3_clashing.cpp': 23}
 
 
 class BuildError(Exception):
@@ -59,16 +74,33 @@ def find_wheel(folder):
 
 
 def unite(sources):
-    """Have the files of mmcv's `csrc/pytorch` and of `cpu` in it compiled as few."""
-    for folder in (sources, sources / 'cpu'):
-        united = []
-        for path in sorted(folder.glob('*.cpp')):
-            if path.relative_to(sources).as_posix() not in ALONE:
-                path.rename(path.with_suffix('.inc'))
-                united.append(f'#include "{path.stem}.inc"\n')
-        lines = ['#include <torch/extension.h>\n', *united]
-        (folder / FIRST.format('united')).write_text(''.join(lines))
-    (sources / 'pybind.cpp').rename(sources / FIRST.format('pybind'))
+    """Have the files of mmcv's `csrc/pytorch` and of `cpu` in it compiled as four."""
+    paths = [*sources.glob('*.cpp'), *sources.glob('cpu/*.cpp')]
+    names = sorted(path.relative_to(sources).as_posix() for path in paths)
+    rest = [name for name in names if name not in (BINDINGS, *HEAVY, *CLASHING)]
+    glue = [name for name in rest if '/' not in name and name != WORKING]
+    texts = (
+        include(HEAVY) + GLUE + include([BINDINGS]),
+        include(name for name in rest if name not in glue),
+        GLUE + include(glue),
+        HEADERS + ''.join(map(include_apart, CLASHING)),
+    )
+    for path in paths:
+        path.rename(path.with_suffix('.inc'))
+    for name, text in zip(SECONDS, texts):
+        (sources / name).write_text(text)
+
+
+def include(names):
+    return ''.join(f'#include "{name[: -len(".cpp")]}.inc"\n' for name in names)
+
+
+def include_apart(name):
+    """Include one file with the names that clash made its own."""
+    own = Path(name).stem
+    renamed = ''.join(f'#define {each} {own}_{each}\n' for each in CLASHES)
+    restored = ''.join(f'#undef {each}\n' for each in CLASHES)
+    return renamed + include([name]) + restored
 
 
 def schedule(seconds, jobs):
@@ -81,9 +113,9 @@ def schedule(seconds, jobs):
     return sorted(ends)
 
 
-def estimate_left(done, elapsed, jobs, seconds=SECONDS):
+def estimate_left(done, elapsed, jobs, seconds=None):
     """Seconds until all sources are compiled, `done` of them being so after `elapsed` seconds."""
-    ends = schedule(seconds, jobs)
+    ends = schedule(seconds or SECONDS.values(), jobs)
     if not done:  # how fast this machine is cannot be told yet
         return ends[-1] - min(elapsed, ends[0])
     reached = ends[min(done, len(ends)) - 1]

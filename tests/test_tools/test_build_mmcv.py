@@ -5,7 +5,9 @@ of it, and that the installed one lacks no operator.
 import hashlib
 import os
 import re
+import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -59,7 +61,7 @@ class FakeBuild:
 
 def test_no_operator_is_missing():
     pytorch = Path(mmcv.__file__).parent / 'ops' / 'csrc' / 'pytorch'
-    (bindings,) = pytorch.glob('*pybind.cpp')
+    (bindings,) = pytorch.glob('*pybind.*')  # .inc where it was united with others
     names = set(re.findall(r'm\.def\(\s*"(\w+)"', bindings.read_text()))
     assert len(names) > 100
     assert names - set(dir(mmcv._ext)) == set()
@@ -68,25 +70,63 @@ def test_no_operator_is_missing():
 # uniting
 
 
-def test_unite_leaves_nothing_out(tmp_path):
-    files = {*build_mmcv.ALONE, 'nms.cpp', 'carafe.cpp', 'cpu/nms.cpp', 'cpu/pixel_group.cpp'}
+@pytest.fixture
+def united(tmp_path):
+    """The four files that a small folder of sources becomes, each with what it includes of them."""
+    files = [*build_mmcv.HEAVY, *build_mmcv.CLASHING, 'cpu/nms.cpp', 'cpu/pixel_group.cpp']
+    files += ['nms.cpp', 'carafe.cpp', build_mmcv.WORKING, build_mmcv.BINDINGS]
     (tmp_path / 'cpu').mkdir()
     for name in [*files, 'spconv_utils.h']:
         (tmp_path / name).write_text(f'// {name}')
     build_mmcv.unite(tmp_path)
+    return tmp_path, files
 
-    compiled = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.cpp'))
-    assert len(compiled) == len(build_mmcv.SECONDS)
-    # the order in which they are compiled: the long ones first
-    assert compiled[:3] == ['0_pybind.cpp', '0_united.cpp', 'cpu/0_united.cpp']
-    assert (tmp_path / '0_united.cpp').read_text() == (
-        '#include <torch/extension.h>\n#include "carafe.inc"\n#include "nms.inc"\n'
+
+def read_includes(folder, name):
+    return re.findall(r'^#include "(.*)"', (folder / name).read_text(), re.M)
+
+
+def test_unite_leaves_nothing_out(united):
+    folder, files = united
+    compiled = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.cpp'))
+    assert compiled == ['0_bindings.cpp', '1_cpu.cpp', '2_glue.cpp', '3_clashing.cpp']
+    included = [each for name in compiled for each in read_includes(folder, name)]
+    included.remove('pytorch_device_registry.hpp')
+    assert sorted(included) == sorted(name.replace('.cpp', '.inc') for name in files)
+    assert all((folder / name.replace('.cpp', '.inc')).read_text() == f'// {name}' for name in files)
+    assert read_includes(folder, '1_cpu.cpp') == [
+        'contour_expand.inc',
+        'cpu/nms.inc',
+        'cpu/pixel_group.inc',
+    ]
+
+
+def test_what_works_is_compiled_at_full_optimization(united):
+    folder, _ = united
+    before, glue = (folder / '0_bindings.cpp').read_text().split(build_mmcv.GLUE)
+    assert 'sparse' in before and glue == '#include "pybind.inc"\n'
+    assert (folder / '2_glue.cpp').read_text() == (
+        build_mmcv.GLUE + '#include "carafe.inc"\n#include "nms.inc"\n'
     )
-    assert (tmp_path / 'cpu' / '0_united.cpp').read_text() == (
-        '#include <torch/extension.h>\n#include "nms.inc"\n#include "pixel_group.inc"\n'
-    )
-    assert (tmp_path / 'cpu' / 'nms.inc').read_text() == '// cpu/nms.cpp'
-    assert (tmp_path / '0_pybind.cpp').read_text() == '// pybind.cpp'
+    assert build_mmcv.GLUE not in (folder / '1_cpu.cpp').read_text()
+    assert build_mmcv.GLUE not in (folder / '3_clashing.cpp').read_text()
+
+
+def test_what_clashes_is_renamed_for_its_own_file(tmp_path):
+    """The preprocessor itself on two files that define the same template."""
+    for name in ('one', 'two'):
+        (tmp_path / f'{name}.inc').write_text('struct PreCalc {}; void add();\n')
+    text = build_mmcv.include_apart('one.cpp') + build_mmcv.include_apart('two.cpp') + 'int add;\n'
+    (tmp_path / 'all.cpp').write_text(text)
+    compiler = sysconfig.get_config_var('CXX').split()[0]
+    output = subprocess.run(
+        [compiler, '-E', '-P', 'all.cpp'], cwd=str(tmp_path), stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+    assert output.splitlines() == [
+        'struct one_PreCalc {}; void one_add();',
+        'struct two_PreCalc {}; void two_add();',
+        'int add;',
+    ]
 
 
 # the time left
