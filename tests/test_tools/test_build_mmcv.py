@@ -93,7 +93,9 @@ def test_unite_leaves_nothing_out(united):
     included = [each for name in compiled for each in read_includes(folder, name)]
     included.remove('pytorch_device_registry.hpp')
     assert sorted(included) == sorted(name.replace('.cpp', '.inc') for name in files)
-    assert all((folder / name.replace('.cpp', '.inc')).read_text() == f'// {name}' for name in files)
+    assert all(
+        (folder / name.replace('.cpp', '.inc')).read_text() == f'// {name}' for name in files
+    )
     assert read_includes(folder, '1_cpu.cpp') == [
         'contour_expand.inc',
         'cpu/nms.inc',
