@@ -1,6 +1,6 @@
 # GNU make, git, a C++ compiler and Python are all that is assumed; the rest is installed into .venv.
 #
-#   make setup              create or repair .venv (five and a half minutes once on two quiet cores, seconds from then on)
+#   make setup              create or repair .venv (three and a quarter minutes once on two quiet cores, seconds from then on)
 #   make lint               check style and layout with ruff, as the hooks of .pre-commit-config.yaml do
 #   make test               the test suite; PYTEST_ARGS="-k tools" for a part of it
 #   make quick              A-FAN on a small classifier of digits: needs no compiler

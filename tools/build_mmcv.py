@@ -1,4 +1,4 @@
-"""Compile mmcv's operators for the CPU in one and a half minutes, not the quarter of an hour that
+"""Compile mmcv's operators for the CPU in a minute and a half, not the quarter of an hour that
 its own build takes.
 
 Nearly all of that time goes into parsing torch's headers, once for each of 77 source files. In an
