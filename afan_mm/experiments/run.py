@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         import_modules_from_strings([*spec.imports, *imported_modules(cfg.get('custom_imports'))])
         check_environment(spec, cfg)
         limit_threads(spec.threads)
+        let_children_end()
         folder = store.run_folder(spec.key).absolute()
         runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
         names = [settings['type'] for settings in missing(spec, record).values()]
@@ -116,6 +118,16 @@ def check_environment(spec: RunSpec, cfg: Config) -> None:
         raise RuntimeError(
             f'{", ".join(changed)} changed since the experiment was started; start it again'
         )
+
+
+def let_children_end() -> None:
+    """Have the processes that this one forks end on SIGTERM.
+
+    A metric may fork a pool, whose own end waits for that. submitit makes its jobs pass over the
+    signal, and a fork inherits it: the run would wait for ever.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def limit_threads(threads: int) -> None:

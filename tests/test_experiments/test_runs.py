@@ -76,6 +76,46 @@ def test_an_experiment_of_each_host(host, tmp_path):
     assert not list((tmp_path / 'store').rglob('*.pth'))
 
 
+@pytest.mark.parametrize('host', HOSTS)
+def test_perturbed_and_corrupted_images_are_measured_within_a_run(host, tmp_path):
+    write_project(host, tmp_path)
+    few = dict(num_images=2)
+    robust = dict(type='robust', num_steps=1, **few)
+    corruptions = dict(type='corruptions', corruptions=['brightness'], severities=[1, 5], **few)
+    plan = plan_of(tmp_path, host, arms=dict(stock={}), measures=['stock', robust, corruptions])
+    failed, said = execute(plan)
+    assert not failed, said
+    (record,) = plan.store.all()
+    found = {each['measure']['type']: each for each in record['measured'].values()}
+    corrupted, attacked = found['corruptions'], found['robust']['figures']
+    details = corrupted['details']
+    levels = [
+        details['corrupted']['brightness'][severity][details['metric']] for severity in ('1', '5')
+    ]
+    assert corrupted['figures']['corruptions/mPC'] == pytest.approx(sum(levels) / 2)
+    assert any('robust' in name for name in attacked)
+    metrics = collect(plan, ['stock'], [0])['metrics']
+    assert {'corruptions/mPC', 'corruptions/rPC'} <= set(metrics)
+
+
+def test_what_a_run_forks_ends_though_the_run_passes_over_the_signal():
+    """Where SIGTERM is ignored, as in submitit's jobs."""
+    code = (
+        'import multiprocessing, signal, time\n'
+        'from afan_mm.experiments.run import let_children_end\n'
+        'signal.signal(signal.SIGTERM, lambda *_: None)\n'
+        'let_children_end()\n'
+        "fork = multiprocessing.get_context('fork')\n"
+        'ready = fork.Event()\n'
+        'child = fork.Process(target=lambda: (ready.set(), time.sleep(60)))\n'
+        'child.start(); ready.wait(); child.terminate(); child.join(30)\n'
+        'print(child.exitcode, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n'
+        'child.kill()\n'
+    )
+    output = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True).stdout
+    assert output.split() == [b'-15', b'False']
+
+
 def test_another_seed_has_other_weights_and_data(tmp_path):
     write_project('mmpretrain', tmp_path)
     plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}))
