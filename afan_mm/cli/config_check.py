@@ -28,7 +28,7 @@ from ..models.component import (
     parameter,
 )
 from ..site import declared_sites, trained_modules
-from ..utils.errors import UsageError, describe, is_message, place
+from ..utils.errors import UsageError, describe, is_message, where_raised
 
 COMPONENTS = dict(
     neck='AFANNeckWrapper', decode_head='AFANDecodeHead', roi_head='AFANRoIHead', head='AFANClsHead'
@@ -205,5 +205,5 @@ def _built(cfg: Config) -> nn.Module:
             raise UsageError(f'model: {error}') from error
         except Exception as error:  # building may fail in any way
             reason = error
-    where = '' if is_message(reason) else f' ({place(reason)})'
+    where = '' if is_message(reason) else f' ({where_raised(reason)})'
     raise UsageError(f'the model cannot be built: {describe(reason)}{where}') from reason

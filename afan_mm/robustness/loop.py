@@ -181,13 +181,6 @@ class RobustTestLoop(TestLoop):
         self.runner.logger.info(
             f'robust evaluation: {self.settings}; ground truth is in the frame of {frame}'
         )
-        if self.attack.flow_modules:
-            names = sorted({type(module).__name__ for module in self.attack.flow_modules})
-            self.runner.logger.info(
-                f'the code of {names} asks whether it trains: it is told so while the loss is '
-                'computed; '
-                'norms and dropout stay in evaluation mode'
-            )
 
     def _resume(self) -> UnfinishedRun:
         cfg, log = self.runner.cfg, self.runner.logger.info
