@@ -212,7 +212,7 @@ def _kept(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def flow_modules(model: nn.Module) -> List[nn.Module]:
     """Modules that may choose by ``self.training`` *what* they compute, rather than how a layer
-    behaves: those of the hosts' own classes that are no layers.
+    behaves: those of the host's own classes that are no layers.
 
     A detector such as DINO builds what its loss needs only where the flag says training, and FCOS
     scales its boxes for the loss or for the prediction by it: their loss in plain evaluation mode

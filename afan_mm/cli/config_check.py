@@ -22,7 +22,7 @@ from ..joint import complement
 from ..models.component import (
     SETTINGS,
     AFANComponent,
-    check_place,
+    check_part,
     did_you_mean,
     find_model,
     parameter,
@@ -108,7 +108,7 @@ def _check_part(path: str, part: Dict[str, Any]) -> None:
     kind = part.get('type')
     cls = _class(MODELS, kind)
     if isinstance(cls, type) and issubclass(cls, AFANComponent):
-        check_place(cls, path)
+        check_part(cls, path)
         return cls.check_config(part)
     _refuse_unknown(MODELS, kind, cls)
     name = path.rpartition('.')[2].partition('[')[0]
@@ -179,7 +179,7 @@ def _refuse_unknown(registry: Registry, kind: Any, found: Any) -> None:
         return
     if isinstance(kind, str):
         known = [name for name in registry.module_dict if name.startswith('AFAN')]
-        # a host's 'Model' is not meant to be AFANModel
+        # a library's 'Model' is not meant to be AFANModel
         close = difflib.get_close_matches(kind, known, cutoff=0.85)
         if close or kind.lower().startswith('afan'):
             hint = did_you_mean(kind, known)

@@ -92,7 +92,7 @@ class AFANStep:
             # forward pass.
             forward_context=lambda: super(AFANStep, self).optim_context(host),
             weigh=self.scale_loss,
-            scale_loss=self._scaled,
+            scale_loss=self.scaled,
             health=self.health,
             steering=self.steering,
         )
@@ -156,7 +156,7 @@ class AFANStep:
         must not cost the run its weights.
         """
         guarded, self._guarded = self._guarded, False
-        if guarded and not self._scaler_guards():
+        if guarded and not self.scaler_guards():
             self._void_unless_finite()
         super().step(**kwargs)
 
@@ -179,10 +179,10 @@ class AFANStep:
             grad.masked_fill_(~finite, 0)
         self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
 
-    def _scaler_guards(self) -> bool:
+    def scaler_guards(self) -> bool:
         return False
 
-    def _scaled(self, loss: Tensor) -> Tensor:
+    def scaled(self, loss: Tensor) -> Tensor:
         return loss
 
 
@@ -244,9 +244,9 @@ class AFANOptimWrapper(AFANStep, OptimWrapper):
 class AFANAmpOptimWrapper(AFANStep, AmpOptimWrapper):
     """``AmpOptimWrapper`` with A-FAN: change ``type`` and keep the other keys."""
 
-    def _scaled(self, loss: Tensor) -> Tensor:
+    def scaled(self, loss: Tensor) -> Tensor:
         return self.loss_scaler.scale(loss)
 
-    def _scaler_guards(self) -> bool:
+    def scaler_guards(self) -> bool:
         # It looks for itself, and must see an overflow to lower its scale.
         return self.loss_scaler.is_enabled()

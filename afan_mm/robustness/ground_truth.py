@@ -130,7 +130,7 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int
         shape: Height and width of the input as the pipeline packed it, its padding included.
         frame: That of the ground truth, see :func:`ground_truth_frame`. From the original image it
             is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the
-            right and the bottom, as the hosts' ``Pad`` does, with 0 (masks).
+            right and the bottom, as the libraries' ``Pad`` does, with 0 (masks).
         ignored: What maps are padded with. Defaults to 255.
     """
     sample = copy.deepcopy(sample)
@@ -193,8 +193,8 @@ def pad_map(values: torch.Tensor, shape: Tuple[int, int], ignored: int = IGNORED
 
 
 def ignored_label(model: nn.Module) -> int:
-    """The label that a model's losses do not count; 255, the hosts' default, where it has no decode
-    head.
+    """The label that a model's losses do not count; 255, the libraries' default, where it has no
+    decode head.
     """
     head = getattr(model, 'decode_head', None)
     return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', IGNORED)

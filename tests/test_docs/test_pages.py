@@ -11,7 +11,7 @@ import afan_mm.experiments.sam  # noqa: F401  registers its optim wrapper
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / 'docs' / '_ext'))
-from tree import entries, purpose  # noqa: E402
+from tree import entries, purpose  # noqa: E402  from the path above
 
 PAGES = sorted(path for path in (ROOT / 'docs').rglob('*.md') if '_build' not in path.parts) + [
     ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')

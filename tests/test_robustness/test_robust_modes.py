@@ -122,7 +122,7 @@ def test_a_loss_that_differs_in_evaluation_mode():
         mode: float(model.train(mode).parse_losses(model(**data, mode='loss'))[0].detach())
         for mode in (True, False)
     }
-    attack = PixelAttack(model.eval(), AttackSettings.for_host('mmdet'))
+    attack = PixelAttack(model.eval(), AttackSettings.for_library('mmdet'))
     assert model.bbox_head in attack.flow_modules
     assert (
         abs(losses[True] - losses[False]) > 0.1
@@ -140,7 +140,7 @@ def test_a_loss_that_fails_in_evaluation_mode():
     batch = segmentation_batch(num_samples=1, size=64)
     with pytest.raises(ValueError):
         model(**model.data_preprocessor(copy.deepcopy(batch), False), mode='loss')
-    attack = PixelAttack(model, AttackSettings.for_host('mmseg', num_steps=1))
+    attack = PixelAttack(model, AttackSettings.for_library('mmseg', num_steps=1))
     perturbed = attack(batch).images
     assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)
 
