@@ -17,7 +17,7 @@ from ..auxiliary_norms import check_auxiliary_norms
 from ..conversion.host import in_scope
 from ..engine import AFANFeatureMapHook, AFANHook
 from ..engine.hooks import check_sites
-from ..engine.optim_wrapper import AFANStep, check_arguments
+from ..engine.optim_wrapper import AFANOptimMixin, check_arguments
 from ..joint import complement
 from ..models.component import (
     SETTINGS,
@@ -132,7 +132,7 @@ def _check_wrapper(config: Any) -> None:
     if not isinstance(cls, type):
         return
     own = {key: config[key] for key in ('afan_seed', 'clean_weight') if key in config}
-    if own and not issubclass(cls, AFANStep):
+    if own and not issubclass(cls, AFANOptimMixin):
         raise UsageError(
             f'optim_wrapper: {", ".join(own)} goes with AFANOptimWrapper or AFANAmpOptimWrapper, '
             f'but got type={kind!r}'

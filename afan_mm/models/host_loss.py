@@ -108,24 +108,11 @@ class Proposals:
         host: A two-stage detector of mmdet.
 
     Raises:
-        ValueError: If the host has no RPN or no RoI head that samples.
+        ValueError: See :func:`proposing`.
     """
 
     def __init__(self, host: nn.Module):
-        rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
-        samplers = _each(getattr(roi_head, 'bbox_sampler', None))
-        if rpn_head is None or not samplers:
-            raise ValueError(
-                'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
-                f'but got {type(host).__name__}'
-            )
-        assigners = _each(getattr(roi_head, 'bbox_assigner', None))
-        self._methods = [
-            (rpn_head, 'get_targets'),
-            (rpn_head, 'predict_by_feat'),
-            *((a, 'assign') for a in assigners),
-            *((s, 'sample') for s in samplers),
-        ]
+        self._methods = proposing(host)
         self._results: Dict[Tuple[int, str], List[Any]] = {}
 
     @contextmanager
@@ -147,6 +134,28 @@ class Proposals:
                     replaced(owner, **{name: answered(results, getattr(owner, name))})
                 )
             yield
+
+
+def proposing(host: nn.Module) -> List[Tuple[Any, str]]:
+    """The methods of a two-stage detector that propose, assign and sample, with their owners.
+
+    Raises:
+        ValueError: If the host has no RPN or no RoI head that samples.
+    """
+    rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
+    samplers = _each(getattr(roi_head, 'bbox_sampler', None))
+    if rpn_head is None or not samplers:
+        raise ValueError(
+            'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
+            f'but got {type(host).__name__}'
+        )
+    assigners = _each(getattr(roi_head, 'bbox_assigner', None))
+    return [
+        (rpn_head, 'get_targets'),
+        (rpn_head, 'predict_by_feat'),
+        *((a, 'assign') for a in assigners),
+        *((s, 'sample') for s in samplers),
+    ]
 
 
 def _keeping(kept: List[Any], compute: Callable) -> Callable:

@@ -13,7 +13,7 @@ from ..isolation import replaced
 from ..settings import AFANSettings
 from ..site import declared_by
 from .component import AFANComponent, check_part
-from .host_loss import HostLoss
+from .host_loss import HostLoss, proposing
 from .point import Levels, Passage, Point, as_levels, modules_after
 
 
@@ -135,7 +135,10 @@ class AFANNeckWrapper(AFANComponent):
         path = next(name for name, module in host.named_modules() if module is self)
         check_part(type(self), path)
         owner = self.afan_owners(host)[0]
-        for options, _ in zip(self.afan_options, self._calls(host)):
+        for settings, options in zip(declared_by(self), self.afan_options):
+            self.afan_point(options, host)  # which complains of an unknown one
+            if self._reuses_proposals(settings, options, host):
+                proposing(host)
             if self.is_path(options.site):
                 continue
             if options.site == 'input' or isinstance(self, IdentityNeck):
@@ -167,18 +170,20 @@ class AFANNeckWrapper(AFANComponent):
         it.
         """
         for passage, options in self._passages(host):
-            reuse = options.reuse_proposals or passage.settings.joint and self._joins_rois(host)
-            self._check_compared(passage.settings, host, reuse)
-            yield HostLoss(host, passage, reuse)
+            yield HostLoss(host, passage, self._reuses_proposals(passage.settings, options, host))
 
-    @staticmethod
-    def _check_compared(settings: AFANSettings, host: nn.Module, reuse_proposals: bool) -> None:
+    def _reuses_proposals(
+        self, settings: AFANSettings, options: SiteOptions, host: nn.Module
+    ) -> bool:
+        """Whether a site's passes keep the clean pass's proposals; ValueError where they must."""
+        reuses = options.reuse_proposals or settings.joint and self._joins_rois(host)
         two_stage = all(getattr(host, part, None) is not None for part in ('rpn_head', 'roi_head'))
-        if settings.objective == 'consistency' and two_stage and not reuse_proposals:
+        if settings.objective == 'consistency' and two_stage and not reuses:
             raise ValueError(
                 f"reuse_proposals must be True with objective='consistency' (site "
                 f'{settings.name!r}), which compares predictions of the same RoIs, but got False'
             )
+        return reuses
 
     def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, SiteOptions]]:
         for settings, options in zip(declared_by(self), self.afan_options):
