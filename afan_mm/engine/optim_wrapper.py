@@ -152,8 +152,7 @@ class AFANOptimMixin:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
         must not cost the run its weights.
         """
-        guarded, self._guarded = self._guarded, False
-        if guarded and not self.scaler_guards():
+        if self._guarded and not self.scaler_guards():
             self._void_unless_finite()
         super().step(**kwargs)
 

@@ -132,6 +132,10 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int
             is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the
             right and the bottom, as the libraries' ``Pad`` does, with 0 (masks).
         ignored: What maps are padded with. Defaults to 255.
+
+    Raises:
+        AttackError: If a map is larger than the input, or the sample does not say how its image was
+            resized.
     """
     sample = copy.deepcopy(sample)
     width, height = _scale(sample.metainfo, shape, frame)
@@ -148,6 +152,12 @@ def _scale(meta: Dict[str, Any], shape: Tuple[int, int], frame: str) -> Tuple[fl
     """What takes ground truth into the frame of the input: a factor for x, and one for y."""
     if frame == 'input':
         return 1.0, 1.0
+    is_known = 'scale_factor' in meta or meta.get('img_shape') == meta.get('ori_shape')
+    if 'ori_shape' not in meta or frame == 'original' and not is_known:
+        raise AttackError(
+            'the attack needs to know how each image of the test set was resized: the packing step '
+            f'of its pipeline must keep ori_shape and scale_factor, but meta_keys gave {[*meta]}'
+        )
     if frame == 'stretched':
         return shape[1] / meta['ori_shape'][1], shape[0] / meta['ori_shape'][0]
     # a number, (w, h), or (w, h, w, h)
