@@ -21,10 +21,15 @@ CLASS_WEIGHT = [*[1.0] * NUM_CLASSES, 0.1]
 SIZES = dict(
     san={
         'image_encoder': dict(embed_dims=16, num_layers=3, num_heads=2, out_indices=(0, 1, 2)),
-        'text_encoder.dataset_name': None,
-        'text_encoder.vocabulary': [*'abcde'],
-        'text_encoder.templates': ['a {}'],
-        'text_encoder': dict(embed_dims=16, num_layers=1, num_heads=2, output_dims=16),
+        'text_encoder': dict(
+            dataset_name=None,
+            vocabulary=[*'abcde'],
+            templates=['a {}'],
+            embed_dims=16,
+            num_layers=1,
+            num_heads=2,
+            output_dims=16,
+        ),
         'decode_head.deep_supervision_idxs': [3],
         'decode_head.san_cfg': dict(
             clip_channels=16, embed_dims=12, num_queries=4, fusion_index=[0, 1, 2, 3]
