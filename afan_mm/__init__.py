@@ -1,7 +1,7 @@
 """A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
 
 # First: it says which versions are needed, before anything fails for want of them.
-from . import versions  # noqa: F401
+from . import versions  # noqa: F401  checks what is installed
 from .checkpoint import allow_mmengine_checkpoints
 from .datasets import seeded_subset  # noqa: F401  registers it
 from .engine import AFANAmpOptimWrapper, AFANFeatureMapHook, AFANHook, AFANOptimWrapper

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 Losses = Dict[str, Union[Tensor, List[Tensor]]]
-Place = Tuple[str, Optional[int]]  # a key, and an index where there is a list of losses
+Entry = Tuple[str, Optional[int]]  # a key, and an index where there is a list of losses
 
 
 class Term(NamedTuple):
     """One loss of a part in one of the host's.
 
     Attributes:
-        place: Of the loss in those of the part.
+        entry: Of the loss in those of the part.
         weight: Derivative of the (summed) host's loss with respect to it, in its shape.
         elements: Number of elements of the host's loss.
         elementwise: Whether the host's loss has its shape.
     """
 
-    place: Place
+    entry: Entry
     weight: Tensor
     elements: int
     elementwise: bool
@@ -50,7 +50,7 @@ class Contribution:
 
     def __init__(self, of_part: Losses, of_host: Losses):
         self._known = set(of_part)
-        parts = [(place, loss) for place, loss in _each(of_part) if loss.requires_grad]
+        parts = [(entry, loss) for entry, loss in _each(of_part) if loss.requires_grad]
         self._terms: Dict[str, List[List[Term]]] = {}
         self._lists = {key for key, value in of_host.items() if isinstance(value, (list, tuple))}
         for (key, _), total in _each(of_host):
@@ -66,7 +66,7 @@ class Contribution:
         entered = {key: loss for key, loss in losses.items() if key not in self._known}
         for key, totals in self._terms.items():
             sums = [
-                sum(term.of(values[term.place]) for term in terms if term.place in values)
+                sum(term.of(values[term.entry]) for term in terms if term.entry in values)
                 for terms in totals
             ]
             sums = [each for each in sums if isinstance(each, Tensor)]
@@ -75,20 +75,20 @@ class Contribution:
         return entered
 
 
-def _terms(total: Tensor, parts: List[Tuple[Place, Tensor]]) -> List[Term]:
+def _terms(total: Tensor, parts: List[Tuple[Entry, Tensor]]) -> List[Term]:
     if not parts:
         return []
     weights = torch.autograd.grad(
         total.sum(), [loss for _, loss in parts], retain_graph=True, allow_unused=True
     )
     return [
-        Term(place, weight, total.numel(), total.shape == loss.shape)
-        for (place, loss), weight in zip(parts, weights)
+        Term(entry, weight, total.numel(), total.shape == loss.shape)
+        for (entry, loss), weight in zip(parts, weights)
         if weight is not None
     ]
 
 
-def _each(losses: Losses) -> Iterator[Tuple[Place, Any]]:
+def _each(losses: Losses) -> Iterator[Tuple[Entry, Any]]:
     for key, value in losses.items():
         if isinstance(value, (list, tuple)):
             yield from (((key, index), part) for index, part in enumerate(value))

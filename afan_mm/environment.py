@@ -6,6 +6,7 @@ from typing import Dict, List, NamedTuple
 import torch
 from mmengine.utils.dl_utils import collect_env as mmengine_env
 
+from . import __version__
 from .versions import REQUIREMENTS, installed
 
 # Extras of the package, the modules that they bring, and what needs these.
@@ -40,9 +41,9 @@ class Report(NamedTuple):
 
 
 def collect_env() -> Report:
-    """Platform, devices and versions as mmengine reports them, with those of afan_mm's hosts."""
-    from . import __version__
-
+    """Platform, devices and versions as mmengine reports them, with those of afan_mm and what it
+    extends.
+    """
     facts = {key: str(value) for key, value in mmengine_env().items()}
     facts.pop('PyTorch compiling details', None)  # a screen of compiler flags
     facts['afan_mm'] = __version__
@@ -72,6 +73,6 @@ def _import_problem(module: str) -> str:
     """What an import says where it fails, else nothing. A package may be there and yet not load."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # also AssertionError, of hosts that refuse an mmcv
+    except Exception as error:  # also AssertionError, of libraries that refuse an mmcv
         return f'{type(error).__name__}: {error}'.splitlines()[0]
     return ''

@@ -1,10 +1,14 @@
-"""Gradients of a step: where a site catches those of the clean backward, and how they are taken."""
+"""Gradients of a step: where a site catches those of the clean backward, how they are taken, and
+averaged over the ranks.
+"""
 
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from mmengine.dist import all_reduce, all_reduce_params
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Gate(torch.autograd.Function):
@@ -79,3 +83,28 @@ def summed(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor
 def zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
     """A gradient that counts only where ``finite``, 0-dim and boolean, says so."""
     return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))
+
+
+def average_over_ranks(replicas: DistributedDataParallel) -> None:
+    """What DDP's reducer does after a backward, on the gradients that all passes left in ``.grad``.
+
+    Args:
+        replicas: The model in its wrapper.
+    """
+    params = [p for p in replicas.module.parameters() if p.requires_grad]
+    used = [True] * len(params)
+    # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
+    if replicas.find_unused_parameters or replicas.static_graph:
+        mask = torch.tensor(
+            [p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device
+        )
+        all_reduce(mask, op='max', group=replicas.process_group)
+        used = mask.tolist()
+    grads: List[Tensor] = []
+    for param, anywhere in zip(params, used):
+        # a parameter that no rank used keeps its None, and the optimizer leaves it alone
+        if anywhere:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+            grads.append(param.grad)
+    all_reduce_params(grads, op='mean', group=replicas.process_group)

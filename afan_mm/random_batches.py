@@ -1,4 +1,4 @@
-"""Random batches in the form that the hosts' data loaders give."""
+"""Random batches in the form that the libraries' data loaders give."""
 
 import copy
 from typing import Any, Optional, Tuple
@@ -76,7 +76,7 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
 
 
 def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
-    from mmseg.structures import SegDataSample
+    from mmseg.structures import SegDataSample  # only for segmentors
 
     blocks = torch.randint(0, _num_classes(model), (1, 1, 4, 4), generator=generator)
     # mmseg looks up the weight of ignored pixels, too, and fails
@@ -87,8 +87,8 @@ def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.G
 
 
 def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
+    from mmdet.structures import DetDataSample  # only for detectors
+    from mmdet.structures.mask import BitmapMasks  # only for detectors
 
     size = torch.tensor([shape[1], shape[0]])
     corner = torch.rand(NUM_BOXES, 2, generator=generator) * size * 0.6
@@ -105,7 +105,7 @@ def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Gene
 
 
 def _classification_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
-    from mmpretrain.structures import DataSample
+    from mmpretrain.structures import DataSample  # only for classifiers
 
     return DataSample().set_gt_label(
         torch.randint(0, _num_classes(model), (1,), generator=generator)
@@ -113,7 +113,7 @@ def _classification_sample(model: dict, shape: Tuple[int, int], generator: torch
 
 
 def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: int = 0) -> dict:
-    """A batch with every kind of target that a family of a host reads.
+    """A batch with every kind of target that a family of a library reads.
 
     Args:
         shape: (H, W) in pixels.
@@ -173,7 +173,7 @@ def _complete_detection(model: dict, sample: Any, shape: Tuple[int, int]) -> Non
 
 def _clips(batch: dict) -> dict:
     """Each image as a clip of a key frame and a reference frame."""
-    from mmdet.structures import TrackDataSample
+    from mmdet.structures import TrackDataSample  # only for trackers
 
     samples = []
     for sample in batch['data_samples']:
@@ -191,7 +191,7 @@ def _clips(batch: dict) -> dict:
 
 def _identities(batch: dict) -> dict:
     """Each image, and its mirror image, as the pictures of one person."""
-    from mmdet.structures import ReIDDataSample
+    from mmdet.structures import ReIDDataSample  # only for re-identification
 
     labels = torch.arange(len(batch['inputs']))
     samples = [ReIDDataSample().set_gt_label(label.repeat(2)) for label in labels]

@@ -8,9 +8,11 @@
    one's passes perturb all. The loss of the passes of 3 and 4 may be the divergence from the clean
    prediction (:mod:`afan_mm.consistency`).
 
+5. The sum of all gradients is averaged over the ranks (end of :meth:`Session.backward`).
+
 Gradients add up in ``.grad``. Where the layers before the site learn from steps 3 and 4, these
-happen within step 2, while the clean backward waits at the gate. The optim wrapper then averages
-over the ranks and updates once.
+happen within step 2, while the clean backward waits at the gate. The optim wrapper then updates
+once.
 """
 
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -18,6 +20,7 @@ from typing import Callable, ContextManager, Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from .attack import Perturbation
@@ -26,7 +29,7 @@ from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
 from .changes import Change, adding, mixing
 from .consistency import compare
 from .draws import Draws
-from .gradients import explained, gradient_of, summed, zero_unless
+from .gradients import average_over_ranks, explained, gradient_of, summed, zero_unless
 from .health import Health
 from .isolation import isolated_random, restored_state
 from .joint import perturbing
@@ -55,6 +58,8 @@ class Session(Recording):
             Defaults to identity.
         health: Where the figures of this step go.
         steering: Of sites with a ``target_gain``. Defaults to none: epsilon is as it is.
+        replicas: The host in its data-parallel wrapper, where the step ends in an average over the
+            ranks. Defaults to none.
 
     Attributes:
         sites: Those tapped in the clean pass, by name.
@@ -71,6 +76,7 @@ class Session(Recording):
         scale_loss: Callable[[Tensor], Tensor] = lambda loss: loss,
         health: Optional[Health] = None,
         steering: Optional[Steering] = None,
+        replicas: Optional[DistributedDataParallel] = None,
     ):
         super().__init__(model, iteration)
         self.draws = Draws(key)
@@ -78,6 +84,7 @@ class Session(Recording):
         self.weigh = weigh
         self.scale_loss = scale_loss
         self.health = health or Health()
+        self.replicas = replicas
         self.outcome = Outcome(model, self.health, steering, scale)
         self.back_propagate: Callable[[Tensor], None] = Tensor.backward
         self._directions_only = False
@@ -96,7 +103,7 @@ class Session(Recording):
         return self.add(site, features, context, lambda gradients: self.at_gate(site, gradients))
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
-        """Back-propagate the clean loss and every adversarial pass (Eq. 6).
+        """Back-propagate the clean loss and every adversarial pass (Eq. 6), on all ranks as one.
 
         Args:
             loss: The clean objective as the host computed it.
@@ -118,6 +125,8 @@ class Session(Recording):
                 # at its gate in vain runs too: other ranks' losses may have read theirs.
                 if not site.has_run:
                     self.run(site)
+        if self.replicas is not None:
+            average_over_ranks(self.replicas)
 
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""

@@ -39,7 +39,7 @@ def resize(model: dict, shape: Tuple[int, int]) -> None:
 
 
 def seed() -> None:
-    """Start the random streams that hosts draw from."""
+    """Start the random streams that models draw from."""
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)

@@ -6,8 +6,7 @@ from pathlib import Path
 from pydoc import locate
 
 ROOT = Path(__file__).parents[1]
-# This tree's package, whatever is installed; and the extension of these pages.
-sys.path[:0] = [str(ROOT), str(ROOT / 'docs' / '_ext')]
+sys.path.insert(0, str(ROOT))  # this tree's package, whatever is installed
 
 project = 'afan_mm'
 author = 'afan_mm contributors'
@@ -20,7 +19,6 @@ extensions = [
     'sphinx.ext.autodoc',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
-    'tree',
 ]
 exclude_patterns = ['_build']
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']

@@ -253,3 +253,33 @@ def test_tail_without_losses(losses):
         ValueError, match=r"'site': no loss depends on its feature.*the tail returned \[('acc')?\]"
     ):
         gradients(host(run), batch())
+
+
+def test_attributes_of_a_host_may_be_called_as_ours():
+    """Such as ``recording``, which tells a session."""
+    found = []
+    for named in (False, True):
+        model = head_host()
+        for module in model.modules() if named else ():
+            module.recording = module.records = module.sites = module.tap = False
+        found.append(gradients(model, batch()))
+    assert_same(*found)
+
+
+def test_two_backwards_after_one_forward_are_refused():
+    """The second would run the passes once more."""
+
+    def run(model, x, y):
+        def tail(feature):
+            losses = F.cross_entropy(model.classifier(feature), y, reduction='none')
+            return dict(loss_a=losses[:4].mean(), loss_b=losses[4:].mean())
+
+        return tail(tap('site', model.front(x), tail, AFANSettings(**EXACT)))
+
+    model = host(run)
+    wrapper = optim_wrapper(model)
+    with wrapper.optim_context(model):
+        losses = model(**batch())
+    wrapper.backward(losses['loss_a'], retain_graph=True)
+    with pytest.raises(RuntimeError, match="'site': a second backward .* call backward once"):
+        wrapper.backward(losses['loss_b'])

@@ -22,7 +22,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file, or HOST::NAME of mmdet, mmseg or mmpretrain')
+    parser.add_argument(
+        'config', help='config file, or LIBRARY::NAME of mmdet, mmseg or mmpretrain'
+    )
     parser.add_argument(
         '--out',
         metavar='FILE',
@@ -55,6 +57,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'the late joint sites that this project recommends; '
         'default: paper',
     )
+    add_settings(parser)
+    return parser.parse_args(argv)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Options for settings of A-FAN; one that is not given is not in the arguments."""
     settings = parser.add_argument_group(
         'settings of every site', argument_default=argparse.SUPPRESS
     )
@@ -89,7 +97,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='N',
         help='adversarial passes in every N-th iteration; default: 1',
     )
-    return parser.parse_args(argv)
 
 
 def target(args: argparse.Namespace) -> str:

@@ -2,8 +2,8 @@
 
 Every step is a command that could be typed by hand, and is printed. The two tasks run beside each
 other, one thread each, which on two cores is faster than one after the other. Results:
-work_dirs/demo/summary.json with the hosts' own metrics as fractions, and a few validation images
-per task, ground truth on the left and prediction on the right.
+work_dirs/demo/summary.json with the libraries' own metrics as fractions, and a few validation
+images per task, ground truth on the left and prediction on the right.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OUT = Path('work_dirs/demo')
 SEGMENTATION = 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py'
 DETECTION = 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py'
 NUM_DRAWN = 6
-NOT_METRICS = ('time', 'data_time')  # the hosts log them beside the metrics
+NOT_METRICS = ('time', 'data_time')  # the libraries log them beside the metrics
 
 
 class StageError(Exception):
@@ -68,8 +68,8 @@ def is_complete(data: Path) -> bool:
 
 
 def read_metrics(work_dir: Union[str, Path], scale: float) -> Dict[str, float]:
-    """The metrics of the latest evaluation in a work folder, as fractions and without the hosts'
-    prefixes.
+    """The metrics of the latest evaluation in a work folder, as fractions and without the
+    libraries' prefixes.
     """
     files = sorted((ROOT / work_dir).glob('*/*.json'))
     if not files:
@@ -83,7 +83,7 @@ def read_metrics(work_dir: Union[str, Path], scale: float) -> Dict[str, float]:
 
 
 def draw(config: str, checkpoint: Path, folder: Path, label: str) -> None:
-    """Draw a few predictions through the host's visualizer, and bring them, enlarged, from its
+    """Draw a few predictions through the library's visualizer, and bring them, enlarged, from its
     folders within folders to ours.
     """
     scratch = folder / 'drawing'
@@ -115,7 +115,7 @@ def draw(config: str, checkpoint: Path, folder: Path, label: str) -> None:
 
 
 def run_task(label: str, config: str, scale: float) -> Dict[str, float]:
-    """Train, evaluate and draw one task; its metrics, which the host counts in units of
+    """Train, evaluate and draw one task; its metrics, which the library counts in units of
     ``scale``.
     """
     folder = OUT / label
@@ -139,7 +139,7 @@ def what_next(args: argparse.Namespace) -> str:
   afan features {trained} --indices 1 --out-dir {OUT}/features
   # 20 images perturbed against the segmentor, and both predictions, in {OUT}/robust:
   afan test {trained} --robust --show-dir {OUT}/robust {few}
-  # your own config, or one of a host, with A-FAN in it; afan train takes what this writes:
+  # your own config, or one of a library, with A-FAN in it; afan train takes what this writes:
   afan convert {stock}
   # the rest: README.md, and the pages that make docs builds"""
 

@@ -76,6 +76,7 @@ def seeds(text: str) -> List[int]:
 
 
 def slurm_options(args: argparse.Namespace) -> dict:
+    """What the executor is told beside the number of jobs."""
     if args.executor != 'slurm':
         return {}
     given = dict(slurm_partition=args.partition, gpus_per_node=args.gpus)
@@ -83,10 +84,12 @@ def slurm_options(args: argparse.Namespace) -> dict:
 
 
 def say(line: str) -> None:
+    """A line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 def stop(number: int, frame: Optional[FrameType]) -> None:
+    """End on a signal as on an exit."""
     raise SystemExit(128 + number)  # through the scheduler, which ends its runs
 
 

@@ -1,9 +1,9 @@
 """Evaluate a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT [options]
 
-The options are those of the hosts' own tools and mean what they mean there: ``--out`` is a pickle
-file of predictions for a detector, a folder of predicted masks for a segmentor. Metrics go to a
-json file in the work folder. Relative paths in a config, such as its data, count from the current
-folder.
+The options are those of the libraries' own tools and mean what they mean there: ``--out`` is a
+pickle file of predictions for a detector, a folder of predicted masks for a segmentor. Metrics go
+to a json file in the work folder. Relative paths in a config, such as its data, count from the
+current folder.
 """
 
 import argparse

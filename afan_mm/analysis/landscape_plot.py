@@ -3,6 +3,7 @@
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize
 
 from ..visualization.canvas import new_figure, render
@@ -114,8 +115,6 @@ def _common(
 
 
 def _colours(values: np.ndarray, norm: Normalize) -> np.ndarray:
-    from matplotlib import colormaps
-
     return colormaps['viridis'](norm(values))
 
 

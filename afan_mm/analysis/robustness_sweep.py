@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from ..cli.command_line import ConfigOptions
 from ..cli.data_check import check_data
 from ..robustness.settings import PROTOCOLS
-from ..utils.configs import find_host, read_config
+from ..utils.configs import library_of, read_config
 from ..utils.errors import UsageError, describe
 from ..utils.files import write_json
 from ..utils.models import read_checkpoint
@@ -54,7 +54,7 @@ def prepare(
             names of the configs.
 
     Returns:
-        list[dict]: For each pair its ``label``, ``config``, ``checkpoint`` and ``host``, and
+        list[dict]: For each pair its ``label``, ``config``, ``checkpoint`` and ``library``, and
         ``about``: a digest of all that its figures depend on but for the attack, that is of the
         resolved config, the weights and the test data.
 
@@ -71,11 +71,11 @@ def prepare(
     data: Dict[str, str] = {}
     for label, (config, checkpoint) in zip(labels, pairs):
         cfg = read_config(config, options)
-        host = find_host(cfg, 'the attack')
-        if runs and host != runs[0]['host']:
+        library = library_of(cfg, 'the attack')
+        if runs and library != runs[0]['library']:
             raise UsageError(
-                f'all configs must be of one host, but {runs[0]["config"]} is of '
-                f'{runs[0]["host"]}, and {config} of {host}'
+                f'all configs must be of one library, but {runs[0]["config"]} is of '
+                f'{runs[0]["library"]}, and {config} of {library}'
             )
         read_checkpoint(checkpoint)
         parts = {
@@ -86,13 +86,15 @@ def prepare(
         if test_set not in data:  # reading a large test set takes a while
             data[test_set] = digest_data(cfg, sweep.num_images)
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-        about = digest([host, text, data[test_set], weights])
+        about = digest([library, text, data[test_set], weights])
         if any((run['label'], run['about']) == (label, about) for run in runs):
             raise UsageError(
                 f'checkpoints with one label must differ, but {checkpoint} is there twice as '
                 f'{label!r}'
             )
-        runs.append(dict(label=label, config=config, checkpoint=checkpoint, host=host, about=about))
+        runs.append(
+            dict(label=label, config=config, checkpoint=checkpoint, library=library, about=about)
+        )
     return runs
 
 
@@ -171,9 +173,9 @@ def key_of(run: Dict[str, str], epsilon: float, sweep: Sweep) -> str:
     return digest([run['about'], epsilon, sweep.attack, sweep.num_images])[:16]
 
 
-def step_ratio(host: str) -> float:
-    """Step by epsilon in the paper's protocol for a host."""
-    return PROTOCOLS[host]['step_size'] / PROTOCOLS[host]['epsilon']
+def step_ratio(library: str) -> float:
+    """Step by epsilon in the paper's protocol for a library."""
+    return PROTOCOLS[library]['step_size'] / PROTOCOLS[library]['epsilon']
 
 
 def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) -> Entry:
@@ -187,7 +189,11 @@ def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) 
     Raises:
         UsageError: If the evaluation fails, with the last line that it printed.
     """
-    config, checkpoint, step = run['config'], run['checkpoint'], epsilon * step_ratio(run['host'])
+    config, checkpoint, step = (
+        run['config'],
+        run['checkpoint'],
+        epsilon * step_ratio(run['library']),
+    )
     options = [
         *sweep.cfg_options,
         f'test_cfg.epsilon={epsilon}/255',

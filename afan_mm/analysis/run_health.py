@@ -3,7 +3,7 @@
 A site is judged by medians over the later half of its reports: the first steps of a training, and a
 warm-up, say little. What decides is the relative gain, ``gain / (objective - gain)``: how much
 higher the adversarial loss is than the loss of the same tail on the clean feature, at the same
-parameters and for the same batch. It has no unit and compares across sites and hosts.
+parameters and for the same batch. It has no unit and compares across sites and models.
 ``delta_norm`` cannot decide, because the norm of the feature is not logged; it is shown, and zero
 means that nothing was moved.
 

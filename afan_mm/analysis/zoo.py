@@ -16,18 +16,18 @@ from rich.table import Table
 from ..utils.errors import UsageError
 from ..utils.files import write_json
 
-HOSTS = ('mmdet', 'mmseg')
+LIBRARIES = ('mmdet', 'mmseg')
 Record = Dict[str, Any]  # what zoo_trial.py leaves of a family
 
 
-def families(host: str) -> Dict[str, Path]:
-    """The folders of configs that a host installs, by name."""
-    found = importlib.util.find_spec(host)
+def families(library: str) -> Dict[str, Path]:
+    """The folders of configs that a library installs, by name."""
+    found = importlib.util.find_spec(library)
     if found is None:
-        raise UsageError(f'{host} is not installed')
+        raise UsageError(f'{library} is not installed')
     root = Path(found.origin).parent / '.mim' / 'configs'
     return {
-        f'{host}/{folder.name}': folder
+        f'{library}/{folder.name}': folder
         for folder in sorted(root.iterdir())
         if folder.is_dir() and folder.name != '_base_'
     }
@@ -119,13 +119,13 @@ def report(records: Sequence[Record], console: Console) -> None:
     console.print(table)
     for (stage, cause), names in sorted(causes.items()):
         console.print(f'{stage}: {cause}\n    {", ".join(names)}', markup=False, highlight=False)
-    for host in (*HOSTS, 'mm'):
-        mine = [r for r in records if r['family'].startswith(host)]
+    for library in (*LIBRARIES, 'mm'):
+        mine = [r for r in records if r['family'].startswith(library)]
         counted = [r for r in mine if 'stock_loss' in r]
         good = sum(map(passed, counted))
         share = f' = {good / len(counted):.1%}' if counted else ''
         console.print(
-            f'{"both" if host == "mm" else host}: {len(mine)} families, {len(counted)} train '
+            f'{"both" if library == "mm" else library}: {len(mine)} families, {len(counted)} train '
             f'stock, {good} of these with A-FAN{share}'
         )
 

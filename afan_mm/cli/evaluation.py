@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel
 from ..robustness import AttackSettings, RobustTestLoop
 from ..robustness.corruption_loop import use_corruptions
 from ..robustness.corruptions import SEVERITIES
-from ..utils.configs import find_host
+from ..utils.configs import library_of
 from ..utils.errors import UsageError
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
@@ -116,7 +116,7 @@ def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
 def enable_drawing(
     cfg: Config, show: bool = False, show_dir: Optional[str] = None, wait_time: float = 2
 ) -> None:
-    """Switch the visualization hook on. Each host has its own place for the folder.
+    """Switch the visualization hook on. Each library has its own key for the folder.
 
     Args:
         show: Whether to show pictures in a window. Defaults to False.
@@ -128,14 +128,14 @@ def enable_drawing(
         raise UsageError(
             '--show and --show-dir need a config with default_hooks.visualization, but got none'
         )
-    if find_host(cfg, '--show-dir') == 'mmpretrain':
+    if library_of(cfg, '--show-dir') == 'mmpretrain':
         hook.update(enable=True, show=show, out_dir=show_dir)
         return
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
     if show_dir:
-        if find_host(cfg, '--show-dir') == 'mmdet':
+        if library_of(cfg, '--show-dir') == 'mmdet':
             hook.test_out_dir = show_dir
         elif cfg.get('visualizer') is None:
             raise UsageError('--show-dir needs a config with visualizer, but got none')
@@ -144,13 +144,13 @@ def enable_drawing(
 
 
 def enable_tta(cfg: Config) -> None:
-    """Test through the host's augmenting model and pipeline. Segmentors have no default for them,
-    detectors do.
+    """Test through the library's augmenting model and pipeline. Segmentors have no default for
+    them, detectors do.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
         dataset = dataset.dataset
-    if find_host(cfg, '--tta') == 'mmdet':
+    if library_of(cfg, '--tta') == 'mmdet':
         for key, default in (
             ('tta_model', DET_TTA_MODEL),
             ('tta_pipeline', make_det_tta_pipeline(dataset.pipeline)),
@@ -182,11 +182,11 @@ def save_predictions(cfg: Config, out: str) -> None:
         if isinstance(cfg.test_evaluator, (list, tuple))
         else [cfg.test_evaluator]
     )
-    host = find_host(cfg, '--out')
-    if host in ('mmdet', 'mmpretrain'):
+    library = library_of(cfg, '--out')
+    if library in ('mmdet', 'mmpretrain'):
         kind, dump = dict(
             mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
-        )[host]
+        )[library]
         if not out.endswith(('.pkl', '.pickle')):
             raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
         cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
@@ -208,6 +208,6 @@ def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = No
     other_keys = {'type', '_scope_', *inspect.signature(RobustTestLoop).parameters} - {'attack'}
     settings = {key: value for key, value in cfg.test_cfg.items() if key not in other_keys}
     try:
-        AttackSettings.for_host(find_host(cfg, '--robust'), **settings)
+        AttackSettings.for_library(library_of(cfg, '--robust'), **settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f'test_cfg: {error}') from error

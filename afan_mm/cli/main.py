@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import List, Optional, Sequence
 
+from ..environment import collect_env
 from ..utils.files import shipped
 
 # Each command is one of the tools, with the same options.
@@ -28,8 +29,6 @@ TOOLS = {
 
 def print_env(argv: Sequence[str]) -> None:
     """``afan env``: versions, devices and operators, what is missing and what to do."""
-    from ..environment import collect_env
-
     argparse.ArgumentParser(prog='afan env', description=print_env.__doc__).parse_args(argv)
     print(collect_env())
 

@@ -44,8 +44,8 @@ class CPURunner(Runner):
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that the config names, mmengine's own by default."""
-    if cfg.get('default_scope') == 'mmdet':  # as its own tools do
-        from mmdet.utils import setup_cache_size_limit_of_dynamo
+    if cfg.get('default_scope') == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo  # as its own tools do
 
         setup_cache_size_limit_of_dynamo()
     if 'runner_type' in cfg:

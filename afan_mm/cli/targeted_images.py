@@ -157,7 +157,7 @@ def _set_target(sample: Any, predicted: Any, score_thr: float) -> str:
     sample.gt_instances = InstanceData(bboxes=kept.bboxes, labels=kept.labels)
     sample.ignored_instances = InstanceData(bboxes=kept.bboxes[:0], labels=kept.labels[:0])
     if 'masks' in kept:
-        from mmdet.structures.mask import BitmapMasks
+        from mmdet.structures.mask import BitmapMasks  # only for detectors
 
         sample.gt_instances.masks = BitmapMasks(
             kept.masks.numpy().astype('uint8'), *sample.img_shape[:2]

@@ -140,10 +140,10 @@ def _late(cfg: Config, host: Host, most: float) -> Tuple[Sites, str]:
     reasons: Dict[str, str] = {}
     for site in late:
         one = read_sites([site.name], host)
-        place = one.neck[0] if one.neck else f'head.{one.head[0]}'
-        reasons[place] = f'tail share {shown(site.share)}'
+        key = one.neck[0] if one.neck else f'head.{one.head[0]}'
+        reasons[key] = f'tail share {shown(site.share)}'
         if site.levels is not None:
-            levels[place] = site.levels
+            levels[key] = site.levels
     chosen = read_sites([site.name for site in late], host)
     return chosen._replace(levels=levels, reasons=reasons), how
 

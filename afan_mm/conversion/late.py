@@ -1,6 +1,6 @@
 """Late sites: where little of a training step is left, by measurement.
 
-A place is offered if a component can perturb it: what the head reads; what the last layer of a
+A point is offered if a component can perturb it: what the head reads; what the last layer of a
 decode head, a RoI head or a classifier reads, and the RoI map before it; and in a classifier, whose
 head reads nothing but a vector, the last two stages of its backbone.
 """
@@ -22,11 +22,11 @@ from .trial_step import Shape, shapes_of, trial_step
 
 MAX_TAIL_SHARE = 0.45
 NUM_STAGES = 2
-HOSTS = ('mmdet', 'mmpretrain', 'mmseg')
+LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 
 
 class LateSite(NamedTuple):
-    """A place that can be a site.
+    """A point that can be a site.
 
     Attributes:
         name: As a user names it, such as 'backbone.layer4', 'output' or 'head'.
@@ -52,10 +52,10 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
         ConversionError: If the model has none, or cannot be built and run here.
     """
     scope = host.config.get('_scope_') or cfg.get('default_scope')
-    if scope not in HOSTS:
+    if scope not in LIBRARIES:
         raise ConversionError(
-            f"sites='late' is for the models of {', '.join(HOSTS)}, but the scope of the config is "
-            f'{scope!r}'
+            f"sites='late' is for the models of {', '.join(LIBRARIES)}, but the scope of the "
+            f'config is {scope!r}'
         )
     error = None
     for shape in shapes_of(cfg):
@@ -70,7 +70,7 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
             f'sites instead. {describe(error)}'
         ) from error
     if not found:
-        raise ConversionError("sites='late': the losses depend on none of the places known")
+        raise ConversionError("sites='late': the losses depend on none of the points known")
     late = [site for site in found if site.share <= most] or found[-1:]
     return late, _report(found, late, most, shape)
 
@@ -91,7 +91,7 @@ def _report(found: List[LateSite], late: List[LateSite], most: float, shape: Sha
 
 
 def measured(cfg: Config, host: Host, scope: str, shape: Shape) -> List[LateSite]:
-    """All places that are offered, in the order of the forward pass.
+    """All points that are offered, in the order of the forward pass.
 
     Args:
         cfg, host, scope, shape: Of the step, see :func:`trial_step`.
@@ -118,7 +118,7 @@ def _known_points(host: Host, model: nn.Module) -> Dict[str, Point]:
     elif getattr(model, 'backbone', None) is not None:
         points['neck'] = Point(model.backbone)
     key, head = _head(host, model)
-    if head is not None and HEADS[key]._accepts(type(head)):
+    if head is not None and HEADS[key].accepts(type(head)):
         inside = list(HEADS[key].known_points(head).items())
         names = [f'{key}.{site}' for site, _ in inside[:-1]] + ['head'] * bool(inside)
         points.update(zip(names, (point for _, point in inside)))
@@ -140,7 +140,7 @@ def _head(host: Host, model: nn.Module) -> Tuple[Optional[str], Optional[nn.Modu
 
 
 def _read(meter: Meter, names: List[str], host: Host) -> Dict[str, Tuple[int, ...]]:
-    """The places on which the losses depend, and the last of these, with the levels that are read;
+    """The points on which the losses depend, and the last of these, with the levels that are read;
     of the backbone's levels the last one.
     """
     read: Dict[str, Tuple[int, ...]] = {}
@@ -159,7 +159,7 @@ def _read(meter: Meter, names: List[str], host: Host) -> Dict[str, Tuple[int, ..
 
 
 def _distinct(meter: Meter, read: Dict[str, Tuple[int, ...]]) -> List[str]:
-    """Of places with the same tensors one: rather the neck wrapper's than a path or the head's."""
+    """Of points with the same tensors one: rather the neck wrapper's than a path or the head's."""
     kept: List[str] = []
     for name, levels in read.items():
         came = [meter.features[name].came[level] for level in levels]

@@ -94,7 +94,7 @@ class Parts:
             )
         base = first['type'] if first else None
         try:
-            AFANNeckWrapper._stock_class(base)
+            AFANNeckWrapper.stock_class(base)
         except (TypeError, KeyError) as error:
             return self._leave_out(where, str(error.args[0]))
         afan = [self._neck_settings(site, settings) for site in self.sites.neck]
@@ -112,7 +112,7 @@ class Parts:
                 f'{kind} takes no neck, so there is no place for the wrapper; ask for the path of '
                 f'a module, in one of {", ".join(self._modules())}',
             )
-        if not AFANModel._accepts(self.host.cls):
+        if not AFANModel.accepts(self.host.cls):
             return self._leave_out(
                 ('neck',),
                 f'{kind} takes no neck, and has no method loss, which is the tail of its sites',
@@ -192,7 +192,7 @@ class Parts:
         last = len(stock) - 1 if several else 0
         head, where = (stock[last], (key, last)) if several else (stock, (key,))
         try:
-            stock_class = component._stock_class(head['type'])
+            stock_class = component.stock_class(head['type'])
         except (TypeError, KeyError) as error:
             return self._leave_out(where, str(error.args[0]))
         default = _default_site(component, head, stock_class) if '' in self.sites.head else None

@@ -1,8 +1,8 @@
-"""How much of a training step comes after a place in a model, in floating-point operations.
+"""How much of a training step comes after a point of a model, in floating-point operations.
 
 Counted are convolutions and matrix products, as torch's ``FlopCounterMode`` does, in one forward
 pass. An operation is charged to the innermost module that ran it, and belongs to the tail of a
-place if what that module returned depends on the feature there: a head that reads another feature
+point if what that module returned depends on the feature there: a head that reads another feature
 does not, whenever it runs. The backward pass costs each operation in proportion.
 """
 
@@ -71,7 +71,7 @@ class Feature:
 
 
 def identity(tensor: Tensor) -> Tuple[int, torch.Size]:
-    """The same for tensors with the same values at the same place."""
+    """The same for tensors with the same values at the same address."""
     return tensor.data_ptr(), tensor.shape
 
 

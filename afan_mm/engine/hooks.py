@@ -23,7 +23,7 @@ from ..site import declared_sites, trained_modules
 from ..utils.checks import check_choice, check_integer, check_number
 from ..utils.models import unwrapped
 from ..visualization import CHANNELS, capture, choose_view, draw_site, first_sample, to_rgb
-from .optim_wrapper import AFANStep
+from .optim_wrapper import AFANOptimMixin
 
 Sites = Sequence[Tuple[str, AFANSettings]]
 MANY_STDS = 2  # of the feature: a perturbation above has hidden it
@@ -93,7 +93,7 @@ class AFANHook(Hook):
     ) -> None:
         """Warm up: a function of the iteration alone, so that a resumed run continues it."""
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, AFANStep):  # a stock baseline that inherits the hook
+        if not isinstance(wrapper, AFANOptimMixin):  # a stock baseline that inherits the hook
             return
         wrapper.epsilon_scale = (
             min(1.0, (runner.iter + 1) / self.warmup_iters) if self.warmup_iters else 1.0
@@ -109,7 +109,7 @@ class AFANHook(Hook):
         outputs: Optional[dict] = None,
     ) -> None:
         """Report the figures of this iteration."""
-        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
+        if not isinstance(runner.optim_wrapper, AFANOptimMixin) or not self.every_n_train_iters(
             runner, self.interval
         ):
             return
@@ -153,7 +153,7 @@ def check_sites(sites: Sites, optim_wrapper: type) -> None:
         optim_wrapper: The class of that of the run.
     """
     kind = optim_wrapper.__name__
-    if sites and not issubclass(optim_wrapper, AFANStep):
+    if sites and not issubclass(optim_wrapper, AFANOptimMixin):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
         raise RuntimeError(
             f'The model has A-FAN sites ({", ".join(settings.name for _, settings in sites)}), '
@@ -162,7 +162,7 @@ def check_sites(sites: Sites, optim_wrapper: type) -> None:
             f"Write optim_wrapper=dict(type='{write}', ...); with --amp use the tools/train.py of "
             'afan_mm'
         )
-    if not sites and issubclass(optim_wrapper, AFANStep):
+    if not sites and issubclass(optim_wrapper, AFANOptimMixin):
         raise RuntimeError(
             f'The optim wrapper is {kind}, but the model has no A-FAN site. Use AFANNeckWrapper, '
             'AFANDecodeHead or '
@@ -285,7 +285,7 @@ class AFANFeatureMapHook(Hook):
         outputs: Optional[dict] = None,
     ) -> None:
         """Draw every ``interval`` iterations."""
-        if not isinstance(runner.optim_wrapper, AFANStep) or not self.every_n_train_iters(
+        if not isinstance(runner.optim_wrapper, AFANOptimMixin) or not self.every_n_train_iters(
             runner, self.interval
         ):
             return

@@ -3,10 +3,10 @@ backward.
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, List, Optional, Union
+from typing import Any, Iterator, Optional, Union
 
 import torch
-from mmengine.dist import all_reduce, all_reduce_params, get_rank
+from mmengine.dist import get_rank
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ..utils.checks import check_number
 from ..utils.models import unwrapped
 
 
-class AFANStep:
+class AFANOptimMixin:
     """What the two A-FAN optim wrappers share, in front of a stock optim wrapper.
 
     ``optim_context`` records the sites that the clean forward taps; ``backward`` runs the clean
@@ -61,7 +61,6 @@ class AFANStep:
         self.steering = Steering()
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
-        self._replicas: Optional[DistributedDataParallel] = None
         self._guarded = False
         self._checked = False
 
@@ -80,7 +79,7 @@ class AFANStep:
                 f'{type(model).__name__}'
             )
         self.resolve_clean_weight(host)
-        self._replicas = model if host is not model and self.should_sync() else None
+        replicas = model if host is not model and self.should_sync() else None
         if self._session is not None:  # nobody called backward
             self._session.discard()
         self._session = Session(
@@ -90,15 +89,16 @@ class AFANStep:
             scale=self.epsilon_scale,
             # The host itself has no no_sync: what is left of the stock context is that of a
             # forward pass.
-            forward_context=lambda: super(AFANStep, self).optim_context(host),
+            forward_context=lambda: super(AFANOptimMixin, self).optim_context(host),
             weigh=self.scale_loss,
-            scale_loss=self._scaled,
+            scale_loss=self.scaled,
             health=self.health,
             steering=self.steering,
+            replicas=replicas,
         )
         with ExitStack() as stack:
             if host is not model:
-                stack.enter_context(_unsynchronised(model, self._replicas is not None))
+                stack.enter_context(_unsynchronised(model, replicas is not None))
             stack.enter_context(super().optim_context(model))
             stack.enter_context(self._session.record())
             yield
@@ -109,7 +109,7 @@ class AFANStep:
         count = self._inner_count
 
         def backward(part: Tensor) -> None:
-            super(AFANStep, self).backward(part, **kwargs)
+            super(AFANOptimMixin, self).backward(part, **kwargs)
             self._inner_count = count  # so that `scale_loss` treats every pass of the step alike
 
         if session is None:
@@ -124,9 +124,6 @@ class AFANStep:
             if not self._checked:
                 session.check_all_ran()
             self._checked = True
-        if self._replicas is not None:
-            _average_gradients(self._replicas)
-            self._replicas = None
         self._inner_count = count + 1
 
     def resolve_clean_weight(self, model: nn.Module) -> None:
@@ -155,8 +152,7 @@ class AFANStep:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch
         must not cost the run its weights.
         """
-        guarded, self._guarded = self._guarded, False
-        if guarded and not self._scaler_guards():
+        if self._guarded and not self.scaler_guards():
             self._void_unless_finite()
         super().step(**kwargs)
 
@@ -179,10 +175,10 @@ class AFANStep:
             grad.masked_fill_(~finite, 0)
         self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
 
-    def _scaler_guards(self) -> bool:
+    def scaler_guards(self) -> bool:
         return False
 
-    def _scaled(self, loss: Tensor) -> Tensor:
+    def scaled(self, loss: Tensor) -> Tensor:
         return loss
 
 
@@ -214,39 +210,18 @@ def _unsynchronised(replicas: DistributedDataParallel, updates: bool) -> Iterato
     replicas.require_forward_param_sync = updates
 
 
-def _average_gradients(replicas: DistributedDataParallel) -> None:
-    """What DDP's reducer does after a backward, on the gradients that all passes left."""
-    params = [p for p in replicas.module.parameters() if p.requires_grad]
-    used = [True] * len(params)
-    # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
-    if replicas.find_unused_parameters or replicas.static_graph:
-        mask = torch.tensor(
-            [p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device
-        )
-        all_reduce(mask, op='max', group=replicas.process_group)
-        used = mask.tolist()
-    grads: List[Tensor] = []
-    for param, anywhere in zip(params, used):
-        # a parameter that no rank used keeps its None, and the optimizer leaves it alone
-        if anywhere:
-            if param.grad is None:
-                param.grad = torch.zeros_like(param)
-            grads.append(param.grad)
-    all_reduce_params(grads, op='mean', group=replicas.process_group)
-
-
 @OPTIM_WRAPPERS.register_module()
-class AFANOptimWrapper(AFANStep, OptimWrapper):
+class AFANOptimWrapper(AFANOptimMixin, OptimWrapper):
     """``OptimWrapper`` with A-FAN: change ``type`` and keep the other keys."""
 
 
 @OPTIM_WRAPPERS.register_module()
-class AFANAmpOptimWrapper(AFANStep, AmpOptimWrapper):
+class AFANAmpOptimWrapper(AFANOptimMixin, AmpOptimWrapper):
     """``AmpOptimWrapper`` with A-FAN: change ``type`` and keep the other keys."""
 
-    def _scaled(self, loss: Tensor) -> Tensor:
+    def scaled(self, loss: Tensor) -> Tensor:
         return self.loss_scaler.scale(loss)
 
-    def _scaler_guards(self) -> bool:
+    def scaler_guards(self) -> bool:
         # It looks for itself, and must see an overflow to lower its scale.
         return self.loss_scaler.is_enabled()

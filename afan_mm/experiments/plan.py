@@ -130,7 +130,7 @@ class Plan:
 
 
 def _code_of(measure: dict) -> List[str]:
-    """The stock metrics are the hosts' own; the others change with ours."""
+    """The stock metrics are the libraries' own; the others change with ours."""
     return [] if measure['type'] in ('stock', 'cost') else [robustness_digest()]
 
 

@@ -34,7 +34,7 @@ class AFANClsHead(AFANDecodeHead):
     allowed_base = 'the type of a classification head with a method loss'
 
     @staticmethod
-    def _classifier(head: nn.Module) -> Optional[Point]:
+    def classifier_of(head: nn.Module) -> Optional[Point]:
         """The last layer with an output for each class; None where there is none, or where a head
         consists of several with losses of their own.
         """

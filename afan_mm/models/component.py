@@ -39,7 +39,7 @@ class AFANComponent:
     default_name: str
     allowed_base: str
     options: Tuple[str, ...] = ()  # what afan may hold beside settings
-    elsewhere: Tuple[str, ...] = ()  # parts of a model that are no place for it
+    elsewhere: Tuple[str, ...] = ()  # parts of a model that it must not be
     advice: str = ''  # what to write instead
 
     def __new__(cls, *args: Any, base: Union[str, type, None] = None, **kwargs: Any):
@@ -57,7 +57,7 @@ class AFANComponent:
     ):
         super().__init__(*args, **kwargs)
         try:
-            self.afan = self._read_settings({} if afan is None else afan)
+            self.afan = self.read_settings({} if afan is None else afan)
         except (TypeError, ValueError) as error:
             name = next(
                 k.__name__
@@ -66,7 +66,7 @@ class AFANComponent:
             )
             raise UsageError(f'{name} of {base!r}: {error}') from error
 
-    def _read_settings(
+    def read_settings(
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
         if isinstance(afan, (list, tuple)):
@@ -78,11 +78,9 @@ class AFANComponent:
             raise TypeError(
                 f'afan of {type(self).__name__} must be a dict of settings, but got {afan!r}'
             )
-        return AFANSettings.from_config(
-            self._pop_options(dict(afan), alone), name=self.default_name
-        )
+        return AFANSettings.from_config(self.pop_options(dict(afan), alone), name=self.default_name)
 
-    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+    def pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         """Take the options of this kind of component out of ``afan``; the rest are settings of the
         site. One that is not alone needs a name of its own.
         """
@@ -97,7 +95,7 @@ class AFANComponent:
             UsageError: With the component, the argument, what is allowed and what came.
         """
         try:
-            stock = cls._stock_class(config.get('base'))
+            stock = cls.stock_class(config.get('base'))
             for key in config:
                 if key not in ('type', '_scope_', 'base', 'afan'):
                     cls._check_key(key, config, stock)
@@ -137,17 +135,17 @@ class AFANComponent:
                     f'afan must be a dict of settings or a list of such, but got {each!r}'
                 )
             options = {key: each[key] for key in cls.options if key in each}
-            cls._check_options(options)
+            cls.check_options(options)
             AFANSettings.from_config({k: each[k] for k in each if k not in options})
 
     @classmethod
-    def _check_options(cls, options: Dict[str, Any]) -> None:
+    def check_options(cls, options: Dict[str, Any]) -> None:
         """Raise where options that are given are wrong whatever the model."""
 
     @classmethod
-    def _stock_class(cls, base: Union[str, type, None]) -> Type[nn.Module]:
+    def stock_class(cls, base: Union[str, type, None]) -> Type[nn.Module]:
         found = find_model(base) if isinstance(base, str) else base
-        if not isinstance(found, type) or not cls._accepts(found):
+        if not isinstance(found, type) or not cls.accepts(found):
             hint = "; write base='<its type>'" if base is None else ''
             raise TypeError(
                 f'base of {cls.__name__} must be {cls.allowed_base}, but got {base!r}{hint}'
@@ -155,7 +153,7 @@ class AFANComponent:
         return found
 
     @classmethod
-    def _accepts(cls, stock: type) -> bool:
+    def accepts(cls, stock: type) -> bool:
         """Whether a stock class can be the base."""
         return (
             issubclass(stock, nn.Module)
@@ -165,7 +163,7 @@ class AFANComponent:
 
     @classmethod
     def _derive(cls, base: Union[str, type, None]) -> type:
-        return _derived(cls, cls._stock_class(base))
+        return _derived(cls, cls.stock_class(base))
 
     def __reduce_ex__(self, protocol: int):
         """A copy in another process derives the class again, which no module has under a name."""
@@ -229,7 +227,7 @@ def parameter(cls: type, name: str) -> Optional[inspect.Parameter]:
     return None
 
 
-def check_place(component: Type[AFANComponent], path: str) -> None:
+def check_part(component: Type[AFANComponent], path: str) -> None:
     """Complain of a component in a part of the model that is not its own.
 
     Args:

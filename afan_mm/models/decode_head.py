@@ -40,15 +40,15 @@ class AFANDecodeHead(AFANComponent):
     elsewhere = ('backbone', 'neck', 'roi_head', 'rpn_head')
     advice = 'write decode_head=dict(type=..., base=..., afan=dict(...)) or head=dict(...)'
 
-    def _read_settings(
+    def read_settings(
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
-        self.afan_places: List[Tuple[str, Optional[Tuple[int, ...]]]] = []
-        return super()._read_settings(afan)
+        self.afan_options: List[Tuple[str, Optional[Tuple[int, ...]]]] = []
+        return super().read_settings(afan)
 
-    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+    def pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site, levels = afan.pop('site', 'classifier'), as_levels(afan.pop('levels', None))
-        sites = ['classifier'] if self._classifier(self) else []
+        sites = ['classifier'] if self.classifier_of(self) else []
         named = dict(self.named_modules())
         if site not in sites and not (site in named and _has_output(site, named[site])):
             inner = [name for name in named if _has_output(name, named[name])]
@@ -58,11 +58,11 @@ class AFANDecodeHead(AFANComponent):
             raise ValueError(
                 f'site must be one of {sites} or a submodule of these, but got {site!r}{hint}'
             )
-        self.afan_places.append((site, levels))
+        self.afan_options.append((site, levels))
         return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
 
     @classmethod
-    def _check_options(cls, options: Dict[str, Any]) -> None:
+    def check_options(cls, options: Dict[str, Any]) -> None:
         if not isinstance(options.get('site', ''), str):
             raise ValueError(f'site must be the name of a submodule, but got {options["site"]!r}')
         as_levels(options.get('levels'))
@@ -75,7 +75,7 @@ class AFANDecodeHead(AFANComponent):
             stock: The config of the head.
         """
         with MODELS.switch_scope_and_registry(cls.afan_scope) as registry:
-            return 'classifier' if cls._classifier(registry.build(stock)) else None
+            return 'classifier' if cls.classifier_of(registry.build(stock)) else None
 
     @classmethod
     def known_points(cls, head: nn.Module) -> Dict[str, Point]:
@@ -84,7 +84,7 @@ class AFANDecodeHead(AFANComponent):
         Args:
             head: A stock head.
         """
-        point = cls._classifier(head)
+        point = cls.classifier_of(head)
         return {} if point is None else {'classifier': point}
 
     def loss(self, *args, **kwargs) -> Losses:
@@ -113,14 +113,14 @@ class AFANDecodeHead(AFANComponent):
         return modules_after(self, point) if point.owner is not self else []
 
     def _passages(self) -> Iterator[Passage]:
-        for settings, (site, levels) in zip(declared_by(self), self.afan_places):
+        for settings, (site, levels) in zip(declared_by(self), self.afan_options):
             if site == 'classifier':
-                yield Passage(self._classifier(self), settings, levels)
+                yield Passage(self.classifier_of(self), settings, levels)
             else:
                 yield Passage(Point(self.get_submodule(site)), settings, levels)
 
     @staticmethod
-    def _classifier(head: nn.Module) -> Optional[Point]:
+    def classifier_of(head: nn.Module) -> Optional[Point]:
         """Where a head classifies; those that do it in another way than ``cls_seg`` delete the
         layer it applies.
         """

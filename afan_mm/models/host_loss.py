@@ -38,7 +38,7 @@ class HostLoss(Rerun):
     def __call__(self, *args, **kwargs) -> Losses:
         """The host's own losses."""
         if not is_recording(self.settings):
-            return self._compute(*args, **kwargs)
+            return self.compute(*args, **kwargs)
         with ExitStack() as stack:
             for head in self._heads:
                 stack.enter_context(replaced(head, loss=self._recorded(head)))
@@ -46,8 +46,9 @@ class HostLoss(Rerun):
                 stack.enter_context(self._proposals.record())
             return super().__call__(*args, **kwargs)
 
-    def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
-        super()._see_losses(losses, depends)
+    def see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
+        """See :class:`Rerun`; those of each head tell which heads need not run again."""
+        super().see_losses(losses, depends)
         self._constant_heads = [
             head
             for head, calls in self._head_losses.items()
@@ -60,13 +61,14 @@ class HostLoss(Rerun):
         self._head_losses.clear()
         self._head_predictions.clear()
 
-    def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
+    def tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
+        """See :class:`Rerun`; without the heads whose losses are constant."""
         with ExitStack() as stack:
             for head in self._constant_heads:
                 stack.enter_context(replaced(head, loss=lambda *args, **kwargs: {}))
             if self._proposals is not None:
                 stack.enter_context(self._proposals.replay())
-            return super()._tail(perturbed, *context)
+            return super().tail(perturbed, *context)
 
     def _recorded(self, head: nn.Module) -> Callable:
         stock = head.loss
@@ -75,7 +77,7 @@ class HostLoss(Rerun):
             before = len(clean_predictions(self.settings))
             losses = stock(*args, **kwargs)
             # a head that answers in another form is not left out
-            if self._arguments is None and isinstance(losses, dict):
+            if self.has_reached_site and isinstance(losses, dict):
                 self._head_losses[head].append(losses)
                 self._head_predictions[head] += clean_predictions(self.settings)[before:]
             return losses
@@ -106,24 +108,11 @@ class Proposals:
         host: A two-stage detector of mmdet.
 
     Raises:
-        ValueError: If the host has no RPN or no RoI head that samples.
+        ValueError: See :func:`proposing`.
     """
 
     def __init__(self, host: nn.Module):
-        rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
-        samplers = _each(getattr(roi_head, 'bbox_sampler', None))
-        if rpn_head is None or not samplers:
-            raise ValueError(
-                'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
-                f'but got {type(host).__name__}'
-            )
-        assigners = _each(getattr(roi_head, 'bbox_assigner', None))
-        self._methods = [
-            (rpn_head, 'get_targets'),
-            (rpn_head, 'predict_by_feat'),
-            *((a, 'assign') for a in assigners),
-            *((s, 'sample') for s in samplers),
-        ]
+        self._methods = proposing(host)
         self._results: Dict[Tuple[int, str], List[Any]] = {}
 
     @contextmanager
@@ -145,6 +134,28 @@ class Proposals:
                     replaced(owner, **{name: answered(results, getattr(owner, name))})
                 )
             yield
+
+
+def proposing(host: nn.Module) -> List[Tuple[Any, str]]:
+    """The methods of a two-stage detector that propose, assign and sample, with their owners.
+
+    Raises:
+        ValueError: If the host has no RPN or no RoI head that samples.
+    """
+    rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
+    samplers = _each(getattr(roi_head, 'bbox_sampler', None))
+    if rpn_head is None or not samplers:
+        raise ValueError(
+            'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
+            f'but got {type(host).__name__}'
+        )
+    assigners = _each(getattr(roi_head, 'bbox_assigner', None))
+    return [
+        (rpn_head, 'get_targets'),
+        (rpn_head, 'predict_by_feat'),
+        *((a, 'assign') for a in assigners),
+        *((s, 'sample') for s in samplers),
+    ]
 
 
 def _keeping(kept: List[Any], compute: Callable) -> Callable:

@@ -1,5 +1,5 @@
-"""What a model has as a whole: a site at its image, sites on paths of its own where it has no place
-for another component, and batch norms for adversarial passes.
+"""What a model has as a whole: a site at its image, sites on paths of its own where it takes
+no other component, and batch norms for adversarial passes.
 """
 
 from typing import Any, Dict, List, Optional, Union
@@ -13,7 +13,7 @@ from ..auxiliary_norms import (
     fill_in,
     without_auxiliary_norms,
 )
-from .neck import AFANNeckWrapper, Place
+from .neck import AFANNeckWrapper, SiteOptions
 from .point import Point
 
 
@@ -55,16 +55,16 @@ class AFANModel(AFANNeckWrapper):
         add_auxiliary_norms(self)
 
     @classmethod
-    def _is_path(cls, site: Any) -> bool:
+    def is_path(cls, site: Any) -> bool:
         return isinstance(site, str) and site not in ('', *cls.named_sites)
 
     @classmethod
-    def _stock_class(cls, base: Union[str, type, None]) -> type:
-        return super(AFANNeckWrapper, cls)._stock_class(base)
+    def stock_class(cls, base: Union[str, type, None]) -> type:
+        return super(AFANNeckWrapper, cls).stock_class(base)
 
     @classmethod
-    def _accepts(cls, stock: type) -> bool:
-        return super(AFANNeckWrapper, cls)._accepts(stock)
+    def accepts(cls, stock: type) -> bool:
+        return super(AFANNeckWrapper, cls).accepts(stock)
 
     def init_weights(self) -> None:
         """Those of the stock model, and then of the auxiliary norms."""
@@ -78,12 +78,12 @@ class AFANModel(AFANNeckWrapper):
         fill_in(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _owners(self, host: nn.Module) -> List[nn.Module]:
+    def afan_owners(self, host: nn.Module) -> List[nn.Module]:
         return [self]
 
-    def _point(self, place: Place, host: nn.Module) -> Point:
-        if self._is_path(place.site):
-            return super()._point(place, host)
+    def afan_point(self, options: SiteOptions, host: nn.Module) -> Point:
+        if self.is_path(options.site):
+            return super().afan_point(options, host)
         if not isinstance(getattr(self, 'backbone', None), nn.Module):
             raise ValueError(
                 f"site 'image' is what the backbone reads, but {self.afan_parts[1].__name__} has "

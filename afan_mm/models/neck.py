@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..isolation import replaced
 from ..settings import AFANSettings
 from ..site import declared_by
-from .component import AFANComponent, check_place
-from .host_loss import HostLoss
+from .component import AFANComponent, check_part
+from .host_loss import HostLoss, proposing
 from .point import Levels, Passage, Point, as_levels, modules_after
 
 
@@ -24,8 +24,8 @@ class IdentityNeck(nn.Module):
         return inputs
 
 
-class Place(NamedTuple):
-    """Where one site of the neck wrapper is; see its ``afan``."""
+class SiteOptions(NamedTuple):
+    """What ``afan`` of the neck wrapper says of one site beside its settings."""
 
     site: str
     levels: Optional[Tuple[int, ...]]
@@ -63,28 +63,28 @@ class AFANNeckWrapper(AFANComponent):
     named_sites = ('input', 'output')  # the others are paths; the first is the default
     elsewhere = ('backbone', 'decode_head', 'auxiliary_head', 'head', 'roi_head', 'rpn_head')
     advice = (
-        "leave that part as it is, and name the place in neck=dict(type='AFANNeckWrapper', "
+        "leave that part as it is, and name the site in neck=dict(type='AFANNeckWrapper', "
         "base=..., afan=dict(site='backbone.layer3'))"
     )
 
-    def _read_settings(
+    def read_settings(
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
-        self.afan_places: List[Place] = []
-        return super()._read_settings(afan)
+        self.afan_options: List[SiteOptions] = []
+        return super().read_settings(afan)
 
-    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+    def pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         options = {key: afan.pop(key) for key in self.options if key in afan}
-        self._check_options(options)
+        self.check_options(options)
         site = options.get('site', self.named_sites[0])
-        levels = as_levels(options.get('levels', None if self._is_path(site) else (-1,)))
-        self.afan_places.append(Place(site, levels, options.get('reuse_proposals', False)))
-        if self._is_path(site):
+        levels = as_levels(options.get('levels', None if self.is_path(site) else (-1,)))
+        self.afan_options.append(SiteOptions(site, levels, options.get('reuse_proposals', False)))
+        if self.is_path(site):
             return dict(dict(name=site), **afan)
         return afan
 
     @classmethod
-    def _is_path(cls, site: Any) -> bool:
+    def is_path(cls, site: Any) -> bool:
         """Whether a site is the path of a module."""
         return isinstance(site, str) and '.' in site
 
@@ -93,9 +93,9 @@ class AFANNeckWrapper(AFANComponent):
         return f'{", ".join(map(repr, cls.named_sites))} or the path of a module'
 
     @classmethod
-    def _check_options(cls, options: Dict[str, Any]) -> None:
+    def check_options(cls, options: Dict[str, Any]) -> None:
         site = options.get('site', cls.named_sites[0])
-        if site not in cls.named_sites and not cls._is_path(site):
+        if site not in cls.named_sites and not cls.is_path(site):
             raise ValueError(
                 f"site must be {cls._allowed_sites()} of the host, such as 'backbone.layer3', but "
                 f'got {site!r}'
@@ -106,11 +106,11 @@ class AFANNeckWrapper(AFANComponent):
         as_levels(options.get('levels'))
 
     @classmethod
-    def _stock_class(cls, base: Union[str, type, None]) -> type:
-        return IdentityNeck if base is None else super()._stock_class(base)
+    def stock_class(cls, base: Union[str, type, None]) -> type:
+        return IdentityNeck if base is None else super().stock_class(base)
 
     @classmethod
-    def _accepts(cls, stock: type) -> bool:
+    def accepts(cls, stock: type) -> bool:
         return issubclass(stock, nn.Module) and not issubclass(stock, AFANComponent)
 
     @contextmanager
@@ -133,17 +133,20 @@ class AFANNeckWrapper(AFANComponent):
                 f'{type(host).__name__} has none'
             )
         path = next(name for name, module in host.named_modules() if module is self)
-        check_place(type(self), path)
-        owner = self._owners(host)[0]
-        for place, _ in zip(self.afan_places, self._calls(host)):
-            if self._is_path(place.site):
+        check_part(type(self), path)
+        owner = self.afan_owners(host)[0]
+        for settings, options in zip(declared_by(self), self.afan_options):
+            self.afan_point(options, host)  # which complains of an unknown one
+            if self._reuses_proposals(settings, options, host):
+                proposing(host)
+            if self.is_path(options.site):
                 continue
-            if place.site == 'input' or isinstance(self, IdentityNeck):
+            if options.site == 'input' or isinstance(self, IdentityNeck):
                 known = getattr(getattr(owner, 'backbone', None), 'out_indices', None)
             else:
                 known = getattr(self, 'num_outs', None)
             if known is not None:
-                Levels.indices(place.levels, known if isinstance(known, int) else len(known))
+                Levels.indices(options.levels, known if isinstance(known, int) else len(known))
 
     @contextmanager
     def afan_perturbing(self, host: nn.Module) -> Iterator[None]:
@@ -156,33 +159,35 @@ class AFANNeckWrapper(AFANComponent):
 
     def afan_tails(self, host: nn.Module) -> Iterator[Tuple[AFANSettings, Callable]]:
         """For each site what gives the modules that its tail may run."""
-        for settings, place in zip(declared_by(self), self.afan_places):
-            yield settings, partial(self._tail_of, place, host)
+        for settings, options in zip(declared_by(self), self.afan_options):
+            yield settings, partial(self._tail_of, options, host)
 
-    def _tail_of(self, place: Place, host: nn.Module) -> List[nn.Module]:
-        return modules_after(host, self._point(place, host))
+    def _tail_of(self, options: SiteOptions, host: nn.Module) -> List[nn.Module]:
+        return modules_after(host, self.afan_point(options, host))
 
     def _calls(self, host: nn.Module) -> Iterator[HostLoss]:
         """For each site the host's ``loss``, as it stands when its turn comes, with the site in
         it.
         """
-        for passage, place in self._passages(host):
-            reuse = place.reuse_proposals or passage.settings.joint and self._joins_rois(host)
-            self._check_compared(passage.settings, host, reuse)
-            yield HostLoss(host, passage, reuse)
+        for passage, options in self._passages(host):
+            yield HostLoss(host, passage, self._reuses_proposals(passage.settings, options, host))
 
-    @staticmethod
-    def _check_compared(settings: AFANSettings, host: nn.Module, reuse_proposals: bool) -> None:
+    def _reuses_proposals(
+        self, settings: AFANSettings, options: SiteOptions, host: nn.Module
+    ) -> bool:
+        """Whether a site's passes keep the clean pass's proposals; ValueError where they must."""
+        reuses = options.reuse_proposals or settings.joint and self._joins_rois(host)
         two_stage = all(getattr(host, part, None) is not None for part in ('rpn_head', 'roi_head'))
-        if settings.objective == 'consistency' and two_stage and not reuse_proposals:
+        if settings.objective == 'consistency' and two_stage and not reuses:
             raise ValueError(
                 f"reuse_proposals must be True with objective='consistency' (site "
                 f'{settings.name!r}), which compares predictions of the same RoIs, but got False'
             )
+        return reuses
 
-    def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, Place]]:
-        for settings, place in zip(declared_by(self), self.afan_places):
-            yield Passage(self._point(place, host), settings, place.levels), place
+    def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, SiteOptions]]:
+        for settings, options in zip(declared_by(self), self.afan_options):
+            yield Passage(self.afan_point(options, host), settings, options.levels), options
 
     def _joins_rois(self, host: nn.Module) -> bool:
         """Whether there is a joint site in the RoI head of a two-stage detector."""
@@ -192,29 +197,29 @@ class AFANNeckWrapper(AFANComponent):
         inside = [s for module in roi_head.modules() for s in declared_by(module)]
         inside += [
             settings
-            for settings, place in zip(declared_by(self), self.afan_places)
-            if place.site.startswith('roi_head.')
+            for settings, options in zip(declared_by(self), self.afan_options)
+            if options.site.startswith('roi_head.')
         ]
         return any(settings.joint and settings.num_strengths for settings in inside)
 
-    def _point(self, place: Place, host: nn.Module) -> Point:
-        if not self._is_path(place.site):
-            return Point(self, reads=place.site == 'input')
-        owners = self._owners(host)
+    def afan_point(self, options: SiteOptions, host: nn.Module) -> Point:
+        if not self.is_path(options.site):
+            return Point(self, reads=options.site == 'input')
+        owners = self.afan_owners(host)
         for owner in owners:
             try:
-                return Point(owner.get_submodule(place.site))
+                return Point(owner.get_submodule(options.site))
             except AttributeError:
                 continue
-        parent = place.site.rpartition('.')[0]
+        parent = options.site.rpartition('.')[0]
         parts = [name for name, _ in owners[0].named_modules() if name.rpartition('.')[0] == parent]
         there = f'; {parent} has {", ".join(parts)}' if parts else ''
         raise ValueError(
             f'site must be {self._allowed_sites()} of {type(owners[0]).__name__}, but got '
-            f'{place.site!r}{there}'
+            f'{options.site!r}{there}'
         )
 
-    def _owners(self, host: nn.Module) -> List[nn.Module]:
+    def afan_owners(self, host: nn.Module) -> List[nn.Module]:
         """The models around the neck, from the innermost: a detector, and the tracker or the
         teacher and student that it is part of.
         """

@@ -1,4 +1,6 @@
-"""Where a component has its site, and the way from there to :func:`~afan_mm.tap`."""
+"""The call of a method at which a component has its site, and the way from there to
+:func:`~afan_mm.tap`.
+"""
 
 from typing import Any, Callable, ContextManager, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -11,7 +13,7 @@ from ..site import Losses, is_perturbing, tap
 
 
 class Point(NamedTuple):
-    """A place in a network: what a method returns or, with ``reads``, its first argument."""
+    """What the calls of a method return or, with ``reads``, their first argument."""
 
     owner: nn.Module
     method: str = 'forward'
@@ -98,32 +100,32 @@ class Levels:
 
     def __init__(self, feature: Any, levels: Optional[Sequence[int]] = None):
         self._leaves, self._structure = tree_flatten(feature)
-        places = [place for place, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
-        if levels is None and len(places) != 1:
+        tensors = [index for index, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
+        if levels is None and len(tensors) != 1:
             raise ValueError(
-                f'levels must be given for a module that returns {len(places)} tensors'
+                f'levels must be given for a module that returns {len(tensors)} tensors'
             )
-        chosen = self.indices((0,) if levels is None else levels, len(places))
-        self._chosen = [places[level] for level in chosen]
-        self._others = [place for level, place in enumerate(places) if level not in chosen]
+        chosen = self.indices((0,) if levels is None else levels, len(tensors))
+        self._chosen = [tensors[level] for level in chosen]
+        self._others = [index for level, index in enumerate(tensors) if level not in chosen]
 
     def split(self) -> Tuple[List[Tensor], List[Tensor]]:
         """The perturbed levels and the others, handed over: what a tail holds on to must not carry
         a graph.
         """
         parts = (
-            [self._leaves[place] for place in self._chosen],
-            [self._leaves[place] for place in self._others],
+            [self._leaves[index] for index in self._chosen],
+            [self._leaves[index] for index in self._others],
         )
-        for place in (*self._chosen, *self._others):
-            self._leaves[place] = None
+        for index in (*self._chosen, *self._others):
+            self._leaves[index] = None
         return parts
 
     def join(self, perturbed: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
         """The feature as it came, with these tensors in place of its own."""
         leaves = list(self._leaves)
-        for place, tensor in zip((*self._chosen, *self._others), (*perturbed, *others)):
-            leaves[place] = tensor
+        for index, tensor in zip((*self._chosen, *self._others), (*perturbed, *others)):
+            leaves[index] = tensor
         return tree_unflatten(leaves, self._structure)
 
     @staticmethod

@@ -29,7 +29,7 @@ class Rerun:
         self.root = root
         self.passage = passage
         self.settings: AFANSettings = passage.settings
-        self._compute = compute
+        self.compute = compute
         self._tape = Tape(root)
         self._arguments: Any = None
         self._constant_keys: Set[str] = set()
@@ -37,12 +37,12 @@ class Rerun:
     def __call__(self, *args, **kwargs) -> Any:
         """The method's own result."""
         if not is_recording(self.settings):
-            return self._compute(*args, **kwargs)
+            return self.compute(*args, **kwargs)
         self._arguments = pack((args, kwargs))
         at_site = partial(self._at_site, self.passage.method)
         with self._tape.record(), self.passage.replaced(at_site):
-            result = self._compute(*args, **kwargs)
-        if self._arguments is not None:
+            result = self.compute(*args, **kwargs)
+        if not self.has_reached_site:
             raise ValueError(
                 f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
                 f'{self.settings.name!r}; choose another site: '
@@ -51,23 +51,28 @@ class Rerun:
         if is_recording(self.settings):  # still: gradients were off there, as in a checkpoint
             return result
         gates, elsewhere = gates_of(self.settings), set()
-        losses = self._losses_of(result)
-        self._see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
+        losses = self.losses_of(result)
+        self.see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
         note_clean_losses(self.settings, self._dependent(losses))
         # the host may weight its own copies in place
         losses.update({key: _copied(value) for key, value in losses.items()})
         return result
 
-    def _losses_of(self, result: Any) -> Losses:
+    @property
+    def has_reached_site(self) -> bool:
+        """Whether the clean pass, while it runs, has met the site."""
+        return self._arguments is None
+
+    def losses_of(self, result: Any) -> Losses:
         """The dict of losses in what the method returned."""
         return result
 
-    def _see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
+    def see_losses(self, losses: Losses, depends: Callable[[Any], bool]) -> None:
         """The clean losses are known, and which of them depend on the site."""
         self._constant_keys = {key for key, value in losses.items() if not depends(value)}
 
     def _at_site(self, stock: Callable, *args, **kwargs) -> Any:
-        if self._arguments is None:
+        if self.has_reached_site:
             return stock(*args, **kwargs)
         feature = self.passage.reach(stock, *args, **kwargs)
         if self.passage.answers_call:
@@ -78,10 +83,13 @@ class Rerun:
         taped = self._tape.close(self._arguments)
         self._num_taped = len(taped)
         self._arguments = None  # the tensors in it are the context's now
-        tapped = tap(self.settings.name, perturbed, self._tail, self.settings, (*taped, *others))
+        tapped = tap(self.settings.name, perturbed, self.tail, self.settings, (*taped, *others))
         return self.passage.resume(stock, self._feature.join(tapped, others), *args[1:], **kwargs)
 
-    def _tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
+    def tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
+        """The losses of what comes after the site, from a perturbed feature; see
+        :func:`~afan_mm.tap`.
+        """
         taped, others = context[: self._num_taped], context[self._num_taped :]
         feature = self._feature.join(perturbed, others)
         answers: Iterator[Any] = iter([feature])
@@ -95,7 +103,7 @@ class Rerun:
             return stock(*args, **kwargs)
 
         with self._tape.replay(taped) as (args, kwargs), self.passage.replaced(answer), front:
-            return self._dependent(self._losses_of(self._compute(*args, **kwargs)))
+            return self._dependent(self.losses_of(self.compute(*args, **kwargs)))
 
     def _dependent(self, losses: Losses) -> Losses:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}

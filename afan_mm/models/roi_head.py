@@ -45,11 +45,11 @@ class AFANRoIHead(AFANComponent):
     elsewhere = ('backbone', 'neck', 'decode_head', 'head', 'rpn_head', 'bbox_head')
     advice = "write roi_head=dict(type='AFANRoIHead', base=..., afan=dict(...))"
 
-    def _read_settings(
+    def read_settings(
         self, afan: Union[dict, Sequence[dict]]
     ) -> Union[AFANSettings, List[AFANSettings]]:
-        self.afan_sites: List[str] = []
-        settings = super()._read_settings(afan)
+        self.afan_options: List[str] = []
+        settings = super().read_settings(afan)
         if not isinstance(self.bbox_head, nn.ModuleList):
             return settings
         each = settings if isinstance(settings, list) else [settings]
@@ -60,27 +60,27 @@ class AFANRoIHead(AFANComponent):
             for s in each
         ]
 
-    def _pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
+    def pop_options(self, afan: Dict[str, Any], alone: bool) -> Dict[str, Any]:
         site = afan.pop('site', _site_for(type(head) for head in self._box_heads()))
-        self._check_options(dict(site=site))
+        self.check_options(dict(site=site))
         for head in self._box_heads():
             if site == 'vector' and not _last_layers(head):
                 raise ValueError(
                     "site='vector' needs a box head that ends in fc_cls and fc_reg, but "
                     f"{type(head).__name__} has neither; use site='map'"
                 )
-        self.afan_sites.append(site)
+        self.afan_options.append(site)
         return afan if alone else dict(dict(name=f'{self.default_name}.{site}'), **afan)
 
     @classmethod
-    def _check_options(cls, options: Dict[str, Any]) -> None:
+    def check_options(cls, options: Dict[str, Any]) -> None:
         site = options.get('site', SITES[0])
         if site not in SITES:
             raise ValueError(f'site must be one of {SITES}, but got {site!r}')
 
     @classmethod
-    def _accepts(cls, stock: type) -> bool:
-        from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+    def accepts(cls, stock: type) -> bool:
+        from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead  # only for detectors
 
         return issubclass(stock, (StandardRoIHead, CascadeRoIHead)) and not issubclass(
             stock, AFANComponent
@@ -148,8 +148,8 @@ class AFANRoIHead(AFANComponent):
 
     def _passages(self, stage: int) -> Iterator[Passage]:
         point = Point(self._box_heads()[stage], reads=True)
-        first = stage * len(self.afan_sites)
-        for settings, site in zip(declared_by(self)[first:], self.afan_sites):
+        first = stage * len(self.afan_options)
+        for settings, site in zip(declared_by(self)[first:], self.afan_options):
             yield (_VectorPassage if site == 'vector' else Passage)(point, settings)
 
     def _box_heads(self) -> Sequence[nn.Module]:
@@ -160,6 +160,7 @@ def _site_for(kinds: Iterable[type]) -> str:
     """'vector' where the forward of every box head is one of mmdet's plain ones, which end in
     fc_cls and fc_reg.
     """
+    # only for detectors
     from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead, DoubleConvFCBBoxHead
 
     plain = {kind.forward for kind in (BBoxHead, ConvFCBBoxHead, DoubleConvFCBBoxHead)}
@@ -169,7 +170,7 @@ def _site_for(kinds: Iterable[type]) -> str:
 class _BoxLossRerun(Rerun):
     """One stage's box loss."""
 
-    def _losses_of(self, result: dict) -> Losses:
+    def losses_of(self, result: dict) -> Losses:
         return result['loss_bbox']
 
 

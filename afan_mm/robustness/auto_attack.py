@@ -33,7 +33,7 @@ def auto_attack(
             classes.
     """
     try:
-        from pyautoattack import AutoAttack
+        from pyautoattack import AutoAttack  # an extra
     except ImportError as error:
         raise AttackError('autoattack needs its package: pip install pyautoattack') from error
     label = sample.get('gt_label', None)

@@ -4,6 +4,8 @@ from io import StringIO
 from typing import Dict, List
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -16,9 +18,6 @@ def plot(metric: str, clean: Dict[str, float], corrupted: Performance, path: str
     """Write a panel for each corruption: the metric over the severity, from clean (0) on, beside
     the mean of all corruptions in grey.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(name for name, _ in corrupted))
     severities = sorted({severity for _, severity in corrupted})
     rows = -(-len(names) // COLUMNS)

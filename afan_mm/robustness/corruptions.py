@@ -123,7 +123,7 @@ def headline(metric: str, figures: Mapping[str, float]) -> str:
 
 def _package() -> Any:
     try:
-        import imagecorruptions
+        import imagecorruptions  # an extra
     except ImportError as error:
         raise CorruptionError(
             'corruptions need the package imagecorruptions: pip install imagecorruptions-imaug '

@@ -54,7 +54,7 @@ class DetectionCalibrationMetric(BaseMetric):
 
     def _judged(self, sample: dict) -> Tuple[Tensor, Tensor]:
         """The scores of the detections that count, and which are right."""
-        from mmdet.evaluation.functional.mean_ap import tpfp_default
+        from mmdet.evaluation.functional.mean_ap import tpfp_default  # only for detectors
 
         if 'pred_instances' not in sample:
             raise ValueError(

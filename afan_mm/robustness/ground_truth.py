@@ -130,8 +130,12 @@ def to_input_frame(sample: Any, shape: Tuple[int, int], frame: str, ignored: int
         shape: Height and width of the input as the pipeline packed it, its padding included.
         frame: That of the ground truth, see :func:`ground_truth_frame`. From the original image it
             is scaled (boxes), or resized without mixing labels (maps and masks) and padded at the
-            right and the bottom, as the hosts' ``Pad`` does, with 0 (masks).
+            right and the bottom, as the libraries' ``Pad`` does, with 0 (masks).
         ignored: What maps are padded with. Defaults to 255.
+
+    Raises:
+        AttackError: If a map is larger than the input, or the sample does not say how its image was
+            resized.
     """
     sample = copy.deepcopy(sample)
     width, height = _scale(sample.metainfo, shape, frame)
@@ -148,6 +152,12 @@ def _scale(meta: Dict[str, Any], shape: Tuple[int, int], frame: str) -> Tuple[fl
     """What takes ground truth into the frame of the input: a factor for x, and one for y."""
     if frame == 'input':
         return 1.0, 1.0
+    is_known = 'scale_factor' in meta or meta.get('img_shape') == meta.get('ori_shape')
+    if 'ori_shape' not in meta or frame == 'original' and not is_known:
+        raise AttackError(
+            'the attack needs to know how each image of the test set was resized: the packing step '
+            f'of its pipeline must keep ori_shape and scale_factor, but meta_keys gave {[*meta]}'
+        )
     if frame == 'stretched':
         return shape[1] / meta['ori_shape'][1], shape[0] / meta['ori_shape'][0]
     # a number, (w, h), or (w, h, w, h)
@@ -193,8 +203,8 @@ def pad_map(values: torch.Tensor, shape: Tuple[int, int], ignored: int = IGNORED
 
 
 def ignored_label(model: nn.Module) -> int:
-    """The label that a model's losses do not count; 255, the hosts' default, where it has no decode
-    head.
+    """The label that a model's losses do not count; 255, the libraries' default, where it has no
+    decode head.
     """
     head = getattr(model, 'decode_head', None)
     return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', IGNORED)

@@ -57,8 +57,8 @@ class RobustTestLoop(TestLoop):
         log_interval: Where there is no terminal, log after every n-th image how long it will take.
             Defaults to 10.
         attack: The keys of :class:`~afan_mm.robustness.AttackSettings`; those not given are the
-            paper's for the host: PGD-10, for detectors with step 0.3/255 and epsilon 2/255 (Sec. 5,
-            Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8). For
+            paper's for the library: PGD-10, for detectors with step 0.3/255 and epsilon 2/255 (Sec.
+            5, Table 6), for segmentors with step 1/255 and epsilon 8/255 (Sec. 6, Table 8). For
             classifiers, of which its text says none, PGD-10 with step 2/255 and epsilon 8/255.
 
     Raises:
@@ -89,7 +89,7 @@ class RobustTestLoop(TestLoop):
             raise AttackError(str(error)) from error
         self.model = unwrapped(runner.model)
         library = library_of(self.model)
-        self.settings = AttackSettings.for_host(library, **attack)
+        self.settings = AttackSettings.for_library(library, **attack)
         if library == 'mmpretrain' and show_dir is not None:
             raise AttackError('show_dir draws boxes and maps of classes: a classifier has none')
         about_robust = robust_names(evaluator)
@@ -181,13 +181,6 @@ class RobustTestLoop(TestLoop):
         self.runner.logger.info(
             f'robust evaluation: {self.settings}; ground truth is in the frame of {frame}'
         )
-        if self.attack.flow_modules:
-            names = sorted({type(module).__name__ for module in self.attack.flow_modules})
-            self.runner.logger.info(
-                f'the code of {names} asks whether it trains: it is told so while the loss is '
-                'computed; '
-                'norms and dropout stay in evaluation mode'
-            )
 
     def _resume(self) -> UnfinishedRun:
         cfg, log = self.runner.cfg, self.runner.logger.info

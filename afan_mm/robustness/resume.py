@@ -15,7 +15,7 @@ from torch import nn
 from ..utils.files import write
 
 
-class Point(NamedTuple):
+class Snapshot(NamedTuple):
     """From where a run can go on.
 
     Attributes:
@@ -41,7 +41,7 @@ class UnfinishedRun:
         self.path = path
         self.key = key
         self.metrics = [metric for evaluator in evaluators for metric in evaluator.metrics]
-        self._points: Dict[int, Point] = {}
+        self._points: Dict[int, Snapshot] = {}
 
     @property
     def possible(self) -> bool:
@@ -88,7 +88,7 @@ class UnfinishedRun:
         if not self.possible:
             return
         results = [metric.results for metric in self.metrics]
-        self._points[state['batches']] = Point(dict(state), [len(each) for each in results])
+        self._points[state['batches']] = Snapshot(dict(state), [len(each) for each in results])
         content = dict(key=self.key, points=self._points, results=results)
         write(self.path, pickle.dumps(content))
 

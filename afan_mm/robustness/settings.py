@@ -72,11 +72,11 @@ class AttackSettings:
         check_choice('attack', self.attack, ATTACKS)
 
     @classmethod
-    def for_host(cls, host: str, **changes: Any) -> 'AttackSettings':
-        """The paper's protocol for a host, with changes.
+    def for_library(cls, library: str, **changes: Any) -> 'AttackSettings':
+        """The paper's protocol for a library, with changes.
 
         Args:
-            host: 'mmdet', 'mmseg' or 'mmpretrain'.
+            library: 'mmdet', 'mmseg' or 'mmpretrain'.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(changes) - set(known))
@@ -84,14 +84,14 @@ class AttackSettings:
             raise AttackError(
                 f'the robust evaluation has no setting {unknown}; its attack knows {known}'
             )
-        settings = cls(**{**PROTOCOLS[host], **changes})
-        allowed = ATTACKS_OF[host]
+        settings = cls(**{**PROTOCOLS[library], **changes})
+        allowed = ATTACKS_OF[library]
         if settings.attack not in allowed:
             kind = dict(
                 mmdet='a detector, which has no classes of pixels',
                 mmseg='a segmentor',
                 mmpretrain='a classifier, which has no classes of pixels',
-            )[host]
+            )[library]
             raise AttackError(
                 f'attack must be one of {allowed} for {kind}, but got {settings.attack!r}'
             )

@@ -85,7 +85,7 @@ def config_file(path: str) -> str:
     return file
 
 
-def find_host(cfg: Config, option: str) -> str:
+def library_of(cfg: Config, option: str) -> str:
     """The library of a config's model: 'mmdet', 'mmseg' or 'mmpretrain', its ``default_scope``.
 
     Args:
@@ -94,10 +94,10 @@ def find_host(cfg: Config, option: str) -> str:
     Raises:
         UsageError: If it is none of them.
     """
-    host = cfg.get('default_scope')
-    if host not in ('mmdet', 'mmseg', 'mmpretrain'):
+    library = cfg.get('default_scope')
+    if library not in ('mmdet', 'mmseg', 'mmpretrain'):
         raise UsageError(
             f"{option} needs a config with default_scope 'mmdet', 'mmseg' or 'mmpretrain', but "
-            f'got {host!r}'
+            f'got {library!r}'
         )
-    return host
+    return library

@@ -1,10 +1,9 @@
 """The error of the user's, not of the program's."""
 
-import dis
+import linecache
 import os
 import traceback
 
-RAISE = dis.opmap['RAISE_VARARGS']
 PACKAGE = __name__.partition('.')[0]
 
 
@@ -22,18 +21,15 @@ def is_message(error: BaseException) -> bool:
     """Whether this package raised an exception on purpose, so that its message says what is wrong;
     any other that comes out of it is a bug.
     """
-    last = error.__traceback__
-    if last is None or not isinstance(error, (ValueError, TypeError, RuntimeError)):
+    if not isinstance(error, (ValueError, TypeError, RuntimeError)) or not error.__traceback__:
         return False
-    while last.tb_next is not None:
-        last = last.tb_next
-    module = last.tb_frame.f_globals.get('__name__', '')
-    return (
-        module.partition('.')[0] == PACKAGE and last.tb_frame.f_code.co_code[last.tb_lasti] == RAISE
-    )
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals.get('__name__', '').partition('.')[0]
+    line = linecache.getline(frame.f_code.co_filename, number)
+    return package == PACKAGE and line.lstrip().startswith('raise ')
 
 
-def place(error: BaseException) -> str:
+def where_raised(error: BaseException) -> str:
     """The file and line where an exception was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f'{os.path.relpath(frames[-1].filename)}:{frames[-1].lineno}' if frames else ''

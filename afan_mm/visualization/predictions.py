@@ -109,11 +109,11 @@ def _visualizer(sample: Any, dataset_meta: Dict[str, Any]) -> Any:
             for i in range(len(classes))
         ]
     if type(sample).__name__ == 'SegDataSample':
-        from mmseg.visualization import SegLocalVisualizer
+        from mmseg.visualization import SegLocalVisualizer  # only for segmentors
 
         visualizer = SegLocalVisualizer(alpha=0.6)
     else:
-        from mmdet.visualization import DetLocalVisualizer
+        from mmdet.visualization import DetLocalVisualizer  # only for detectors
 
         visualizer = DetLocalVisualizer(line_width=2, alpha=0.6)
     # SegLocalVisualizer mixes up the two as arguments
@@ -155,7 +155,7 @@ def _scaled(sample: Any, which: str, size: Tuple[int, int]) -> Any:
 
 
 def _scale_instances(instances: Any, ori_shape: Tuple[int, ...], size: Tuple[int, int]) -> Any:
-    from mmdet.structures.bbox import scale_boxes
+    from mmdet.structures.bbox import scale_boxes  # only for detectors
 
     scaled = copy.deepcopy(instances)
     if 'bboxes' in scaled:

@@ -55,7 +55,7 @@ def amp_wrapper(model, dtype, init_scale=SCALE, kind='AFANAmpOptimWrapper', **kw
     return wrapper
 
 
-def model_of(device='cpu', neck=dict(), head=dict(), **settings):  # noqa: B006 (only read)
+def model_of(device='cpu', neck=dict(), head=dict(), **settings):  # noqa: B006  only read
     settings = dict(dict(epsilon=0.1, num_strengths=2, strengths='linspace'), **settings)
     neck, head = (None if site is None else dict(settings, **site) for site in (neck, head))
     config = with_afan(segmentor_config(), neck=neck, head=head)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from afan_mm.norms import Linf
-from support.exact import EPSILON, RATIOS, assert_same, nms_in_double  # noqa: F401
+from support.exact import EPSILON, RATIOS, assert_same
 from support.tiny import (
     HOSTS,
     batch_of,

@@ -14,7 +14,6 @@ from support.exact import (
     RATIOS,
     assert_same,
     naive_mix,
-    nms_in_double,  # noqa: F401 (a fixture)
 )
 from support.tiny import (
     build,

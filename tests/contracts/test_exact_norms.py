@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from afan_mm import AFANSettings, tap
-from tests.support.exact import naive_mix
-from tests.support.tiny import gradients
-from tests.support.toy import EXACT, RATIOS, assert_same, batch, host
+from support.exact import naive_mix
+from support.tiny import gradients
+from support.toy import EXACT, RATIOS, assert_same, batch, host
 
 STEP = 0.2  # the third step leaves the ball of EXACT's epsilon, 0.3
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.segmentors import EncoderDecoder
 
-from support.exact import (  # noqa: F401
+from support.exact import (
     EPSILON,
     assert_same,
     detection_formula,

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from afan_mm import AFANSettings, tap
+from support import toy
 from support.tiny import (
     HOSTS,
     assert_close,
@@ -161,3 +164,21 @@ def test_large_gradients_in_half_precision_are_finite(value, void):
     wrapper._void_unless_finite()
     assert wrapper.num_void_updates == void
     assert layer.weight.grad.unique().tolist() == [0.0 if void else 100.0]
+
+
+@pytest.mark.parametrize('hostile', (0, 1), ids=('with passes', 'without'))
+def test_iterations_without_passes_are_guarded_too(hostile):
+    """With ``interval=2`` every other iteration has none."""
+
+    def run(model, x, y):
+        def tail(feature):
+            return dict(loss=F.cross_entropy(model.classifier(feature), y) * model.factor)
+
+        return tail(tap('site', model.front(x), tail, AFANSettings(**toy.EXACT, interval=2)))
+
+    model = toy.host(run)
+    wrapper = optim_wrapper(model)
+    for iteration in range(3):
+        model.factor = float('nan') if iteration == hostile else 1.0
+        model.train_step(toy.batch(seed=iteration), wrapper)
+    assert finite(model.state_dict().values()) and wrapper.num_void_updates == 1

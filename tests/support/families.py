@@ -16,6 +16,40 @@ NOT_IN_CONFIG = dict(
     FCOSHead=dict(norm_cfg=dict(type='GN', num_groups=4)),
     DeformableDETRHead=dict(embed_dims=16),
 )
+CLASS_WEIGHT = [*[1.0] * NUM_CLASSES, 0.1]
+# Of families whose sizes are not those of a ResNet, by their folder.
+SIZES = dict(
+    san={
+        'image_encoder': dict(embed_dims=16, num_layers=3, num_heads=2, out_indices=(0, 1, 2)),
+        'text_encoder': dict(
+            dataset_name=None,
+            vocabulary=[*'abcde'],
+            templates=['a {}'],
+            embed_dims=16,
+            num_layers=1,
+            num_heads=2,
+            output_dims=16,
+        ),
+        'decode_head.deep_supervision_idxs': [3],
+        'decode_head.san_cfg': dict(
+            clip_channels=16, embed_dims=12, num_queries=4, fusion_index=[0, 1, 2, 3]
+        ),
+        'decode_head.san_cfg.cfg_encoder': dict(num_encode_layer=4, num_heads=2),
+        'decode_head.san_cfg.cfg_decoder': dict(num_heads=2, embed_channels=8, mlp_channels=8),
+        'decode_head.maskgen_cfg': dict(
+            sos_token_num=4, num_layers=1, embed_dims=16, num_heads=2, out_dims=16
+        ),
+        'decode_head.train_cfg.num_points': 16,
+        'decode_head.loss_decode.0.class_weight': CLASS_WEIGHT,
+    },
+    mask2former_vis={
+        'track_head': dict(num_queries=4, loss_cls=dict(class_weight=CLASS_WEIGHT)),
+        'track_head.pixel_decoder.encoder.num_layers': 1,
+        'track_head.transformer_decoder.num_layers': 1,
+        'track_head.positional_encoding.num_feats': 8,
+        'track_head.train_cfg.num_points': 16,
+    },
+)
 WIDTHS = (
     'in_channels',
     'out_channels',
@@ -39,7 +73,10 @@ def family_model(path, shape=None):
     )
     if 'size' in model.get('data_preprocessor', {}):
         model.data_preprocessor.size = shape
-    return model
+    cfg = Config(dict(model=model))
+    sizes = SIZES.get(name.partition('/')[0], {})
+    cfg.merge_from_dict({f'model.{key}': value for key, value in sizes.items()})
+    return cfg.model
 
 
 def thin(node):

@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
-import afan_mm  # noqa: F401
+import afan_mm  # noqa: F401  registers its components
 
 NUM_CLASSES = 5
 

@@ -192,7 +192,7 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
         (['gone.py', 'weights.pth'], 'config must be a file, but got gone.py'),
         (
             ['tiny.py', 'weights.pth', 'detector.py', 'weights.pth'],
-            'all configs must be of one host, but tiny.py is of mmseg, and detector.py of mmdet',
+            'all configs must be of one library, but tiny.py is of mmseg, and detector.py of mmdet',
         ),
         (
             ['tiny.py', 'weights.pth', 'tiny.py', 'weights.pth'],

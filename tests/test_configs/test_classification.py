@@ -15,7 +15,7 @@ from support.paths import CONFIGS
 from support.tiny import gradients_at_updates, optim_wrapper
 
 pytest.importorskip('mmpretrain')
-from mmpretrain.structures import DataSample  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402  after its importorskip
 
 FOLDERS = ('resnet', 'efficientnet')
 CIFAR = [f'resnet{depth}s_1xb128-200e_cifar{c}' for depth in (20, 56) for c in (10, 100)]

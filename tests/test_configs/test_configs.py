@@ -1,5 +1,5 @@
 """The shipped configs and those the README shows: they build, read their data, and run under the
-hosts' own tools.
+libraries' own tools.
 """
 
 import importlib.util

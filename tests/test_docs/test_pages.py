@@ -1,7 +1,7 @@
 """The pages: their configs build, what they name exists, and every file says what it is for."""
 
+import importlib.util
 import re
-import sys
 
 import pytest
 from mmengine.config import Config
@@ -10,8 +10,10 @@ from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRA
 import afan_mm.experiments.sam  # noqa: F401  registers its optim wrapper
 from support.paths import ROOT
 
-sys.path.insert(0, str(ROOT / 'docs' / '_ext'))
-from tree import entries, purpose  # noqa: E402
+tree = importlib.util.module_from_spec(
+    importlib.util.spec_from_file_location('tree', ROOT / 'docs' / 'tree.py')
+)
+tree.__spec__.loader.exec_module(tree)
 
 PAGES = sorted(path for path in (ROOT / 'docs').rglob('*.md') if '_build' not in path.parts) + [
     ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
@@ -88,11 +90,22 @@ def test_links_and_paths_exist(path):
 
 @pytest.mark.parametrize('folder', ('afan_mm', 'tools', 'tests/contracts', 'tests/support'))
 def test_every_file_says_what_it_is_for(folder):
-    listed = dict(entries(ROOT / folder))
+    listed = dict(tree.entries(ROOT / folder))
     assert len(listed) > 5 and all(len(said) > 10 for said in listed.values())
+
+
+def test_the_page_lists_every_file_as_it_is():
+    """After a change of files or of their first sentences: python docs/tree.py"""
+    page = tree.PAGE.read_text()
+    assert page.count('<!-- tree ') == 4 and '\n- `session.py`: One training step' in page
+    assert tree.filled(page) == page
+    changed = re.sub(r'\n- `session.py`.*', '', page).replace(
+        '`site.py`: Where', '`site.py`: There'
+    )
+    assert changed != page and tree.filled(changed) == page
 
 
 def test_purpose_is_the_first_sentence(tmp_path):
     path = tmp_path / 'module.py'
-    path.write_text('"""Reads ``x.y`` and writes\nz, Eq. 5. More of it.\n"""\n')
-    assert purpose(path) == 'Reads x.y and writes z, Eq. 5'
+    path.write_text('"""Reads ``x.y`` and writes\nz, Eq. 5 of Li et al. (2018). More of it.\n"""\n')
+    assert tree.purpose(path) == 'Reads x.y and writes z, Eq. 5 of Li et al. (2018)'

@@ -18,7 +18,7 @@ from afan_mm.conversion import ConversionError, convert
 from support.tiny import gradients_at_updates, optim_wrapper, seed_everything
 
 pytest.importorskip('mmpretrain')
-from mmpretrain.structures import DataSample  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402  after its importorskip
 
 CLASSES, CHANNELS, EPSILON, RATIOS = 5, 6, 0.3, (0.5, 1.0)
 AFAN = dict(epsilon=EPSILON, num_strengths=2, strengths='linspace', moments=None, adv_weight=0.7)

@@ -16,7 +16,7 @@ from afan_mm.robustness.pixel_attack import PixelAttack
 from support.tiny import seed_everything
 
 pytest.importorskip('mmpretrain')
-from mmpretrain.structures import DataSample  # noqa: E402
+from mmpretrain.structures import DataSample  # noqa: E402  after its importorskip
 
 CLASSES, IMAGES, MEAN, STD = 5, 6, 120.0, 60.0
 
@@ -118,9 +118,9 @@ def test_a_runner(tmp_path):
 
 def test_refusals(tmp_path):
     with pytest.raises(AttackError, match=r"attack must be one of \('pgd', 'autoattack'\)"):
-        AttackSettings.for_host('mmpretrain', attack='segpgd')
+        AttackSettings.for_library('mmpretrain', attack='segpgd')
     with pytest.raises(AttackError, match=r"attack must be one of \('pgd',\) for a detector"):
-        AttackSettings.for_host('mmdet', attack='autoattack')
+        AttackSettings.for_library('mmdet', attack='autoattack')
     with pytest.raises(AttackError, match='show_dir draws boxes and maps'):
         runner(tmp_path, show_dir=str(tmp_path)).test()
 
@@ -128,7 +128,7 @@ def test_refusals(tmp_path):
 def test_an_image_without_a_label(model):
     unlabelled = dict(RobustImages()[0], data_samples=DataSample())
     with pytest.raises(AttackError, match='needs ground truth, but a DataSample'):
-        PixelAttack(model, AttackSettings.for_host('mmpretrain'))(unlabelled)
+        PixelAttack(model, AttackSettings.for_library('mmpretrain'))(unlabelled)
 
 
 def test_auto_attack(model):
@@ -136,7 +136,7 @@ def test_auto_attack(model):
     pytest.importorskip('pyautoattack')
     epsilon, sample = 60 / 255, RobustImages()[3]
     clean = sample['inputs'].float()
-    settings = AttackSettings.for_host('mmpretrain', attack='autoattack', epsilon=epsilon)
+    settings = AttackSettings.for_library('mmpretrain', attack='autoattack', epsilon=epsilon)
     with torch.no_grad():
         model.head.fc.bias.zero_()
         label = int(
@@ -154,6 +154,6 @@ def test_auto_attack(model):
 
 def test_auto_attack_says_what_it_needs(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyautoattack', None)
-    settings = AttackSettings.for_host('mmpretrain', attack='autoattack')
+    settings = AttackSettings.for_library('mmpretrain', attack='autoattack')
     with pytest.raises(AttackError, match='pip install pyautoattack'):
         PixelAttack(model, settings)(RobustImages()[0])

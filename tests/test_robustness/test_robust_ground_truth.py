@@ -70,12 +70,25 @@ def test_other_forms_of_a_scale_factor(scale):
     sample = detection(
         scale=dict(float=2.0, array=np.array([2.0, 2.0, 2.0, 2.0]), missing=1.0)[scale]
     )
-    if scale == 'missing':
+    if scale == 'missing':  # it was not resized
         del sample.scale_factor
+        sample.set_metainfo(dict(img_shape=sample.ori_shape))
     factor = 1 if scale == 'missing' else 2
     assert to_input_frame(sample, (9, 9), frame='original').gt_instances.bboxes.tolist() == [
         [factor * v for v in (1, 2, 3, 4)]
     ]
+
+
+@pytest.mark.parametrize(
+    'key, frame',
+    [('scale_factor', 'original'), ('ori_shape', 'original'), ('ori_shape', 'stretched')],
+)
+def test_a_sample_that_does_not_say_how_it_was_resized_is_refused(key, frame):
+    sample = detection()
+    delattr(sample, key)
+    with pytest.raises(AttackError, match='must keep ori_shape and scale_factor, but meta_keys'):
+        to_input_frame(sample, (6, 6), frame)
+    assert to_input_frame(sample, (6, 6), 'input')
 
 
 def test_box_structures_and_no_boxes():

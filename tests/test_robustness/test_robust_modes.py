@@ -4,17 +4,24 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from afan_mm.isolation import evaluation_mode, flow_modules
+from afan_mm.isolation import LAYERS, evaluation_mode, flow_modules, isolated_random
 from afan_mm.robustness import AttackSettings, PixelAttack
-from support.tiny import HOSTS, build, detection_batch, hub_model, segmentation_batch, stock_config
+from support.tiny import (
+    HOSTS,
+    batch_of,
+    build,
+    detection_batch,
+    hub_model,
+    segmentation_batch,
+    stock_config,
+)
 
 
 class Flow(nn.Module):
-    """Asks whether it trains in a function within a method, as the hosts' `multi_apply` makes them
-    do.
-    """
+    """Asks whether it trains, and calls dropout by itself."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +32,7 @@ class Flow(nn.Module):
         )
 
     def forward(self, x):
-        return list(map(lambda part: part if self.training else -part, x))  # noqa: C417
+        return F.dropout(x if self.training else -x, training=self.training)
 
 
 class OwnNorm(nn.BatchNorm1d):
@@ -47,9 +54,25 @@ def test_control_flow_is_told_and_layers_are_not():
     assert flow_modules(model) == [model[0], model[1]]
 
 
+def test_dropout_by_function_is_off_inside():
+    model, x = nn.Sequential(Flow()).train(), torch.ones(100)
+    with evaluation_mode(model, flow_modules(model)):
+        assert torch.equal(model(x), x)
+        assert torch.equal(F.alpha_dropout(x, 0.5, True), x)
+    assert (model(x) == 0).any()
+
+
 @pytest.mark.parametrize('host', HOSTS)
-def test_most_models_have_none(host):
-    assert flow_modules(build(stock_config(host))) == []
+def test_where_no_code_asks_nothing_depends_on_the_flag(host):
+    model = build(stock_config(host)).eval()
+    told = flow_modules(model)
+    assert model in told and not any(isinstance(module, (nn.Conv2d, *LAYERS)) for module in told)
+    data = model.data_preprocessor(batch_of(host), False)
+    losses = []
+    for training in (told, ()):
+        with evaluation_mode(model, training), isolated_random(0, torch.device('cpu')):
+            losses.append(model.parse_losses(model(**copy.deepcopy(data), mode='loss'))[0])
+    assert losses[0] == losses[1]
 
 
 def test_flags_and_what_losses_collect_come_back():
@@ -99,8 +122,8 @@ def test_a_loss_that_differs_in_evaluation_mode():
         mode: float(model.train(mode).parse_losses(model(**data, mode='loss'))[0].detach())
         for mode in (True, False)
     }
-    attack = PixelAttack(model.eval(), AttackSettings.for_host('mmdet'))
-    assert [type(module).__name__ for module in attack.flow_modules] == ['FCOSHead']
+    attack = PixelAttack(model.eval(), AttackSettings.for_library('mmdet'))
+    assert model.bbox_head in attack.flow_modules
     assert (
         abs(losses[True] - losses[False]) > 0.1
         and float(attack.losses(batch).detach()) == losses[True]
@@ -117,7 +140,7 @@ def test_a_loss_that_fails_in_evaluation_mode():
     batch = segmentation_batch(num_samples=1, size=64)
     with pytest.raises(ValueError):
         model(**model.data_preprocessor(copy.deepcopy(batch), False), mode='loss')
-    attack = PixelAttack(model, AttackSettings.for_host('mmseg', num_steps=1))
+    attack = PixelAttack(model, AttackSettings.for_library('mmseg', num_steps=1))
     perturbed = attack(batch).images
     assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)
 

@@ -128,7 +128,7 @@ def test_attack_equals_an_independent_one(name):
         ).mean()
         perturbed = perturbed.detach() + 2 * torch.autograd.grad(loss, perturbed)[0].sign()
         perturbed = torch.min(torch.max(perturbed, clean - 3), clean + 3).clamp(0, 255)
-    settings = AttackSettings.for_host(
+    settings = AttackSettings.for_library(
         'mmseg', attack=name, num_steps=3, step_size=2 / 255, epsilon=3 / 255
     )
     found = PixelAttack(model, settings)(copy.deepcopy(batch)).images[0]

@@ -32,7 +32,7 @@ def models():
 
 
 def settings_for(host, **changes):
-    return AttackSettings.for_host(
+    return AttackSettings.for_library(
         LIBRARY[host], **{**dict(num_steps=2, step_size=3 / 255, epsilon=5 / 255), **changes}
     )
 
@@ -311,23 +311,26 @@ def test_settings_say_what_is_wrong(changes, message):
     key, _, value = changes.partition('=')
     value = value if value in ('many', '1/0', 'fgsm') else ast.literal_eval(value)
     with pytest.raises((TypeError, ValueError), match=message):
-        AttackSettings.for_host('mmseg', **{key: value})
+        AttackSettings.for_library('mmseg', **{key: value})
 
 
 def test_the_papers_protocols():
     """Sec. 5 and Table 6; Sec. 6 and Table 8."""
-    detection, segmentation = AttackSettings.for_host('mmdet'), AttackSettings.for_host('mmseg')
+    detection, segmentation = (
+        AttackSettings.for_library('mmdet'),
+        AttackSettings.for_library('mmseg'),
+    )
     assert str(detection) == 'PGD-10, step 0.3/255, epsilon 2/255'
     assert str(segmentation) == 'PGD-10, step 1/255, epsilon 8/255'
-    assert AttackSettings.for_host(
+    assert AttackSettings.for_library(
         'mmseg', epsilon='4/255', step_size='0.5/255'
-    ) == AttackSettings.for_host('mmseg', epsilon=4 / 255, step_size=0.5 / 255)
+    ) == AttackSettings.for_library('mmseg', epsilon=4 / 255, step_size=0.5 / 255)
     with pytest.raises(
         AttackError,
         match=r"^attack must be one of \('pgd',\) for a detector, which has no classes of pixels, "
         "but got 'segpgd'$",
     ):
-        AttackSettings.for_host('mmdet', attack='segpgd')
+        AttackSettings.for_library('mmdet', attack='segpgd')
 
 
 def thin_atss():

@@ -172,7 +172,7 @@ def test_tta(config, scope, checkpoint):
         warnings.simplefilter('always')
         cfg = configure_test(config, checkpoint, '--tta')
     defaults = [f'{w.message}' for w in warned if 'we will set it as default' in f'{w.message}']
-    assert len(defaults) == (2 if scope == 'mmdet' else 0)  # as the hosts' own tools say
+    assert len(defaults) == (2 if scope == 'mmdet' else 0)  # as the libraries' own tools say
     assert cfg.model.type == ('DetTTAModel' if scope == 'mmdet' else 'SegTTAModel')
     assert cfg.model.module == dict(type='Model')
     pipeline = cfg.test_dataloader.dataset.dataset.pipeline

@@ -24,6 +24,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
 
+import mmcv
+import mmengine
 import torch
 from mmengine.device import get_device
 
@@ -84,11 +86,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--seed', type=int, default=0, help='of the order in each round; default: %(default)s'
     )
-    parser.add_argument(
-        '--json', type=Path, metavar='FILE', help='write all figures, and how they were taken'
-    )
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw them')
-    parser.add_argument('--markdown', action='store_true', help='print the tables in Markdown')
+    add_outputs(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -97,6 +95,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='override settings of the configs',
     )
     return parser.parse_args(argv)
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Options for the forms in which the figures are given."""
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write all figures, and how they were taken'
+    )
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw them')
+    parser.add_argument('--markdown', action='store_true', help='print the tables in Markdown')
 
 
 def growth(text: str) -> Tuple[str, List[int]]:
@@ -137,18 +144,15 @@ def choose_variants(
 
 def versions() -> Dict[str, str]:
     """Of Python and the libraries that the figures depend on."""
-    import mmcv
-    import mmengine
-
     found = dict(
         python=platform.python_version(),
         torch=torch.__version__,
         mmengine=mmengine.__version__,
         mmcv=mmcv.__version__,
     )
-    for host in ('mmdet', 'mmseg'):
-        if host in sys.modules:
-            found[host] = sys.modules[host].__version__
+    for library in ('mmdet', 'mmseg'):
+        if library in sys.modules:
+            found[library] = sys.modules[library].__version__
     return found
 
 
@@ -159,7 +163,7 @@ def main() -> None:
     if args.plot is not None:
         check_output('--plot', args.plot, [f'.{name}' for name in FORMATS])
     device = choose_device(args)
-    warnings.simplefilter('ignore')  # the hosts' own, about how they build their models
+    warnings.simplefilter('ignore')  # the libraries' own, about how they build their models
     plan = Plan(args.rounds, args.warmup, args.amp, args.seed)
     cases = [
         Case(path, device, plan, args.cfg_options, args.shape, args.batch_size)

@@ -3,7 +3,7 @@ tools/analysis_tools/robustness_curve.py CONFIG CHECKPOINT [CONFIG CHECKPOINT ..
 
 Runs `tools/test.py --robust` for every checkpoint and strength, prints a table and draws a curve.
 Checkpoints with the same label are seeds of one experiment: their mean and standard deviation are
-shown. The step grows with epsilon as in the paper's protocol for the host (0.15 epsilon for
+shown. The step grows with epsilon as in the paper's protocol for the library (0.15 epsilon for
 detectors, 0.125 epsilon for segmentors, ten steps).
 
     --epsilons 0 1 2 4 8         radii of the attack, in 1/255

@@ -19,7 +19,7 @@ from typing import Optional, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from afan_mm.analysis.zoo import HOSTS, families, is_wanted, read_record, report, try_family
+from afan_mm.analysis.zoo import LIBRARIES, families, is_wanted, read_record, report, try_family
 from afan_mm.cli.command_line import run
 from afan_mm.conversion.presets import PRESETS
 from afan_mm.utils.errors import UsageError
@@ -30,7 +30,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--hosts', nargs='+', choices=HOSTS, default=HOSTS, help='default: both')
+    parser.add_argument(
+        '--libraries', nargs='+', choices=LIBRARIES, default=LIBRARIES, help='default: both'
+    )
     parser.add_argument(
         '--families',
         nargs='+',
@@ -64,7 +66,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    todo = {name: folder for host in args.hosts for name, folder in families(host).items()}
+    todo = {
+        name: folder for library in args.libraries for name, folder in families(library).items()
+    }
     if args.families:
         unknown = sorted(set(args.families) - set(todo))
         if unknown:

@@ -58,6 +58,19 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='K',
         help='strengths, evenly spaced up to epsilon; default: as many as the site has',
     )
+    add_drawing_options(parser)
+    parser.add_argument('--device', default=None, help='default: a GPU where there is one')
+    args = parser.parse_args(argv)
+    for name in ('num_strengths', 'magnify', 'topk', 'alpha'):
+        value = getattr(args, name)
+        if value is not None and not value > 0 or name == 'alpha' and value > 1:
+            allowed = 'in (0, 1]' if name == 'alpha' else '> 0'
+            parser.error(f'--{name.replace("_", "-")} must be {allowed}, but got {value}')
+    return args
+
+
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """Options for what a picture looks like, and where it goes."""
     parser.add_argument(
         '--magnify',
         type=float,
@@ -89,14 +102,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--out-dir', default='feature_maps', help='folder for the pictures; default: feature_maps'
     )
-    parser.add_argument('--device', default=None, help='default: a GPU where there is one')
-    args = parser.parse_args(argv)
-    for name in ('num_strengths', 'magnify', 'topk', 'alpha'):
-        value = getattr(args, name)
-        if value is not None and not value > 0 or name == 'alpha' and value > 1:
-            allowed = 'in (0, 1]' if name == 'alpha' else '> 0'
-            parser.error(f'--{name.replace("_", "-")} must be {allowed}, but got {value}')
-    return args
 
 
 def main() -> None:

@@ -49,7 +49,8 @@ class Case:
         batch_size: Images. Defaults to the config's own on a GPU, 2 on a CPU.
 
     Raises:
-        UsageError: If the config cannot be read, has no A-FAN site or is of neither host.
+        UsageError: If the config cannot be read, has no A-FAN site, or is of another library than
+            mmseg and mmdet.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class Case:
                 for _ in range(self.plan.warmup):
                     run()
             except Exception as error:
-                # hosts refuse shapes, and devices run out of memory, in many ways
+                # models refuse shapes, and devices run out of memory, in many ways
                 print(file=sys.stderr)  # ends the progress bar
                 raise UsageError(
                     f'{self.path}: cannot train {name!r} on images of {self.shape[0]} x '

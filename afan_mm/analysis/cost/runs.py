@@ -64,17 +64,17 @@ class Run:
 
     def __call__(self) -> Dict[Any, float]:
         """Seconds of one training step."""
-        return {self.name: timed(self._steps(), self.device) / self.variant.num_steps}
+        return {self.name: timed(self.steps(), self.device) / self.variant.num_steps}
 
     def peak(self) -> int:
         """Bytes held at most during a step: parameters, buffers, gradients, optimizer state and
         activations.
         """
         return held_memory(self.model, self.wrapper.optimizer) + peak_memory(
-            self._steps(), self.device
+            self.steps(), self.device
         )
 
-    def _steps(self) -> Callable[[], None]:
+    def steps(self) -> Callable[[], None]:
         """The steps to measure, with random streams that start alike in every run."""
         batches = [copy.deepcopy(self.batch) for _ in range(self.variant.num_steps)]
 
@@ -96,7 +96,7 @@ class TailRun(Run):
 
     def __call__(self) -> Dict[Any, float]:
         """Seconds of the tail of each site, as ``('tail', variant, site)``."""
-        self._steps()()
+        self.steps()()
         return {
             ('tail', self.name, site): seconds
             for site, seconds in self.wrapper.session.seconds.items()
@@ -123,7 +123,7 @@ class PartsRun(Run):
 
     def __call__(self) -> Dict[Any, float]:
         """Seconds of the parts of a step, as ``('part', name)``."""
-        clock, steps = LabelClock(self.device), self._steps()
+        clock, steps = LabelClock(self.device), self.steps()
         with ExitStack() as stack:
             stack.enter_context(clock.running())
             stack.enter_context(

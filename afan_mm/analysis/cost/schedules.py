@@ -30,7 +30,7 @@ class GraphSession(Session):
     def __init__(self, *args, stop_at: Optional[str] = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.stop_at = stop_at
-        self.places: Dict[str, Tuple[List[Tensor], Sequence[Tensor]]] = {}
+        self.tapped: Dict[str, Tuple[List[Tensor], Sequence[Tensor]]] = {}
 
     def tap(
         self,
@@ -49,24 +49,24 @@ class GraphSession(Session):
         ]
         # a node of its own, so that the site is told from what made the feature
         levels = [f.view_as(f) for f in levels]
-        self.places[name] = (levels, context)
+        self.tapped[name] = (levels, context)
         return site.pack(levels)
 
     def gates_of(self, settings: AFANSettings) -> List[Any]:
         """The node that stands for the site in the graph; sites are not joined here."""
-        return [self.places[settings.name][0][0].grad_fn]
+        return [self.tapped[settings.name][0][0].grad_fn]
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """One backward over the clean loss and all adversarial ones."""
-        places, self.places = self.places, {}
+        tapped, self.tapped = self.tapped, {}
         sites, parts = list(self.sites.values()), [loss]
         self.back_propagate = parts.append
         for site, gradients in zip(
-            sites, self.clean_gradients(loss, [places[site.name][0] for site in sites])
+            sites, self.clean_gradients(loss, [tapped[site.name][0] for site in sites])
         ):
             site.gradients = gradients
         for site in sites:
-            levels, context = places[site.name]
+            levels, context = tapped[site.name]
             self.run_on(
                 site,
                 site.features if site.settings.detach else levels,
@@ -75,7 +75,7 @@ class GraphSession(Session):
         back_propagate(sum(parts))
 
     def clean_gradients(
-        self, loss: Tensor, places: List[List[Tensor]]
+        self, loss: Tensor, levels: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
         """The gradients at the levels of each site."""
         raise NotImplementedError
@@ -105,21 +105,21 @@ class OneGraphSession(GraphSession):
     """Directions from the clean graph."""
 
     def clean_gradients(
-        self, loss: Tensor, places: List[List[Tensor]]
+        self, loss: Tensor, levels: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
         gradients = iter(
             self.gradient_of(
-                loss, [level for levels in places for level in levels], retain_graph=True
+                loss, [each for of_site in levels for each in of_site], retain_graph=True
             )
         )
-        return [[next(gradients) for _ in levels] for levels in places]
+        return [[next(gradients) for _ in of_site] for of_site in levels]
 
 
 class ReleasedSession(GraphSession):
     """Directions from an attack pass for each site."""
 
     def clean_gradients(
-        self, loss: Tensor, places: List[List[Tensor]]
+        self, loss: Tensor, levels: List[List[Tensor]]
     ) -> List[Sequence[Optional[Tensor]]]:
         return [self.attack(site) for site in self.sites.values()]
 
@@ -133,7 +133,7 @@ class TailSession(GraphSession):
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         self.back_propagate = back_propagate
-        self.places.clear()
+        self.tapped.clear()
         self.seconds = {site.name: self.time_tail(site) for site in self.sites.values()}
 
 

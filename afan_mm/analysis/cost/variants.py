@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 from mmengine.config import Config
 
 from ...conversion.presets import preset_entry, read_preset
-from ...engine.optim_wrapper import AFANStep
+from ...engine.optim_wrapper import AFANOptimMixin
 from ...joint import SHARED
 from ...settings import AFANSettings
 from ...utils.configs import type_name
@@ -20,7 +20,7 @@ from .steps import pixel_step, released_step, train_step
 COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead', 'AFANModel')
 AFAN_KEYS = tuple(
     name
-    for name, parameter in inspect.signature(AFANStep.__init__).parameters.items()
+    for name, parameter in inspect.signature(AFANOptimMixin.__init__).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 )
 AMP_KEYS = ('loss_scale', 'dtype', 'use_fsdp')

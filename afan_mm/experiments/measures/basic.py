@@ -1,4 +1,4 @@
-"""The host's own metrics, the calibration of the same outputs, and what the training took."""
+"""The library's own metrics, the calibration of the same outputs, and what the training took."""
 
 from typing import Dict
 
