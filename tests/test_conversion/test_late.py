@@ -27,6 +27,7 @@ HAND_MADE = {
     'efficientnet_lite0/efficientnet-lite0_1xb64-156_cifar10-500-64x64': 'neck',
     'deeplabv3plus/deeplabv3plus_lite0-d16_1xb4-400_camvid15-160x120': 'neck decode_head',
     'deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120': 'neck decode_head',
+    'faster_rcnn/faster-rcnn_lite0-frozen_fpn_1xb4-300_bccd20-240x180': 'neck roi_head',
 }
 OPTIONS = ('site', 'levels')
 
