@@ -32,6 +32,10 @@ class Place(NamedTuple):
     reuse_proposals: bool
 
 
+def _is_two_stage(model: nn.Module) -> bool:
+    return all(getattr(model, part, None) is not None for part in ('rpn_head', 'roi_head'))
+
+
 @MODELS.register_module()
 class AFANNeckWrapper(AFANComponent):
     """A neck that perturbs what it reads, what it returns, or a feature inside the backbone.
@@ -167,13 +171,19 @@ class AFANNeckWrapper(AFANComponent):
         it.
         """
         for passage, place in self._passages(host):
-            reuse = place.reuse_proposals or passage.settings.joint and self._joins_rois(host)
-            self._check_compared(passage.settings, host, reuse)
-            yield HostLoss(host, passage, reuse)
+            detector = self._detector(host)
+            reuse = place.reuse_proposals or passage.settings.joint and self._joins_rois(detector)
+            self._check_compared(passage.settings, detector, reuse)
+            yield HostLoss(host, passage, detector if reuse else None)
+
+    def _detector(self, host: nn.Module) -> nn.Module:
+        """The two-stage detector around the neck, or if there is none the innermost model."""
+        owners = self._owners(host)
+        return next(filter(_is_two_stage, owners), owners[0])
 
     @staticmethod
-    def _check_compared(settings: AFANSettings, host: nn.Module, reuse_proposals: bool) -> None:
-        two_stage = all(getattr(host, part, None) is not None for part in ('rpn_head', 'roi_head'))
+    def _check_compared(settings: AFANSettings, detector: nn.Module, reuse_proposals: bool) -> None:
+        two_stage = _is_two_stage(detector)
         if settings.objective == 'consistency' and two_stage and not reuse_proposals:
             raise ValueError(
                 f"reuse_proposals must be True with objective='consistency' (site "
@@ -184,12 +194,11 @@ class AFANNeckWrapper(AFANComponent):
         for settings, place in zip(declared_by(self), self.afan_places):
             yield Passage(self._point(place, host), settings, place.levels), place
 
-    def _joins_rois(self, host: nn.Module) -> bool:
+    def _joins_rois(self, detector: nn.Module) -> bool:
         """Whether there is a joint site in the RoI head of a two-stage detector."""
-        roi_head = getattr(host, 'roi_head', None)
-        if roi_head is None or getattr(host, 'rpn_head', None) is None:
+        if not _is_two_stage(detector):
             return False
-        inside = [s for module in roi_head.modules() for s in declared_by(module)]
+        inside = [s for module in detector.roi_head.modules() for s in declared_by(module)]
         inside += [
             settings
             for settings, place in zip(declared_by(self), self.afan_places)
