@@ -34,7 +34,7 @@ def try_family(
     folder: Path,
     out: Path,
     time_limit: float,
-    preset: str = 'paper',
+    preset: str = 'recommended',
     sites: Optional[str] = None,
 ) -> None:
     """Run the trial of one family in a process of its own, and complete its record.
@@ -44,7 +44,7 @@ def try_family(
         folder: With its configs.
         out: Its record, a JSON file; what it prints goes to the log file of that name.
         time_limit: In seconds.
-        preset, sites: Of the conversion. Default to 'paper' and None, the paper's sites.
+        preset, sites: Of the conversion. Default to 'recommended' and None, those of the preset.
     """
     command = [sys.executable, '-W', 'ignore', '-m', f'{__package__}.zoo_trial']
     command += [name, str(folder), str(out.resolve()), preset, *([sites] if sites else [])]

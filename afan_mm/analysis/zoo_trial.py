@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
     parser.add_argument('preset', choices=PRESETS)
-    parser.add_argument('sites', nargs='?', help='default: those of the paper')
+    parser.add_argument('sites', nargs='?', help='default: those of the preset')
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)

@@ -34,6 +34,8 @@ def test_sweep(tmp_path):
         '--families',
         'mmseg/erfnet',
         'mmdet/common',
+        '--preset',
+        'paper',
         '--json',
         str(tmp_path / 'all' / 'zoo.json'),
     )
@@ -60,13 +62,23 @@ def test_sweep(tmp_path):
     # A family that left its file is not tried again, one without is.
     path = tmp_path / 'mmseg_erfnet.json'
     path.write_text(json.dumps(dict(trained, seconds=12345)))
-    code, printed, _ = sweep(tmp_path, '--families', 'mmseg/erfnet', '--redo', 'failed')
+    code, printed, _ = sweep(
+        tmp_path, '--families', 'mmseg/erfnet', '--preset', 'paper', '--redo', 'failed'
+    )
     assert code == 0 and json.loads(path.read_text())['seconds'] == 12345 and '1.23e+04' in printed
     # Killed for its time, long before it can be done: what is known stays, with the reason.
     path = tmp_path / 'mmdet_htc.json'
     path.write_text(json.dumps(dict(trained, family='mmdet/htc')))
     code, printed, _ = sweep(
-        tmp_path, '--families', 'mmdet/htc', '--redo', 'all', '--time-limit', '1'
+        tmp_path,
+        '--families',
+        'mmdet/htc',
+        '--preset',
+        'paper',
+        '--redo',
+        'all',
+        '--time-limit',
+        '1',
     )
     record = json.loads(path.read_text())
     assert (
@@ -75,9 +87,8 @@ def test_sweep(tmp_path):
         and 'not done in 1 s\n    mmdet/htc' in printed
     )
     # Another preset has a record of its own.
-    options = ('--preset', 'recommended', '--sites', 'late')
-    code, printed, _ = sweep(tmp_path, '--families', 'mmpretrain/mobilenet_v2', *options)
-    record = json.loads((tmp_path / 'mmpretrain_mobilenet_v2_late_recommended.json').read_text())
+    code, printed, _ = sweep(tmp_path, '--families', 'mmpretrain/mobilenet_v2')
+    record = json.loads((tmp_path / 'mmpretrain_mobilenet_v2_recommended.json').read_text())
     assert code == 0 and record['preset'] == 'recommended' and record['change'] > 1e-3
     assert record['sites'] == ['backbone.conv2', 'backbone.layer7', 'neck'], record['sites']
     assert trained['preset'] == 'paper'
@@ -99,7 +110,7 @@ def test_first_step_without_direction(tmp_path, lr, steps):
     record = zoo_trial.Record(tmp_path / 'record.json', family='mmseg/zero')
     if steps is None:
         with pytest.raises(zoo_trial.StepError, match='the gradients are the stock ones'):
-            zoo_trial.trial(tmp_path, record, 'recommended', 'late')
+            zoo_trial.trial(tmp_path, record, 'recommended', None)
         return
     zoo_trial.trial(tmp_path, record, 'recommended', 'late')
     assert record['steps'] == steps and record['change'] > 1e-3 and record['stage'] == 'done'

@@ -60,10 +60,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='for one family; default: %(default)s',
     )
     parser.add_argument(
-        '--preset', choices=PRESETS, default='paper', help='of the conversion; default: %(default)s'
+        '--preset',
+        choices=PRESETS,
+        default='recommended',
+        help='of the conversion; default: %(default)s',
     )
     parser.add_argument(
-        '--sites', choices=['late'], help='of the conversion; default: those of the paper'
+        '--sites', choices=['late'], help='of the conversion; default: those of the preset'
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole table')
     return parser.parse_args(argv)
