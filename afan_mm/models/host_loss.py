@@ -119,10 +119,14 @@ class Proposals:
             )
         assigners = _each(getattr(roi_head, 'bbox_assigner', None))
         self._methods = [
-            (rpn_head, 'get_targets'),
-            (rpn_head, 'predict_by_feat'),
-            *((a, 'assign') for a in assigners),
-            *((s, 'sample') for s in samplers),
+            (owner, name)
+            for owner, name in (
+                (rpn_head, 'get_targets'),
+                (rpn_head, 'predict_by_feat'),
+                *((a, 'assign') for a in assigners),
+                *((s, 'sample') for s in samplers),
+            )
+            if hasattr(owner, name)  # proposals that are learned have no targets
         ]
         self._results: Dict[Tuple[int, str], List[Any]] = {}
 

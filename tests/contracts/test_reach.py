@@ -74,13 +74,15 @@ def step(cfg, model):
     return kept, wrapper
 
 
-def test_late_sites_of_a_cascade():
+@pytest.mark.parametrize('family, stages', [('cascade_rcnn', 3), ('sparse_rcnn', 6)])
+def test_late_sites_of_a_cascade(family, stages):
     """From the RoI map of one stage no pass reaches the next one: the neck's output is a site, too,
     even where more than the largest share comes after it.
     """
+    path = next(path for path in FAMILIES if path.split('/')[1] == family)
     cfg = Config(
         dict(
-            model=family_model('mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', (64, 64)),
+            model=family_model(path, (64, 64)),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
             default_scope='mmdet',
         )
@@ -92,7 +94,7 @@ def test_late_sites_of_a_cascade():
     assert how.startswith('Late sites have a tail share of at most 0.001, but for output, from wh')
     report = wrapper.health.report()
     sites = {key.rpartition('/')[0] for key in report if key.endswith('/delta_norm')}
-    assert {'neck', *STAGES} == sites and report['neck/delta_norm'] > 0
+    assert len(sites) == 1 + stages and 'neck' in sites and report['neck/delta_norm'] > 0
     assert all(gradient.isfinite().all() for gradient in ours.values())
 
 
