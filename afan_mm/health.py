@@ -17,6 +17,7 @@ class Health:
     ``gain``             ``objective`` minus the loss of the same tail on the clean feature, at the
                          same parameters
     ``delta_norm``       l2 norm of the perturbation at full strength, over all levels
+    ``relative_norm``    ``delta_norm`` over the l2 norm of the feature, of a joint site in its pass
     ``zero_share``       share of elements the perturbation leaves where they are
     ``nonfinite_share``  share of steps since the last report that were skipped: the direction was
                          not finite, or the loss of the batch did not depend on the feature
@@ -41,6 +42,7 @@ class Health:
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
         self._sizes: Dict[str, Tensor] = {}
+        self._norms: Dict[str, Tensor] = {}
         self._factors: Dict[str, Tensor] = {}
         self._skipped: Dict[str, Tensor] = {}
         self._steps: Dict[str, int] = defaultdict(int)
@@ -59,6 +61,8 @@ class Health:
             self._sizes[name] = torch.stack(
                 [_rms(d) / c.float().std(unbiased=False) for d, c in zip(deltas, clean)]
             ).max()
+            tiny = torch.finfo(torch.float32).tiny  # a feature of zeros
+            self._norms[name] = _norm(deltas) / _norm(clean).clamp(min=tiny)
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
             if isinstance(strength, Tensor):  # one for each sample
                 added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
@@ -91,6 +95,7 @@ class Health:
                 objective=objective,
                 gain=objective - clean_loss().float(),
                 delta_norm=_norm(deltas),
+                relative_norm=self._norms.pop(name),
                 zero_share=sum((d == 0).sum() for d in deltas)
                 / max(sum(d.numel() for d in deltas), 1),
                 # 0 / 0 where nothing was added: the normalisation kept all of nothing.

@@ -220,6 +220,8 @@ def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
     """(H, W) of the first (W, H), or side of a square, that a training pipeline resizes to."""
     for step in dicts(dataloader):
         scale = step.get('scale') or (step.get('scales') or [None])[0]
+        if isinstance(scale, (list, tuple)) and isinstance(scale[0], (list, tuple)):
+            scale = scale[0]  # of those to draw from
         if isinstance(scale, (list, tuple)):
             return tuple(scale)[::-1]
         if type(scale) is int:

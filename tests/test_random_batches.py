@@ -28,6 +28,7 @@ def test_size_of_the_images_that_a_config_trains_on(path, shape):
         ([dict(type='RandomCrop', crop_size=(48, 64))], (48, 64)),
         ([dict(type='RandomCrop', crop_size=32), dict(type='Resize', scale=64)], (64, 64)),
         ([dict(type='RandomChoiceResize', scales=[(640, 480), (320, 240)])], (480, 640)),
+        ([dict(type='RandomResize', scale=[(2048, 800), (2048, 1024)])], (800, 2048)),
     ],
 )
 def test_size_of_a_pipeline(pipeline, shape):

@@ -39,8 +39,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help="neck (the backbone's features), output (the neck's), head, or a path such as "
         'backbone.layer3 or '
         'roi_head.map; or late, alone: those with a small share of the training step after them, '
-        'which is measured, for --preset recommended; '
-        'default: neck,head, as far as they fit',
+        'which is measured; '
+        'default: late for --preset recommended, otherwise neck,head, as far as they fit',
     )
     parser.add_argument(
         '--max-tail-share',
@@ -52,10 +52,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--preset',
         choices=PRESETS,
-        default='paper',
-        help='settings of the paper or of its released code, for the data set of the config, or '
-        'the late joint sites that this project recommends; '
-        'default: paper',
+        default='recommended',
+        help='late sites perturbed together, which helped in the study of this project, or '
+        'settings of the paper or of its released code, for the data set of the config; '
+        'default: %(default)s',
     )
     add_settings(parser)
     return parser.parse_args(argv)
@@ -120,12 +120,13 @@ def main() -> None:
     args = parse_args()
     path = target(args)
     afan = {key: value for key, value in vars(args).items() if key not in OWN_OPTIONS}
-    text, expected = converted_file(args.config, path, args.sites, args.preset, **afan)
+    text, expected, why = converted_file(args.config, path, args.sites, args.preset, **afan)
     if args.print:
         print(text, end='')
     else:
         write_config(path, text, expected)
-        print(f'wrote {path}')
+        print(f'wrote {path}', *why, sep='\n')
+        print('Others: --sites, --preset paper, and the options that --help lists.')
 
 
 if __name__ == '__main__':

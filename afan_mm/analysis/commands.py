@@ -146,7 +146,7 @@ def sharpness_of_checkpoints(
 
     Args:
         cfg: Says which sites there are; a stock one gets those of
-            :func:`~afan_mm.conversion.converted`.
+            :func:`~afan_mm.conversion.converted` with the preset 'paper'.
         checkpoints, json_file, device: As of :func:`hessian_of_checkpoints`.
         settings: See :func:`~afan_mm.analysis.sharpness.measure_sharpness`.
         images: So many of the split, drawn from the seed. Defaults to None, all.
@@ -161,7 +161,7 @@ def sharpness_of_checkpoints(
     model = build_model(cfg, device)
     try:
         if not _sites(model):
-            cfg = converted(cfg)
+            cfg = converted(cfg, preset='paper')
             model = build_model(cfg, device)
         for site in _sites(model):
             settings.at(site)

@@ -4,12 +4,10 @@ A site is judged by medians over the later half of its reports: the first steps 
 warm-up, say little. What decides is the relative gain, ``gain / (objective - gain)``: how much
 higher the adversarial loss is than the loss of the same tail on the clean feature, at the same
 parameters and for the same batch. It has no unit and compares across sites and models.
-``delta_norm`` cannot decide, because the norm of the feature is not logged; it is shown, and zero
-means that nothing was moved.
-
-A gain grows with epsilon only as long as the feature is moved by little: one step far beyond a
-standard deviation overshoots, and its gain can fall to nothing. The figures do not tell such a site
-from a weak one, so the advice names both.
+``relative_norm``, the size of the perturbation, cannot decide: the same share of a feature's norm
+acts very differently in different places. It says which way to go: a gain grows with epsilon only
+as long as the feature is moved by little; one step far beyond that overshoots, and its gain can
+fall to nothing. Where it was not logged, the advice names both ways.
 
 The limits are rules of thumb, not figures of the paper:
 
@@ -17,7 +15,9 @@ The limits are rules of thumb, not figures of the paper:
 relative gain < 1 %  too weak. Eq. 6 then adds nearly the clean loss, ``num_strengths`` times: what
                      a larger weight would do too
 relative gain >= 1   may hurt. The adversarial loss is at least twice the clean one, so that most of
-                     the objective is about features that the network never meets once it is trained
+                     the objective is about features that the network never meets once it is
+                     trained. Not where the gain is below the clean loss of the first report: on few
+                     images the clean loss falls to nearly nothing, and its share says little
 diverging            may hurt. From the first to the last third of at least 6 reports the objective
                      rose by more than 10 % while the clean loss of the same batches fell by more
                      than 10 %: the network pays for one with the other
@@ -39,13 +39,12 @@ from statistics import median
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ..utils.errors import UsageError
+from .run_advice import ASIDE, HIGH_ZERO, LOW_MIX, advice_strong, advice_weak, percent, weak_causes
 from .run_logs import Report, read_run
 
 WEAK_GAIN, STRONG_GAIN = 0.01, 1.0
 TREND, TREND_REPORTS = 0.1, 6
 NEGATIVE_SHARE = 0.25
-HIGH_ZERO, LOW_MIX = 0.5, 0.1
-AIM = 0.05  # the relative gain that the advice on epsilon aims at: clear of both limits
 WEAK, STRONG, UNCLEAR, FINE = (
     'too weak to matter',
     'strong enough to hurt',
@@ -119,18 +118,23 @@ def verdicts_in_words(name: str, found: Dict[str, Any]) -> str:
             # of the median share, whose sign need not be that of the median gain
             f'      gain {relative * clean:.2g} = {percent(relative)} of the clean loss '
             f'{clean:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})',
+            *_moved(medians),
             f'      mix ratio {medians["mix_ratio"]:.2f} (low below {LOW_MIX}), zero share '
             f'{medians["zero_share"]:.0%} (high above {HIGH_ZERO:.0%}), delta norm '
             f'{medians["delta_norm"]:.3g}, not finite {medians["nonfinite_share"]:.0%}',
         ]
         lines += [f'    because: {reason}' for reason in verdict['reasons']]
         lines += [f'    change: {advice}' for advice in verdict['advice']]
+    if any(verdict['medians']['delta_norm'] for verdict in found['verdicts'].values()):
+        lines.append(f'  {ASIDE}')  # on no control
     return '\n'.join(lines)
 
 
-def percent(share: float) -> str:
-    """A share with two digits that count, and all those before the point."""
-    return f'{100 * share:.{2 if abs(share) < 1 else 4}g}%'
+def _moved(medians: Report) -> List[str]:
+    """The size of the perturbation; older logs have it not."""
+    size = medians.get('relative_norm', math.nan)
+    text = f'      perturbation {percent(size)} of the norm of the feature (10% in the study)'
+    return [text] if math.isfinite(size) else []
 
 
 def _decide(
@@ -139,9 +143,9 @@ def _decide(
     """Verdict, reasons and advice."""
     gain = medians['relative_gain']
     negative = sum(report['relative_gain'] < -WEAK_GAIN for report in judged) / len(judged)
-    strong = _strong_signs(reports, judged, gain)
+    strong = _strong_signs(reports, judged, medians)
     if strong:
-        return STRONG, strong, _advice_strong(strong)
+        return STRONG, strong, advice_strong(strong)
     if medians['delta_norm'] == 0:
         return (
             WEAK,
@@ -170,14 +174,17 @@ def _decide(
     if abs(gain) < WEAK_GAIN:
         return (
             WEAK,
-            [f'the gain is below {WEAK_GAIN:.0%} of the clean loss', *_weak_causes(medians)],
-            _advice_weak(medians),
+            [f'the gain is below {WEAK_GAIN:.0%} of the clean loss', *weak_causes(medians)],
+            advice_weak(medians),
         )
-    return (
-        FINE,
-        [f'the gain is between {WEAK_GAIN:.0%} and {STRONG_GAIN:.0%} of the clean loss'],
-        [],
-    )
+    if gain >= STRONG_GAIN:
+        reason = (
+            f'the gain is above the clean loss, which is small by now, but below the clean loss of '
+            f'the first report, {reports[0]["clean"]:.3g}'
+        )
+    else:
+        reason = f'the gain is between {WEAK_GAIN:.0%} and {STRONG_GAIN:.0%} of the clean loss'
+    return FINE, [reason], []
 
 
 def _median(reports: List[Report], key: str) -> float:
@@ -185,10 +192,14 @@ def _median(reports: List[Report], key: str) -> float:
     return median(values) if values else math.nan
 
 
-def _strong_signs(reports: List[Report], judged: List[Report], gain: float) -> List[str]:
+def _strong_signs(reports: List[Report], judged: List[Report], medians: Report) -> List[str]:
     signs = []
-    if gain >= STRONG_GAIN:
-        signs.append(f'the gain is at least {STRONG_GAIN:.0%} of the clean loss')
+    small = medians['gain'] < STRONG_GAIN * reports[0]['clean']
+    if medians['relative_gain'] >= STRONG_GAIN and not small:
+        signs.append(
+            f'the gain is at least {STRONG_GAIN:.0%} of the clean loss, also of that of the first '
+            'report'
+        )
     if len(reports) >= TREND_REPORTS:
         third = len(reports) // 3
         change = {
@@ -212,51 +223,3 @@ def _strong_signs(reports: List[Report], judged: List[Report], gain: float) -> L
             f'iteration {broken[-1]["iter"]}'
         )
     return signs
-
-
-def _weak_causes(medians: Report) -> List[str]:
-    causes = []
-    if medians['mix_ratio'] < LOW_MIX:
-        causes.append(
-            f'the normalisation leaves {medians["mix_ratio"]:.0%} of the perturbation (low: below '
-            f'{LOW_MIX:.0%})'
-        )
-    if medians['zero_share'] > HIGH_ZERO:
-        causes.append(
-            f'{medians["zero_share"]:.0%} of the elements are not moved (high: above '
-            f'{HIGH_ZERO:.0%})'
-        )
-    return causes
-
-
-def _advice_weak(medians: Report) -> List[str]:
-    gain, mix = medians['relative_gain'], medians['mix_ratio']
-    times = AIM / gain if gain > 0 else math.inf
-    if times <= 1000:
-        rounded = float(f'{times:.1g}')
-        size = (
-            f'epsilon, {rounded:.0f} times as large (a first-order guess, for a gain of {AIM:.0%})'
-        )
-    else:
-        size = 'epsilon, more than 1000 times as large'
-    advice = [
-        f"{size}; or epsilon_unit='std' with e.g. epsilon=0.1, a tenth of each channel's standard "
-        'deviation. Smaller, '
-        'however, where it is a standard deviation or more already: such a step overshoots'
-    ]
-    if mix < HIGH_ZERO:
-        advice.append(f'moments=None, which keeps all of the perturbation instead of {mix:.0%}')
-    if medians['zero_share'] > HIGH_ZERO:
-        advice.append('the site, for one all of whose elements reach the loss')
-    return advice
-
-
-def _advice_strong(signs: List[str]) -> List[str]:
-    advice = [
-        'epsilon, half as large, until the gain is well below the clean loss; or a smaller '
-        'adv_weight',
-        'warmup_iters of AFANHook, where only the first steps suffer',
-    ]
-    if any('not finite' in sign for sign in signs):
-        advice.append('under mixed precision, bfloat16 instead of float16')
-    return advice

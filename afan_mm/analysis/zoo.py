@@ -1,5 +1,5 @@
-"""Does A-FAN train what mmdet and mmseg install? Families of configs, each tried in a process of
-its own, and what came of them.
+"""Does A-FAN train what mmdet, mmseg and mmpretrain install? Families of configs, each tried in a
+process of its own, and what came of them.
 """
 
 import importlib.util
@@ -13,19 +13,17 @@ from typing import Any, Dict, List, Optional, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ..utils.errors import UsageError
 from ..utils.files import write_json
 
-LIBRARIES = ('mmdet', 'mmseg')
+LIBRARIES = tuple(
+    name for name in ('mmdet', 'mmseg', 'mmpretrain') if importlib.util.find_spec(name)
+)
 Record = Dict[str, Any]  # what zoo_trial.py leaves of a family
 
 
 def families(library: str) -> Dict[str, Path]:
-    """The folders of configs that a library installs, by name."""
-    found = importlib.util.find_spec(library)
-    if found is None:
-        raise UsageError(f'{library} is not installed')
-    root = Path(found.origin).parent / '.mim' / 'configs'
+    """The folders of configs that an installed library brings, by name."""
+    root = Path(importlib.util.find_spec(library).origin).parent / '.mim' / 'configs'
     return {
         f'{library}/{folder.name}': folder
         for folder in sorted(root.iterdir())
@@ -34,7 +32,12 @@ def families(library: str) -> Dict[str, Path]:
 
 
 def try_family(
-    name: str, folder: Path, out: Path, time_limit: float, preset: str = 'paper'
+    name: str,
+    folder: Path,
+    out: Path,
+    time_limit: float,
+    preset: str = 'recommended',
+    sites: Optional[str] = None,
 ) -> None:
     """Run the trial of one family in a process of its own, and complete its record.
 
@@ -43,10 +46,10 @@ def try_family(
         folder: With its configs.
         out: Its record, a JSON file; what it prints goes to the log file of that name.
         time_limit: In seconds.
-        preset: Of the conversion. Defaults to 'paper'.
+        preset, sites: Of the conversion. Default to 'recommended' and None, those of the preset.
     """
     command = [sys.executable, '-W', 'ignore', '-m', f'{__package__}.zoo_trial']
-    command += [name, str(folder), str(out.resolve()), preset]
+    command += [name, str(folder), str(out.resolve()), preset, *([sites] if sites else [])]
     out.unlink(missing_ok=True)
     error = None
     with open(out.with_suffix('.log'), 'w') as log:
@@ -102,7 +105,7 @@ def report(records: Sequence[Record], console: Console) -> None:
     causes: Dict[Any, List[str]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r['family']):
         result = (
-            'passed'
+            f'passed{", in the second step" if record.get("steps") == 2 else ""}'
             if passed(record)
             else f'{record["stage"]}: {record["error"].splitlines()[0][:90]}'
         )
@@ -119,13 +122,13 @@ def report(records: Sequence[Record], console: Console) -> None:
     console.print(table)
     for (stage, cause), names in sorted(causes.items()):
         console.print(f'{stage}: {cause}\n    {", ".join(names)}', markup=False, highlight=False)
-    for library in (*LIBRARIES, 'mm'):
-        mine = [r for r in records if r['family'].startswith(library)]
+    for library in (*LIBRARIES, None):
+        mine = [r for r in records if r['family'].partition('/')[0] in (library or LIBRARIES)]
         counted = [r for r in mine if 'stock_loss' in r]
         good = sum(map(passed, counted))
         share = f' = {good / len(counted):.1%}' if counted else ''
         console.print(
-            f'{"both" if library == "mm" else library}: {len(mine)} families, {len(counted)} train '
+            f'{library or "all"}: {len(mine)} families, {len(counted)} train '
             f'stock, {good} of these with A-FAN{share}'
         )
 

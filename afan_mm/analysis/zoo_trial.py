@@ -1,10 +1,11 @@
 """One family of the sweep, in a process of its own: python -m afan_mm.analysis.zoo_trial FAMILY
-FOLDER OUT.json PRESET
+FOLDER OUT.json PRESET [SITES]
 
 Two training steps from the same weights, on the same batch and with the same random streams: stock,
 which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
 config is the one with the shortest name, which is the plainest, or the next one where its stock
-step does not run.
+step does not run. Where the first step has no direction, as a last layer that starts at zero hides
+the loss from every site, both are repeated from the weights that the stock step leaves.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from ..utils.files import write_json
 
 Gradients = Dict[str, Tensor]
 Shape = Tuple[int, int]
-SHAPES = ((64, 64), (128, 128), (320, 320))
+SHAPES = ((64, 64), (128, 128), (224, 224), (320, 320))
 NUM_STRENGTHS = 1
 MAX_ITERS = 1000
 EPSILON = 0.05
@@ -52,6 +53,8 @@ def load(path: Path) -> Config:
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if 'data_preprocessor' in cfg:  # as a runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     without_weights(cfg.model)
     # what reached the parameters, not what clipping left of it
     cfg.optim_wrapper.pop('clip_grad', None)
@@ -146,25 +149,13 @@ def distance(gradients: Gradients, expected: Gradients) -> float:
 
 
 def afan_step(
-    cfg: Config,
+    new: Config,
     weights: Gradients,
     expected: Gradients,
     shape: Shape,
     record: 'Record',
-    preset: str,
-) -> None:
-    """The step of the config that is converted with a preset, the paper's at a strength that acts
-    on random weights.
-    """
-    record.enter('convert', preset=preset)
-    changes = dict(epsilon=EPSILON, num_strengths=NUM_STRENGTHS) if preset != 'recommended' else {}
-    new = converted(cfg, preset=preset, **changes)
-    record.enter(
-        'afan',
-        components=sorted(
-            type_name(node) for node in dicts(new.model) if type_name(node).startswith('AFAN')
-        ),
-    )
+) -> float:
+    """The step of a converted config: by how much the gradients differ from those expected."""
     model = build(new.model)
     model.load_state_dict(weights)
     _, gradients, wrapper = step(model, new, shape)
@@ -174,14 +165,37 @@ def afan_step(
     )
     if not record['sites']:
         raise StepError('no site was passed')
-    if moved < INERT:
-        raise StepError(f'the gradients are the stock ones (relative distance {moved:.1e})')
+    return moved
 
 
-def trial(folder: Path, record: 'Record', preset: str) -> None:
+def second_step(cfg: Config, weights: Gradients, shape: Shape) -> Tuple[Gradients, Gradients]:
+    """The weights that the stock step leaves, and the gradients of a stock step from there."""
+    for _ in range(2):
+        model = build(cfg.model)
+        model.load_state_dict(weights)
+        start = weights
+        _, gradients, _ = step(model, cfg, shape)
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return start, gradients
+
+
+def trial(folder: Path, record: 'Record', preset: str, sites: Optional[str]) -> None:
     """Fill the record of a family."""
     cfg, (weights, gradients, shape) = choose(folder, record)
-    afan_step(cfg, weights, gradients, shape, record, preset)
+    record.enter('convert', preset=preset)
+    # the paper's at a strength that acts on random weights
+    changes = dict(epsilon=EPSILON, num_strengths=NUM_STRENGTHS) if preset != 'recommended' else {}
+    new = converted(cfg, sites, preset, **changes)
+    components = [type_name(node) for node in dicts(new.model)]
+    record.enter(
+        'afan', components=sorted(name for name in components if name.startswith('AFAN')), steps=1
+    )
+    moved = afan_step(new, weights, gradients, shape, record)
+    if moved < INERT:
+        record.enter('afan', steps=2)
+        moved = afan_step(new, *second_step(cfg, weights, shape), shape, record)
+    if moved < INERT:
+        raise StepError(f'the gradients are the stock ones (relative distance {moved:.1e})')
     record.enter('done')
 
 
@@ -212,13 +226,14 @@ def main() -> None:
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
     parser.add_argument('preset', choices=PRESETS)
+    parser.add_argument('sites', nargs='?', help='default: those of the preset')
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     record = Record(args.out, family=args.family)
     began = time.time()
     try:
-        trial(args.folder, record, args.preset)
+        trial(args.folder, record, args.preset, args.sites)
     except Exception as error:
         record.update(
             error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc()

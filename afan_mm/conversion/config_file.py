@@ -30,11 +30,11 @@ def converted_file(
     config: str,
     path: str,
     sites: Optional[Sequence[str]] = None,
-    preset: Optional[str] = 'paper',
+    preset: Optional[str] = 'recommended',
     **afan: Any,
-) -> Tuple[str, Config]:
-    """The text of a config file that inherits from another and trains with A-FAN, and the config
-    that it is.
+) -> Tuple[str, Config, List[str]]:
+    """The text of a config file that inherits from another and trains with A-FAN, the config that
+    it is, and sentences on what was chosen.
 
     Args:
         config: The stock config, a file or a name such as 'mmdet::NAME'.
@@ -57,7 +57,7 @@ def converted_file(
             text = config_text(reference, cfg, conversion)
     except ConversionError as error:
         raise ConversionError(f'{config} cannot be converted: {error}') from error
-    return text, inherit(cfg, conversion.overrides)
+    return text, inherit(cfg, conversion.overrides), explained(conversion)
 
 
 def write_config(path: str, text: str, expected: Config) -> None:
@@ -185,6 +185,13 @@ def pure_python_text(module: str, cfg: Any, conversion: Conversion) -> str:
     return _formatted(lines)
 
 
+def explained(conversion: Conversion) -> List[str]:
+    """Sentences on the sites, on what has none, and on the settings."""
+    reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
+    reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
+    return reasons + conversion.notes
+
+
 def _title(name: str) -> str:
     return _comment(f'A-FAN for {name}. What is not stated here is inherited.')
 
@@ -192,9 +199,7 @@ def _title(name: str) -> str:
 def _why(key: str, cfg: Any, conversion: Conversion) -> List[str]:
     """The comments on an override."""
     if key == 'model':
-        reasons = [f'{name}: {reason}.' for name, reason in conversion.choices]
-        reasons += [f'No site in {name}: {reason}.' for name, reason in conversion.left_out]
-        return ['', *map(_comment, [*reasons, *conversion.notes])]
+        return ['', *map(_comment, explained(conversion))]
     if key == 'custom_hooks' and cfg.get(key):
         return ['# A list takes the place of an inherited one, so this one repeats it.']
     if key == 'optim_wrapper':

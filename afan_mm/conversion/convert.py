@@ -5,15 +5,16 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 
+from ..joint import complement
+from ..settings import AFANSettings
 from ..utils.checks import check_choice, check_number
-from ..utils.configs import type_name
+from .cost import estimated_cost
 from .host import ConversionError, Host, find_host, in_scope, refuse_converted
 from .late import MAX_TAIL_SHARE, late_sites, shown
-from .placement import Parts, Sites, read_sites
-from .presets import PRESETS, preset_settings
+from .placement import Parts, Sites, checked, read_sites
+from .presets import PRESETS, SITES, preset_settings
 from .pure_python import with_classes
-
-WRAPPERS = {'OptimWrapper': 'AFANOptimWrapper', 'AmpOptimWrapper': 'AFANAmpOptimWrapper'}
+from .training import training_overrides
 
 
 class Conversion(NamedTuple):
@@ -36,7 +37,7 @@ class Conversion(NamedTuple):
 def convert(
     cfg: Config,
     sites: Union[str, Sequence[str], None] = None,
-    preset: Optional[str] = 'paper',
+    preset: Optional[str] = 'recommended',
     max_tail_share: Optional[float] = None,
     **afan: Any,
 ) -> Conversion:
@@ -52,10 +53,11 @@ def convert(
             Or 'late', alone: those of what the head reads, what its last layer reads, the RoI map
             and the last two stages of a classifier that have a small tail, by a measured stock step
             on small random images; for ``joint=True``, as the preset 'recommended' has it. Defaults
-            to None: 'neck' and 'head', as far as they fit.
-        preset: Settings of the 'paper' or of its 'released' code for the data set of the config,
-            'recommended' for late sites perturbed together (configs/_base_/presets), or
-            None for those of :class:`~afan_mm.AFANSettings`. Defaults to 'paper'.
+            to None: 'late' with the preset 'recommended', with others 'neck' and 'head', as far as
+            they fit.
+        preset: 'recommended' for late sites perturbed together, settings of the 'paper' or of its
+            'released' code for the data set of the config (configs/_base_/presets), or None for
+            those of :class:`~afan_mm.AFANSettings`. Defaults to 'recommended'.
         max_tail_share: How much of a step's operations may come after a site of 'late'; where no
             site has so little, the last one is taken. Defaults to 0.45.
         afan: Settings of every site, which win over the preset's; see
@@ -73,6 +75,8 @@ def convert(
     except ValueError as error:
         raise ConversionError(str(error)) from error
     names = sites.split(',') if isinstance(sites, str) else sites
+    if names is None:
+        names = SITES.get(preset)
     most = _checked_share(names, max_tail_share)
     ready, notes = preset_settings(cfg, preset, afan) if preset else ({}, [])
     ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
@@ -82,15 +86,17 @@ def convert(
     ):
         host = find_host(model)
         refuse_converted(model, 'model')
-        overrides = _training_overrides(cfg, ready['optim_wrapper'])
+        overrides = training_overrides(cfg, ready['optim_wrapper'])
+        settings = {part: {**afan, **ready[part]} for part in ('neck', 'head')}
         if most is None:
             chosen = read_sites(names, host)
         else:
-            chosen, how = _late(cfg, host, most)
-            notes.append(how)
+            chosen, how = _late(cfg, host, most, settings)
+            notes += how
+        _check_weights(ready['optim_wrapper'], chosen, settings)
         parts = Parts(host, chosen)
-        parts.add_neck({**afan, **ready['neck']})
-        parts.add_head({**afan, **ready['head']})
+        parts.add_neck(settings['neck'])
+        parts.add_head(settings['head'])
     if not parts.choices:
         raise ConversionError(
             'nothing in the config fits: '
@@ -108,7 +114,7 @@ def convert(
 def converted(
     cfg: Config,
     sites: Union[str, Sequence[str], None] = None,
-    preset: Optional[str] = 'paper',
+    preset: Optional[str] = 'recommended',
     **afan: Any,
 ) -> Config:
     """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same
@@ -134,18 +140,43 @@ def _checked_share(sites: Optional[Sequence[str]], most: Optional[float]) -> Opt
     return None
 
 
-def _late(cfg: Config, host: Host, most: float) -> Tuple[Sites, str]:
+def _check_weights(
+    optim_wrapper: Dict[str, Any], chosen: Sites, settings: Dict[str, Dict[str, Any]]
+) -> None:
+    """ConversionError where a clean weight that complements the adversarial ones would be none."""
+    if optim_wrapper.get('clean_weight') == 'complement':
+        sites = [checked(settings['neck'], 'neck') for _ in chosen.neck]
+        sites += [checked(settings['head'], 'head') for _ in chosen.head]
+        try:
+            complement(sites)
+        except ValueError as error:
+            raise ConversionError(
+                f"{error} or num_strengths, or take the preset 'paper'"
+            ) from error
+
+
+def _late(
+    cfg: Config, host: Host, most: float, settings: Dict[str, Dict[str, Any]]
+) -> Tuple[Sites, List[str]]:
+    """Late sites, and sentences on them; the settings are those of neck and head."""
+    own = {part: checked(each, part) for part, each in settings.items()}
     late, how = late_sites(cfg, host, most)
     levels: Dict[str, Tuple[int, ...]] = {}
     reasons: Dict[str, str] = {}
+    costs: List[Tuple[AFANSettings, float]] = []
     for site in late:
         one = read_sites([site.name], host)
         key = one.neck[0] if one.neck else f'head.{one.head[0]}'
+        costs.append((own['neck' if one.neck else 'head'], site.share))
         reasons[key] = f'tail share {shown(site.share)}'
         if site.levels is not None:
             levels[key] = site.levels
     chosen = read_sites([site.name for site in late], host)
-    return chosen._replace(levels=levels, reasons=reasons), how
+    cost = (
+        f'A step has about {estimated_cost(costs):.2f} times the operations of a stock step whose '
+        'every layer trains.'
+    )
+    return chosen._replace(levels=levels, reasons=reasons), [how, cost]
 
 
 def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:
@@ -153,53 +184,3 @@ def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:
     merged = copy.deepcopy(cfg)
     merged.merge_from_dict(copy.deepcopy(overrides), allow_list_keys=False)
     return merged
-
-
-def _training_overrides(cfg: Any, optim_wrapper: Dict[str, Any]) -> Dict[str, Any]:
-    """Overrides of ``optim_wrapper``, ``custom_hooks`` and ``custom_imports``; lists are whole, as
-    inheriting ones replace them.
-
-    Args:
-        cfg: The stock config.
-        optim_wrapper: Further keys of the optim wrapper.
-    """
-    return dict(
-        custom_imports=_imports(cfg.get('custom_imports') or {}),
-        custom_hooks=_hooks(list(cfg.get('custom_hooks') or [])),
-        optim_wrapper=dict(type=_wrapper_type(cfg.get('optim_wrapper')), **optim_wrapper),
-    )
-
-
-def _wrapper_type(stock: Any) -> str:
-    if not stock:
-        raise ConversionError('the config has no optim_wrapper: it trains nothing')
-    name = type_name(stock) or 'OptimWrapper'
-    if name in WRAPPERS.values():
-        raise ConversionError(
-            f"the config is an A-FAN config already: optim_wrapper=dict(type='{name}', ...)"
-        )
-    if name not in WRAPPERS:
-        raise ConversionError(
-            f'optim_wrapper.type must be {" or ".join(WRAPPERS)}, which A-FAN has a twin of, but '
-            f'got {name}'
-        )
-    several = [key for key, part in stock.items() if isinstance(part, dict) and 'optimizer' in part]
-    if several:
-        raise ConversionError(
-            f'A-FAN trains with one optimizer, but optim_wrapper has several: {", ".join(several)}'
-        )
-    return WRAPPERS[name]
-
-
-def _hooks(stock: List[Any]) -> List[Any]:
-    there = any(isinstance(hook, dict) and hook.get('type') == 'AFANHook' for hook in stock)
-    return stock if there else stock + [dict(type='AFANHook')]
-
-
-def _imports(stock: Dict[str, Any]) -> Dict[str, Any]:
-    imports = stock.get('imports') or []
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    return dict(
-        imports=imports if 'afan_mm' in imports else imports + ['afan_mm'],
-        allow_failed_imports=False,
-    )

@@ -23,6 +23,7 @@ from .trial_step import Shape, shapes_of, trial_step
 MAX_TAIL_SHARE = 0.45
 NUM_STAGES = 2
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
+INSTEAD = "Write sites, such as neck,head, or preset 'paper', which needs no step"
 
 
 class LateSite(NamedTuple):
@@ -40,8 +41,9 @@ class LateSite(NamedTuple):
 
 
 def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], str]:
-    """The sites whose tail is at most a share of the step, or if there is none the last one; in the
-    order of the forward pass. And a sentence on how they were found.
+    """The sites whose tail is at most a share of the step, or if there is none the last one; with
+    one before the RoI head if that is a cascade. In the order of the forward pass, and a sentence
+    on how they were found.
 
     Args:
         cfg: The stock config.
@@ -54,8 +56,8 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
     scope = host.config.get('_scope_') or cfg.get('default_scope')
     if scope not in LIBRARIES:
         raise ConversionError(
-            f"sites='late' is for the models of {', '.join(LIBRARIES)}, but the scope of the "
-            f'config is {scope!r}'
+            f'late sites are for the models of {", ".join(LIBRARIES)}, but the scope of the config is '
+            f'{scope!r}. {INSTEAD}'
         )
     error = None
     for shape in shapes_of(cfg):
@@ -66,12 +68,17 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
             error = error or each
     else:
         raise ConversionError(
-            "sites='late' measures a stock step on random images, which fails here; name the "
-            f'sites instead. {describe(error)}'
+            'late sites are found by a stock step on random images, which fails here: '
+            f'{describe(error)}. {INSTEAD}'
         ) from error
     if not found:
-        raise ConversionError("sites='late': the losses depend on none of the points known")
+        raise ConversionError(
+            f'late sites: the losses depend on none of the points known. {INSTEAD}'
+        )
     late = [site for site in found if site.share <= most] or found[-1:]
+    outside = [site for site in found if not _in_roi_head(site, host)]
+    if _has_stages(host) and late[0] not in outside:
+        late = outside[-1:] + late  # or one pass would not reach them all
     return late, _report(found, late, most, shape)
 
 
@@ -82,12 +89,22 @@ def shown(share: float) -> str:
 
 def _report(found: List[LateSite], late: List[LateSite], most: float, shape: Shape) -> str:
     text = f'Late sites have a tail share of at most {most:g}'
-    if late[0].share > most:
+    if late[0].share > most and len(late) == 1:
         text += ', which none has, so this is the last one'
+    elif late[0].share > most:
+        text += f', but for {late[0].name}, from where one pass reaches all stages of the RoI head'
     earlier = found[: found.index(late[0])]
     if earlier:
         text += f'; that of {earlier[-1].name}, before them, is {shown(earlier[-1].share)}'
     return f'{text}. Measured on two images of {shape[0]} x {shape[1]}.'
+
+
+def _has_stages(host: Host) -> bool:
+    return isinstance((host.config.get('roi_head') or {}).get('bbox_head'), list)
+
+
+def _in_roi_head(site: LateSite, host: Host) -> bool:
+    return bool(host.config.get('roi_head')) and site.name.split('.')[0] in ('head', 'roi_head')
 
 
 def measured(cfg: Config, host: Host, scope: str, shape: Shape) -> List[LateSite]:

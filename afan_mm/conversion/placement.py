@@ -16,6 +16,7 @@ from .host import ConversionError, Host, level_read
 
 HEADS = {'decode_head': AFANDecodeHead, 'roi_head': AFANRoIHead, 'head': AFANClsHead}
 SITES_OF_PAPER = ('classifier', 'vector')
+OPTIONS = dict(neck=('levels', 'reuse_proposals'), head=('levels',))
 NECK_SITES = {'neck': 'input', 'input': 'input', 'output': 'output'}
 
 
@@ -136,7 +137,8 @@ class Parts:
         ]
 
     def _neck_settings(self, site: str, settings: Dict[str, Any]) -> Dict[str, Any]:
-        afan = dict(_checked(settings, ('levels', 'reuse_proposals')))
+        checked(settings, 'neck')
+        afan = dict(settings)
         if '.' in site:
             _check_path(self.host, site)
         stated = {} if site == 'input' else dict(site=site)
@@ -208,7 +210,8 @@ class Parts:
         for site in self.sites.head:
             if site:
                 _check_head_site(component, head, site)
-            afan.append(dict(dict(site=site) if site else {}, **_checked(settings, ('levels',))))
+            checked(settings, 'head')
+            afan.append(dict(dict(site=site) if site else {}, **settings))
             why = self.sites.reasons.get(f'head.{site}') or _head_reason(key, site, default)
             reasons.append(f"'{site or default}'{stages}, {why}")
         part = dict(type=component.__name__, base=head['type'])
@@ -252,14 +255,14 @@ def _head_reason(key: str, site: str, default: Optional[str]) -> str:
     return 'a site of the paper' if default in SITES_OF_PAPER else 'as its box head is made'
 
 
-def _checked(settings: Dict[str, Any], options: Sequence[str]) -> Dict[str, Any]:
+def checked(settings: Dict[str, Any], part: str) -> AFANSettings:
+    """Those of a component that are no options of its own; ConversionError where one is wrong."""
     try:
-        AFANSettings.from_config(
-            {key: value for key, value in settings.items() if key not in options}
+        return AFANSettings.from_config(
+            {key: value for key, value in settings.items() if key not in OPTIONS[part]}
         )
     except (TypeError, ValueError) as error:
         raise ConversionError(str(error)) from error
-    return settings
 
 
 def _default_site(component: type, head: dict, stock: type) -> Optional[str]:

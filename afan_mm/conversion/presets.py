@@ -10,7 +10,8 @@ from ..settings import AFANSettings
 from ..utils.configs import dicts, type_name
 from ..utils.files import shipped
 
-PRESETS = ('paper', 'released', 'recommended')
+PRESETS = ('recommended', 'paper', 'released')
+SITES = dict(recommended=['late'])  # of a preset that has sites of its own
 DEFAULTS = {field.name: field.default for field in fields(AFANSettings)}
 # By the names of mmpretrain's data sets.
 CLASSIFICATION = dict(CIFAR10='cls_cifar', CIFAR100='cls_cifar', ImageNet='cls_imagenet')
@@ -60,7 +61,7 @@ def preset_settings(
 
     Args:
         cfg: The stock config.
-        preset: 'paper' or 'released'.
+        preset: One of ``PRESETS``.
         given: Settings of every site, which win over those of the preset.
     """
     name, reason = preset_entry(cfg)
@@ -75,8 +76,10 @@ def preset_settings(
         }
     if entry.optim_wrapper.clean_weight != 1:
         parts['optim_wrapper'] = dict(clean_weight=entry.optim_wrapper.clean_weight)
+    same = preset == 'recommended'
+    source = 'the same for every task and data set' if same else f'entry {reason}'
     notes = [
-        f"Settings: preset '{preset}', entry {reason}."
+        f"Settings: preset '{preset}', {source}."
         + (f' Given instead: {", ".join(given)}.' if given else '')
     ]
     if preset == 'released':

@@ -1,7 +1,7 @@
 """The host's own ``loss``, run again from a site on."""
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -19,11 +19,11 @@ class HostLoss(Rerun):
     Args:
         host: The model that owns the site.
         passage: See :class:`Rerun`.
-        reuse_proposals: Whether a two-stage detector keeps the proposals, targets and samples of
-            the clean pass.
+        detector: The two-stage detector, host or inside it, that keeps the proposals, targets and
+            samples of the clean pass; None for one that proposes and samples anew.
     """
 
-    def __init__(self, host: nn.Module, passage: Passage, reuse_proposals: bool):
+    def __init__(self, host: nn.Module, passage: Passage, detector: Optional[nn.Module]):
         super().__init__(host, host.loss, passage)
         self._heads = [
             m
@@ -32,7 +32,7 @@ class HostLoss(Rerun):
         ]
         self._head_losses: Dict[nn.Module, List[Losses]] = {head: [] for head in self._heads}
         self._head_predictions: Dict[nn.Module, List[Prediction]] = {h: [] for h in self._heads}
-        self._proposals = Proposals(host) if reuse_proposals else None
+        self._proposals = None if detector is None else Proposals(detector)
         self._constant_heads: List[nn.Module] = []
 
     def __call__(self, *args, **kwargs) -> Losses:
@@ -105,14 +105,14 @@ class Proposals:
     pass proposes and samples anew, as the released code does.
 
     Args:
-        host: A two-stage detector of mmdet.
+        detector: A two-stage detector of mmdet.
 
     Raises:
         ValueError: See :func:`proposing`.
     """
 
-    def __init__(self, host: nn.Module):
-        self._methods = proposing(host)
+    def __init__(self, detector: nn.Module):
+        self._methods = proposing(detector)
         self._results: Dict[Tuple[int, str], List[Any]] = {}
 
     @contextmanager
@@ -136,26 +136,28 @@ class Proposals:
             yield
 
 
-def proposing(host: nn.Module) -> List[Tuple[Any, str]]:
+def proposing(detector: nn.Module) -> List[Tuple[Any, str]]:
     """The methods of a two-stage detector that propose, assign and sample, with their owners.
 
     Raises:
-        ValueError: If the host has no RPN or no RoI head that samples.
+        ValueError: If it has no RPN or no RoI head that samples.
     """
-    rpn_head, roi_head = getattr(host, 'rpn_head', None), getattr(host, 'roi_head', None)
+    rpn_head, roi_head = (getattr(detector, part, None) for part in ('rpn_head', 'roi_head'))
     samplers = _each(getattr(roi_head, 'bbox_sampler', None))
     if rpn_head is None or not samplers:
         raise ValueError(
             'reuse_proposals needs a two-stage detector with rpn_head and roi_head, '
-            f'but got {type(host).__name__}'
+            f'but got {type(detector).__name__}'
         )
     assigners = _each(getattr(roi_head, 'bbox_assigner', None))
-    return [
+    methods = [
         (rpn_head, 'get_targets'),
         (rpn_head, 'predict_by_feat'),
         *((a, 'assign') for a in assigners),
         *((s, 'sample') for s in samplers),
     ]
+    # proposals that are learned have no targets
+    return [(owner, name) for owner, name in methods if hasattr(owner, name)]
 
 
 def _keeping(kept: List[Any], compute: Callable) -> Callable:

@@ -32,6 +32,10 @@ class SiteOptions(NamedTuple):
     reuse_proposals: bool
 
 
+def _is_two_stage(model: nn.Module) -> bool:
+    return all(getattr(model, part, None) is not None for part in ('rpn_head', 'roi_head'))
+
+
 @MODELS.register_module()
 class AFANNeckWrapper(AFANComponent):
     """A neck that perturbs what it reads, what it returns, or a feature inside the backbone.
@@ -137,8 +141,9 @@ class AFANNeckWrapper(AFANComponent):
         owner = self.afan_owners(host)[0]
         for settings, options in zip(declared_by(self), self.afan_options):
             self.afan_point(options, host)  # which complains of an unknown one
-            if self._reuses_proposals(settings, options, host):
-                proposing(host)
+            detector = self._keeping_proposals(settings, options, host)
+            if detector is not None:
+                proposing(detector)
             if self.is_path(options.site):
                 continue
             if options.site == 'input' or isinstance(self, IdentityNeck):
@@ -170,31 +175,34 @@ class AFANNeckWrapper(AFANComponent):
         it.
         """
         for passage, options in self._passages(host):
-            yield HostLoss(host, passage, self._reuses_proposals(passage.settings, options, host))
+            yield HostLoss(host, passage, self._keeping_proposals(passage.settings, options, host))
 
-    def _reuses_proposals(
+    def _keeping_proposals(
         self, settings: AFANSettings, options: SiteOptions, host: nn.Module
-    ) -> bool:
-        """Whether a site's passes keep the clean pass's proposals; ValueError where they must."""
-        reuses = options.reuse_proposals or settings.joint and self._joins_rois(host)
-        two_stage = all(getattr(host, part, None) is not None for part in ('rpn_head', 'roi_head'))
-        if settings.objective == 'consistency' and two_stage and not reuses:
+    ) -> Optional[nn.Module]:
+        """The two-stage detector around the neck where a site's passes keep the proposals of its
+        clean pass, else None; ValueError where they must and do not.
+        """
+        owners = self.afan_owners(host)
+        detector = next(filter(_is_two_stage, owners), owners[0])
+        if options.reuse_proposals or settings.joint and self._joins_rois(detector):
+            return detector
+        if settings.objective == 'consistency' and _is_two_stage(detector):
             raise ValueError(
                 f"reuse_proposals must be True with objective='consistency' (site "
                 f'{settings.name!r}), which compares predictions of the same RoIs, but got False'
             )
-        return reuses
+        return None
 
     def _passages(self, host: nn.Module) -> Iterator[Tuple[Passage, SiteOptions]]:
         for settings, options in zip(declared_by(self), self.afan_options):
             yield Passage(self.afan_point(options, host), settings, options.levels), options
 
-    def _joins_rois(self, host: nn.Module) -> bool:
+    def _joins_rois(self, detector: nn.Module) -> bool:
         """Whether there is a joint site in the RoI head of a two-stage detector."""
-        roi_head = getattr(host, 'roi_head', None)
-        if roi_head is None or getattr(host, 'rpn_head', None) is None:
+        if not _is_two_stage(detector):
             return False
-        inside = [s for module in roi_head.modules() for s in declared_by(module)]
+        inside = [s for module in detector.roi_head.modules() for s in declared_by(module)]
         inside += [
             settings
             for settings, options in zip(declared_by(self), self.afan_options)

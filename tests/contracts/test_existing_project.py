@@ -151,10 +151,6 @@ def trained(project):
         'configs/leaves_plots.py',
         '--out',
         'configs/afan_leaves_plots.py',
-        '--epsilon',
-        '0.1',
-        '--num-strengths',
-        '2',
         cwd=project,
     )
     return run(

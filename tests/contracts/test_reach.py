@@ -11,11 +11,12 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from afan_mm.conversion import converted
+from afan_mm.conversion import convert, converted
 from afan_mm.random_batches import zoo_batch
 from support.families import family_model
 from support.tiny import assert_identical, random_streams, seed_everything
 
+NESTED = ('soft_teacher', 'qdtrack')
 STAGES = [f'roi_head.s{stage}' for stage in range(3)]
 FAMILIES = {
     # one stage, anchors and points, and a transformer
@@ -83,6 +84,51 @@ def step(cfg, model):
     return kept, wrapper
 
 
+@pytest.mark.parametrize('family, stages', [('cascade_rcnn', 3), ('sparse_rcnn', 6)])
+def test_late_sites_of_a_cascade(family, stages):
+    """From the RoI map of one stage no pass reaches the next one: the neck's output is a site, too,
+    even where more than the largest share comes after it.
+    """
+    path = next(path for path in FAMILIES if path.split('/')[1] == family)
+    cfg = Config(
+        dict(
+            model=family_model(path, (64, 64)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            default_scope='mmdet',
+        )
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        how = convert(cfg, max_tail_share=1e-3).notes[1]
+        new = converted(cfg, max_tail_share=1e-3)
+        ours, wrapper = step(new, build(new.model, path))
+    assert how.startswith('Late sites have a tail share of at most 0.001, but for output, from wh')
+    report = wrapper.health.report()
+    sites = {key.rpartition('/')[0] for key in report if key.endswith('/delta_norm')}
+    assert len(sites) == 1 + stages and 'neck' in sites and report['neck/delta_norm'] > 0
+    assert all(gradient.isfinite().all() for gradient in ours.values())
+
+
+@pytest.mark.parametrize('path', [path for path in FAMILIES if path.split('/')[1] in NESTED])
+def test_late_sites_of_a_host_inside_another(path):
+    """The directions of the RoI map are for the clean pass's RoIs, which the joint pass keeps, of
+    two branches too.
+    """
+    cfg = Config(
+        dict(
+            model=family_model(path, (64, 64)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            default_scope='mmdet',
+        )
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        new = converted(cfg)
+        ours, wrapper = step(new, build(new.model, path))
+    report = wrapper.health.report()
+    sites = {key.rpartition('/')[0] for key in report if key.endswith('/delta_norm')}
+    assert sites == {'neck', 'roi_head.map', 'roi_head.vector'} and report['neck/delta_norm'] > 0
+    assert all(gradient.isfinite().all() for gradient in ours.values())
+
+
 @pytest.mark.parametrize(
     'path, sites',
     sorted(FAMILIES.items()),
@@ -101,7 +147,7 @@ def test_family_trains_converted(path, sites):
     )
     with DefaultScope.overwrite_default_scope(path[:5]):
         asked = [site for site in sites if '.layer' in site]  # those that must be named
-        new = converted(cfg, asked or None, epsilon=0.1, num_strengths=2)
+        new = converted(cfg, asked or None, 'paper', epsilon=0.1, num_strengths=2)
         stock = build(cfg.model, path)
         weights = copy.deepcopy(stock.state_dict())
         expected, _ = step(cfg, stock)

@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
+from afan_mm.analysis import run_advice as advice
 from afan_mm.analysis import run_health as health
 from afan_mm.analysis import run_logs as logs
 from afan_mm.cli import command_line
@@ -17,7 +18,13 @@ from support.tools import load_tool
 plot_health = load_tool('analysis_tools/plot_health')
 
 FIGURES = dict(
-    objective=1.1, gain=0.1, delta_norm=2.0, zero_share=0.0, mix_ratio=0.6, nonfinite_share=0.0
+    objective=1.1,
+    gain=0.1,
+    delta_norm=2.0,
+    relative_norm=0.02,
+    zero_share=0.0,
+    mix_ratio=0.6,
+    nonfinite_share=0.0,
 )
 
 
@@ -88,7 +95,7 @@ def test_weak_says_why_and_how_much_more(tmp_path):
     ]
     size, moments, site = found['advice']
     # 0.05 / 0.001
-    assert size.startswith('epsilon, 50 times as large') and "epsilon_unit='std'" in size
+    assert size.startswith('epsilon, 50 times as large') and advice.STUDY in size
     assert (
         moments == 'moments=None, which keeps all of the perturbation instead of 4%'
         and site.startswith('the site')
@@ -99,6 +106,61 @@ def test_weak_for_no_reason_of_its_own(tmp_path):
     found = verdict(tmp_path, dict(objective=1.000001, gain=0.000001, mix_ratio=1.0))
     assert len(found['reasons']) == len(found['advice']) == 1
     assert found['advice'][0].startswith('epsilon, more than 1000 times as large')
+
+
+@pytest.mark.parametrize(
+    'size, mix, expected',
+    [
+        (0.01, 1.0, 'epsilon, 50 times as large'),
+        (0.1, 1.0, 'the site, for late ones with joint=True'),  # as large as in the study
+        (0.1, 0.3, 'epsilon, 50 times as large'),  # of which the normalisation leaves 0.03
+        (0.6, 1.0, 'epsilon, smaller: the step is 60% of the norm of the feature'),
+        (float('nan'), 1.0, 'epsilon, 50 times as large'),  # as in older logs
+    ],
+)
+def test_advice_at_a_weak_site_follows_the_size(tmp_path, size, mix, expected):
+    changes = dict(objective=1.001, gain=0.001, relative_norm=size, mix_ratio=mix)
+    first = verdict(tmp_path, changes)['advice'][0]
+    assert first.startswith(expected), first
+    # where the size is not known, both ways
+    assert first.endswith('such a step overshoots') == (not size < 0.5)
+
+
+def test_a_gain_above_a_clean_loss_that_has_vanished(tmp_path):
+    """On few images late in a training: four times the clean loss, a fifth of that at its start."""
+    start, late = dict(objective=2.3, gain=0.3), dict(objective=0.5, gain=0.4)
+    found = verdict(tmp_path, start, late)
+    assert found['verdict'] == health.FINE and found['medians']['relative_gain'] == pytest.approx(4)
+    assert found['reasons'] == [
+        'the gain is above the clean loss, which is small by now, but below the clean loss of the '
+        'first report, 2'
+    ]
+    # above that of the start, too
+    (tmp_path / 'strong').mkdir()
+    found = verdict(tmp_path / 'strong', start, dict(objective=2.2, gain=2.1))
+    assert found['verdict'] == health.STRONG
+
+
+def test_the_recommended_setting(tmp_path, monkeypatch, capsys):
+    """A real run: both sites are moved by a tenth of their norm, and the report speaks of the
+    study; the control's does not.
+    """
+    site = dict(
+        norm='l2', norm_over='position', epsilon_unit='norm', epsilon=0.1, moments=None, joint=True
+    )
+    for name, kind in (('late', 'gradient'), ('control', 'none')):
+        one = dict(site, num_strengths=1, adv_weight=0.5, perturbation=kind)
+        train(afan_model(neck=one, head=dict(one)), tmp_path / name, max_iters=2)
+    call(monkeypatch, tmp_path / 'late', '--json', tmp_path / 'late.json')
+    shown = capsys.readouterr().out
+    verdicts = json.loads((tmp_path / 'late.json').read_text())[str(tmp_path / 'late')]['verdicts']
+    for each in verdicts.values():  # positions without a gradient stay
+        assert 0.05 < each['medians']['relative_norm'] < 0.1001
+        assert health.percent(each['medians']['relative_norm']) + ' of the norm of the' in shown
+    assert 'helped where stock had had time to overfit' in shown
+    call(monkeypatch, tmp_path / 'control')
+    shown = capsys.readouterr().out
+    assert 'had time to overfit' not in shown and 'perturbation 0% of the norm' in shown
 
 
 def test_a_perturbation_of_zero_is_weak(tmp_path):

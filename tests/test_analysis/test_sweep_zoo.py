@@ -1,13 +1,19 @@
-"""The sweep over what mmdet and mmseg install: a family that trains, one that cannot, and what is
+"""The sweep over what the libraries install: a family that trains, one that cannot, and what is
 left for the next run.
 """
 
+import io
 import json
 import subprocess
 
-from afan_mm.analysis import zoo
+import pytest
+from mmengine.config import Config
+from rich.console import Console
+
+from afan_mm.analysis import zoo, zoo_trial
 from support.fast_python import python
 from support.paths import TOOLS
+from support.tiny import segmentor_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_zoo.py'
 
@@ -28,6 +34,8 @@ def test_sweep(tmp_path):
         '--families',
         'mmseg/erfnet',
         'mmdet/common',
+        '--preset',
+        'paper',
         '--json',
         str(tmp_path / 'all' / 'zoo.json'),
     )
@@ -50,17 +58,27 @@ def test_sweep(tmp_path):
         refused['stage'] == 'config'
         and 'the config has no model or no optimizer' in refused['error']
     )
-    assert 'both: 2 families, 1 train stock, 1 of these with A-FAN = 100.0%' in printed
+    assert 'all: 2 families, 1 train stock, 1 of these with A-FAN = 100.0%' in printed
     # A family that left its file is not tried again, one without is.
     path = tmp_path / 'mmseg_erfnet.json'
     path.write_text(json.dumps(dict(trained, seconds=12345)))
-    code, printed, _ = sweep(tmp_path, '--families', 'mmseg/erfnet', '--redo', 'failed')
+    code, printed, _ = sweep(
+        tmp_path, '--families', 'mmseg/erfnet', '--preset', 'paper', '--redo', 'failed'
+    )
     assert code == 0 and json.loads(path.read_text())['seconds'] == 12345 and '1.23e+04' in printed
     # Killed for its time, long before it can be done: what is known stays, with the reason.
     path = tmp_path / 'mmdet_htc.json'
     path.write_text(json.dumps(dict(trained, family='mmdet/htc')))
     code, printed, _ = sweep(
-        tmp_path, '--families', 'mmdet/htc', '--redo', 'all', '--time-limit', '1'
+        tmp_path,
+        '--families',
+        'mmdet/htc',
+        '--preset',
+        'paper',
+        '--redo',
+        'all',
+        '--time-limit',
+        '1',
     )
     record = json.loads(path.read_text())
     assert (
@@ -69,10 +87,36 @@ def test_sweep(tmp_path):
         and 'not done in 1 s\n    mmdet/htc' in printed
     )
     # Another preset has a record of its own.
-    code, printed, _ = sweep(tmp_path, '--families', 'mmseg/erfnet', '--preset', 'recommended')
-    record = json.loads((tmp_path / 'mmseg_erfnet_recommended.json').read_text())
+    code, printed, _ = sweep(tmp_path, '--families', 'mmpretrain/mobilenet_v2')
+    record = json.loads((tmp_path / 'mmpretrain_mobilenet_v2_recommended.json').read_text())
     assert code == 0 and record['preset'] == 'recommended' and record['change'] > 1e-3
-    assert record['sites'] == ['decode_head', 'neck'] and trained['preset'] == 'paper'
+    assert record['sites'] == ['backbone.conv2', 'backbone.layer7', 'neck'], record['sites']
+    assert trained['preset'] == 'paper'
+    assert 'mmpretrain: 1 families, 1 train stock, 1 of these with A-FAN = 100.0%' in printed
+
+
+@pytest.mark.parametrize('lr, steps', [(0.1, 2), (0, None)])
+def test_first_step_without_direction(tmp_path, lr, steps):
+    """A last layer that starts at zero: no site has a gradient until it has learnt. The step after
+    the stock one decides, and where that has none either the family fails.
+    """
+    model = segmentor_config(auxiliary=False)
+    zero = dict(type='Constant', val=0, override=dict(name='conv_seg'))
+    model.decode_head.init_cfg = zero
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr))
+    Config(dict(model=model, optim_wrapper=wrapper, default_scope='mmseg')).dump(
+        tmp_path / 'zero.py'
+    )
+    record = zoo_trial.Record(tmp_path / 'record.json', family='mmseg/zero')
+    if steps is None:
+        with pytest.raises(zoo_trial.StepError, match='the gradients are the stock ones'):
+            zoo_trial.trial(tmp_path, record, 'recommended', None)
+        return
+    zoo_trial.trial(tmp_path, record, 'recommended', 'late')
+    assert record['steps'] == steps and record['change'] > 1e-3 and record['stage'] == 'done'
+    console = Console(record=True, width=200, file=io.StringIO())
+    zoo.report([record], console)
+    assert 'passed, in the second step' in console.export_text()
 
 
 def test_unknown_family(tmp_path):

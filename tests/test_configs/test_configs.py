@@ -57,7 +57,7 @@ def test_a_partly_frozen_backbone_is_converted(path):
         with pytest.raises(ConversionError, match='an A-FAN config already'):
             convert(cfg)
     else:
-        assert convert(cfg).overrides['model']['neck']['type'] == 'AFANNeckWrapper'
+        assert convert(cfg, preset='paper').overrides['model']['neck']['type'] == 'AFANNeckWrapper'
 
 
 def test_configs_of_the_readme(tmp_path):

@@ -28,6 +28,7 @@ from support.tiny import (
 )
 
 AFAN = dict(epsilon=0.1, num_strengths=2)
+PAPER = dict(AFAN, preset='paper')
 OPTIMIZER = dict(type='SGD', lr=0.1)
 STOCK = dict(type='OptimWrapper', optimizer=OPTIMIZER)
 
@@ -83,7 +84,7 @@ class ConversionChild(ConversionHost):
 
 
 def test_segmentor():
-    conversion = convert(config(segmentor_config()), **AFAN)
+    conversion = convert(config(segmentor_config()), **PAPER)
     assert conversion.overrides == dict(
         custom_imports=dict(imports=['afan_mm'], allow_failed_imports=False),
         custom_hooks=[dict(type='AFANHook')],
@@ -104,7 +105,7 @@ def test_segmentor():
 
 
 def test_detector():
-    conversion = convert(config(detector_config(), 'mmdet'), **AFAN)
+    conversion = convert(config(detector_config(), 'mmdet'), **PAPER)
     assert conversion.overrides['model'] == dict(
         neck=dict(type='AFANNeckWrapper', base='FPN', afan=AFAN),
         roi_head=dict(type='AFANRoIHead', base='StandardRoIHead', afan=AFAN),
@@ -117,7 +118,7 @@ def test_converted_is_the_config_written_by_hand(task):
     model, scope = (
         (segmentor_config(), 'mmseg') if task == 'segmentor' else (detector_config(), 'mmdet')
     )
-    new = converted(config(model, scope), **AFAN)
+    new = converted(config(model, scope), **PAPER)
     assert new.model == with_afan(model, neck=AFAN, head=AFAN)
     assert new.optim_wrapper == dict(type='AFANOptimWrapper', optimizer=OPTIMIZER)
 
@@ -129,8 +130,8 @@ def test_stock_config_is_left_alone():
         custom_imports=dict(imports=['mmseg']),
     )
     before = copy.deepcopy(cfg._cfg_dict)
-    conversion = convert(cfg, **AFAN)
-    new = converted(cfg, **AFAN)
+    conversion = convert(cfg, **PAPER)
+    new = converted(cfg, **PAPER)
     new.model.backbone.depth = 50
     assert cfg._cfg_dict == before and 'afan' in conversion.overrides['model']['neck']
 
@@ -142,7 +143,7 @@ def test_converted_model_trains_at_both_sites(task):
         if task == 'segmentor'
         else (detector_config(), 'mmdet', detection_batch())
     )
-    new = converted(config(model, scope), **AFAN)
+    new = converted(config(model, scope), **PAPER)
     model = build(new.model)
     wrapper = build_optim_wrapper(model, new.optim_wrapper)
     wrapper.health.due = True
@@ -168,7 +169,7 @@ def test_what_is_not_stated_is_kept():
         paramwise_cfg=dict(custom_keys={'backbone.layer1': dict(lr_mult=0.1)}),
         constructor='DefaultOptimWrapperConstructor',
     )
-    new = converted(config(segmentor_config(), optim_wrapper=wrapper, **others), **AFAN)
+    new = converted(config(segmentor_config(), optim_wrapper=wrapper, **others), **PAPER)
     assert new.optim_wrapper == dict(wrapper, type='AFANAmpOptimWrapper')
     assert {key: new[key] for key in others} == others
 
@@ -181,7 +182,7 @@ def test_hooks_and_imports_are_added_to():
             custom_hooks=[hook],
             custom_imports=dict(imports=imports, allow_failed_imports=True),
         )
-        overrides = convert(cfg, **AFAN).overrides
+        overrides = convert(cfg, **PAPER).overrides
         assert overrides['custom_hooks'] == [hook, dict(type='AFANHook')]
         assert overrides['custom_imports'] == dict(
             imports=['garden', 'afan_mm'], allow_failed_imports=False
@@ -195,21 +196,22 @@ def test_a_baseline_that_has_the_hook_gets_no_second():
         custom_hooks=hooks,
         custom_imports=dict(imports=['afan_mm'], allow_failed_imports=False),
     )
-    overrides = convert(cfg, **AFAN).overrides
+    overrides = convert(cfg, **PAPER).overrides
     assert overrides['custom_hooks'] == hooks and overrides['custom_imports']['imports'] == [
         'afan_mm'
     ]
 
 
 def test_optim_wrapper_without_a_type():
-    assert convert(config(segmentor_config(), optim_wrapper=dict(optimizer=OPTIMIZER))).overrides[
-        'optim_wrapper'
-    ] == dict(type='AFANOptimWrapper')
+    assert convert(
+        config(segmentor_config(), optim_wrapper=dict(optimizer=OPTIMIZER)), preset='paper'
+    ).overrides['optim_wrapper'] == dict(type='AFANOptimWrapper')
 
 
 def test_settings_of_one_component():
     overrides = convert(
         config(segmentor_config()),
+        preset='paper',
         num_strengths=1,
         neck=dict(epsilon=0.1, reuse_proposals=False),
         head=dict(epsilon=0.2, num_strengths=4),
@@ -292,14 +294,14 @@ def test_level_that_the_neck_reads():
 def test_a_neck_that_is_none_is_replaced():
     model = segmentor_config()
     model.neck = None
-    assert converted(config(model), **AFAN).model.neck == dict(
+    assert converted(config(model), **PAPER).model.neck == dict(
         type='AFANNeckWrapper', base=None, afan=AFAN
     )
 
 
 def test_list_of_decode_heads():
     cfg = installed('mmseg', 'ocrnet/ocrnet_hr18_4xb2-40k_*.py')
-    conversion = convert(cfg, **AFAN)
+    conversion = convert(cfg, **PAPER)
     first, last = conversion.overrides['model']['decode_head']
     assert first == cfg.model.decode_head[0]
     assert last == dict(cfg.model.decode_head[1], type='AFANDecodeHead', base='OCRHead', afan=AFAN)
@@ -311,7 +313,7 @@ def test_list_of_decode_heads():
 
 def test_list_of_necks():
     cfg = installed('mmdet', 'libra_rcnn/libra-faster-rcnn_r50_*.py')
-    conversion = convert(cfg, **AFAN)
+    conversion = convert(cfg, **PAPER)
     first, last = conversion.overrides['model']['neck']
     assert (
         first == dict(cfg.model.neck[0], type='AFANNeckWrapper', base='FPN', afan=AFAN)
@@ -322,7 +324,7 @@ def test_list_of_necks():
 
 def test_model_inside_another():
     cfg = installed('mmdet', 'soft_teacher/*180k*0.1-coco.py')
-    conversion = convert(cfg, **AFAN)
+    conversion = convert(cfg, **PAPER)
     assert conversion.overrides['model'] == dict(
         detector=dict(
             neck=dict(type='AFANNeckWrapper', base='FPN', afan=AFAN),
@@ -333,12 +335,14 @@ def test_model_inside_another():
         'model.detector.neck',
         'model.detector.roi_head',
     ]
-    hooks = converted(cfg, **AFAN).custom_hooks
+    hooks = converted(cfg, **PAPER).custom_hooks
     assert [hook.type for hook in hooks] == ['MeanTeacherHook', 'AFANHook']
 
 
 def test_cascade_has_a_site_in_every_stage():
-    conversion = convert(installed('mmdet', 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'), **AFAN)
+    conversion = convert(
+        installed('mmdet', 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'), **PAPER
+    )
     assert conversion.overrides['model']['roi_head'] == dict(
         type='AFANRoIHead', base='CascadeRoIHead', afan=AFAN
     )
@@ -346,7 +350,7 @@ def test_cascade_has_a_site_in_every_stage():
 
 
 def test_one_stage_detector_has_the_neck_alone():
-    conversion = convert(installed('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'), **AFAN)
+    conversion = convert(installed('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'), **PAPER)
     assert list(conversion.overrides['model']) == ['neck']
     assert conversion.left_out == [
         ('model.bbox_head', 'RetinaHead is neither a decode head nor a RoI head, nor a classifier')
@@ -356,9 +360,12 @@ def test_one_stage_detector_has_the_neck_alone():
 def test_own_head_fits_by_its_class():
     model = segmentor_config()
     model.decode_head = dict(model.auxiliary_head, type='ConversionHead')
-    assert convert(config(model)).overrides['model']['decode_head']['base'] == 'ConversionHead'
+    assert (
+        convert(config(model), preset='paper').overrides['model']['decode_head']['base']
+        == 'ConversionHead'
+    )
     model.decode_head.type = 'ConversionPlain'
-    conversion = convert(config(model))
+    conversion = convert(config(model), preset='paper')
     assert list(conversion.overrides['model']) == ['neck']
     assert "'ConversionPlain'" in dict(conversion.left_out)['model.decode_head']
 
@@ -367,7 +374,7 @@ def test_own_head_fits_by_its_class():
 def test_host_without_a_place_for_a_neck(host):
     model = segmentor_config()
     cfg = config(dict(type=host, backbone=model.backbone, decode_head=model.decode_head))
-    conversion = convert(cfg)
+    conversion = convert(cfg, preset='paper')
     assert list(conversion.overrides['model']) == ['decode_head']
     reason = f'{host} takes no neck, and has no method loss, which is the tail of its sites'
     assert conversion.left_out == [('model.neck', reason)]
@@ -381,13 +388,13 @@ def test_sites_on_paths_of_a_host_without_a_place_for_a_neck():
     cfg = config(stock)
     head = dict(type='AFANDecodeHead', base=stock['decode_head'].type, afan=AFAN)
     own = dict(type='AFANModel', base='ConversionLoss')
-    overrides = convert(cfg, **AFAN).overrides['model']
+    overrides = convert(cfg, **PAPER).overrides['model']
     by_default = dict(own, afan=dict(AFAN, site='backbone', levels=(-1,)), decode_head=head)
     assert overrides == by_default
-    overrides = convert(cfg, ['backbone.layer3'], **AFAN).overrides['model']
+    overrides = convert(cfg, ['backbone.layer3'], **PAPER).overrides['model']
     assert overrides == dict(own, afan=dict(AFAN, site='backbone.layer3'))
     sites = ['backbone.layer3', 'backbone.layer4']
-    overrides = convert(cfg, sites, **AFAN).overrides['model']
+    overrides = convert(cfg, sites, **PAPER).overrides['model']
     assert overrides == dict(own, afan=[dict(AFAN, site=site) for site in sites])
     with pytest.raises(ConversionError, match='ask for the path of a module, in one of backbone'):
         convert(cfg, ['output'])
@@ -399,7 +406,7 @@ def test_scope_in_a_type():
     model = segmentor_config()
     model.decode_head.type = f'mmseg.{model.decode_head.type}'
     assert (
-        convert(config(model)).overrides['model']['decode_head']['base']
+        convert(config(model), preset='paper').overrides['model']['decode_head']['base']
         == 'mmseg.DepthwiseSeparableASPPHead'
     )
     assert MMSEG_MODELS.get('DepthwiseSeparableASPPHead') is not None
@@ -486,7 +493,7 @@ def test_nothing_fits():
         match='nothing in the config fits: model.neck: ConversionHost takes no neck.*; '
         "model.decode_head: .*'ConversionPlain'",
     ):
-        convert(config(model))
+        convert(config(model), preset='paper')
 
 
 @pytest.mark.parametrize('host', ('mmseg', 'mmdet'))
@@ -497,7 +504,7 @@ def test_recommended_preset_perturbs_late_sites_in_one_pass(host):
         if host == 'mmseg'
         else (detector_config(), detection_batch())
     )
-    cfg = converted(config(stock, host), preset='recommended', detach=False)
+    cfg = converted(config(stock, host), ['neck', 'head'], 'recommended', detach=False)
     assert cfg.optim_wrapper.clean_weight == 'complement'
     head = cfg.model.get('decode_head') or cfg.model.roi_head
     for site in (cfg.model.neck.afan, head.afan):

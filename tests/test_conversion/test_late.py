@@ -55,7 +55,8 @@ def test_what_was_written_by_hand(name):
     """The configs of the study."""
     stock = Config.fromfile(str(CONFIGS / f'{name}.py'))
     hand = Config.fromfile(str((CONFIGS / name).parent / f'afan_{(CONFIGS / name).name}_late.py'))
-    ours = converted(stock, 'late', 'recommended')
+    ours = converted(stock)
+    assert ours._cfg_dict == converted(stock, 'late', 'recommended')._cfg_dict
     for part in HAND_MADE[name].split():
         found, expected = dict(ours.model[part]), dict(hand.model[part])
         assert stated(found.pop('afan')) == stated(expected.pop('afan'))
@@ -91,9 +92,13 @@ def test_two_stage_detector():
     assert neck.startswith("FPN stays; site: 'output', tail share 0.") and head.endswith(
         "and 'vector', tail share under 0.005"
     )
-    assert conversion.notes[-1] == (
-        'Late sites have a tail share of at most 0.45. Measured on two images of 224 x 224.'
-    )
+    share = float(re.search(r"'output', tail share (0\.\d\d)", neck).group(1))
+    assert 0.1 < share < 0.45 and conversion.notes == [
+        "Settings: preset 'recommended', the same for every task and data set.",
+        'Late sites have a tail share of at most 0.45. Measured on two images of 224 x 224.',
+        f'A step has about {1 + share:.2f} times the operations of a stock step whose every layer '
+        'trains.',
+    ]
     # nothing of the trial is left
     assert cfg._cfg_dict == before and logging.root.manager.disable == 0
     assert_identical(
@@ -111,7 +116,7 @@ def test_largest_tail_share():
         shares[most] = sites_of(conversion)
     assert shares[1] == shares[0.45] == dict(neck=[('', None)], decode_head=[('', None)])
     assert shares[1e-9] == dict(decode_head=[('', None)])
-    assert conversion.notes[-1] == (
+    assert conversion.notes[-2] == (
         'Late sites have a tail share of at most 1e-09, which none has, so this is the last one; '
         'that of neck, before them, is 0.03. Measured on two images of 32 x 32.'
     )
@@ -137,23 +142,32 @@ def test_refused(monkeypatch):
     for sites, settings, message in (
         ('late,neck', {}, "sites must be 'late' alone or other ones, but got late, neck"),
         ('neck', dict(max_tail_share=0.3), "is for sites='late', but got 0.3 without it"),
-        ('late', dict(max_tail_share=2), r'max_tail_share must be a finite number in \(0, 1\]'),
+        (None, dict(max_tail_share=2), r'max_tail_share must be a finite number in \(0, 1\]'),
+        (None, dict(preset='paper', max_tail_share=0.3), "is for sites='late', but got 0.3"),
+        (
+            None,
+            dict(num_strengths=2),
+            'sum to less than 1, .* is 1; lower adv_weight or num_strengths, or',
+        ),
+        (None, dict(epsilon=-1), 'epsilon must be a finite number >= 0, but got -1'),
     ):
         with pytest.raises(ConversionError, match=message):
             convert(cfg, sites, **settings)
-    with pytest.raises(ConversionError, match="for the models of mmdet, .* config is 'mmyolo'"):
+    with pytest.raises(ConversionError, match="of mmdet, .* is 'mmyolo'. Write sites, such as"):
         late_sites(config(cfg.model, 'mmyolo'), find_host_of(cfg), 0.45)
     failing = copy.deepcopy(cfg)
     failing.model.backbone = dict(type='LateFailing')
     with pytest.raises(ConversionError) as refusal:
-        convert(failing, 'late')
+        convert(failing)
     assert str(refusal.value) == (
-        "sites='late' measures a stock step on random images, which fails here; name the sites "
-        'instead. ImportError: please install the package it needs'
+        'late sites are found by a stock step on random images, which fails here: ImportError: '
+        "please install the package it needs. Write sites, such as neck,head, or preset 'paper', "
+        'which needs no step'
     )
+    assert 'neck' in convert(failing, preset='paper').overrides['model']
     monkeypatch.setattr(tail_share, 'FlopCounterMode', None)
     with pytest.raises(ConversionError, match='has no torch.utils.flop_counter; torch 2.1 has'):
-        convert(cfg, 'late')
+        convert(cfg)
 
 
 def find_host_of(cfg):
@@ -175,16 +189,22 @@ def test_shrunk_images():
     assert model.train_cfg.rcnn.sampler.num == 512 and model.backbone.with_cp
 
 
-def test_command_and_a_run(tmp_path, monkeypatch):
-    """A classifier: the config that the command writes trains at its three sites in one pass."""
+def test_command_and_a_run(tmp_path, monkeypatch, capsys):
+    """A classifier: the config that the command writes trains at its three sites in one pass, and
+    the command says what it wrote.
+    """
     stock, path = write_project('mmpretrain', tmp_path / 'project'), tmp_path / 'afan.py'
-    arguments = f'{stock} --out {path} --sites late --max-tail-share 0.5 --preset recommended'
+    arguments = f'{stock} --out {path} --max-tail-share 0.5'
     monkeypatch.setattr(sys, 'argv', ['convert_config.py', *arguments.split()])
     load_tool('convert_config').main()
     text = ' '.join(path.read_text().replace('#', '').split())
     shares = re.findall(r"'([\w.]+)', tail share ([\w.]+ ?0?\.?\d*)", text)
     assert [name for name, _ in shares] == ['backbone.layer3', 'backbone.layer4', 'output'], text
-    assert 'Late sites have a tail share of at most 0.5' in text
+    wrote, *told, others = capsys.readouterr().out.splitlines()
+    assert wrote == f'wrote {path}' and others.startswith('Others: --sites, --preset paper')
+    assert told[-2].startswith('Late sites have a tail share of at most 0.5')
+    assert len(told) == 4 and 'times the operations of a stock step' in told[-1]
+    assert all(sentence in text for sentence in told)
     cfg = Config.fromfile(str(path))
     cfg.custom_hooks[-1].interval = 1
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), 'late'

@@ -16,7 +16,15 @@ from afan_mm import AFANSettings, tap
 from support.runs import NECK, afan_model, train
 from support.tiny import segmentation_batch
 
-FIGURES = ('objective', 'gain', 'delta_norm', 'zero_share', 'nonfinite_share', 'mix_ratio')
+FIGURES = (
+    'objective',
+    'gain',
+    'delta_norm',
+    'relative_norm',
+    'zero_share',
+    'nonfinite_share',
+    'mix_ratio',
+)
 
 
 def test_sites_are_printed_and_figures_reach_every_backend(tmp_path):
@@ -119,6 +127,8 @@ def test_figures_against_independent_ones(tmp_path):
         .items()
     }
     assert report['delta_norm'] == pytest.approx(0.3 * math.sqrt(kept), rel=1e-5)
+    expected = 0.3 * math.sqrt(kept) / levels[-1].norm().item()
+    assert report['relative_norm'] == pytest.approx(expected, rel=1e-5)
     assert report['zero_share'] == pytest.approx(1 - kept / gradient.numel(), abs=1e-6)
     assert report['mix_ratio'] == pytest.approx(1, rel=1e-4)
     assert report['nonfinite_share'] == 0
@@ -144,7 +154,7 @@ def test_figures_of_unperturbed_passes(tmp_path):
     assert report['objective'] == pytest.approx(trace.losses[0]['decode.loss_ce'], rel=1e-5)
     assert (
         report['gain'] == pytest.approx(0, abs=1e-5)
-        and report['delta_norm'] == 0
+        and report['delta_norm'] == report['relative_norm'] == 0
         and report['zero_share'] == 1
     )
 

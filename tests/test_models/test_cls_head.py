@@ -309,15 +309,15 @@ def config(model):
 def test_conversion():
     """The paper's site alone, and the head's where it is asked for."""
     stock = config(classifier(LINEAR, sites=()))
-    conversion = convert(stock, epsilon=0.1)
+    conversion = convert(stock, preset='paper', epsilon=0.1)
     assert list(conversion.overrides['model']) == ['neck']
     assert conversion.left_out == [
         ('model.head', 'the paper has no site there; ask for it by its name')
     ]
     head = dict(type='AFANClsHead', base='LinearClsHead', afan=dict(epsilon=0.1, num_strengths=3))
-    assert convert(stock, ['head'], epsilon=0.1).overrides['model'] == dict(head=head)
+    assert convert(stock, ['head'], 'paper', epsilon=0.1).overrides['model'] == dict(head=head)
     head['afan'] = dict(site='fc', epsilon=0.1, num_strengths=3)
-    assert convert(stock, ['head.fc'], epsilon=0.1).overrides['model'] == dict(head=head)
+    assert convert(stock, ['head.fc'], 'paper', epsilon=0.1).overrides['model'] == dict(head=head)
 
 
 def test_heads_without_a_classifier_are_left_out():

@@ -23,6 +23,7 @@ from support.paths import ROOT, TOOLS
 from support.tools import load_tool
 
 tool = load_tool('convert_config')
+PAPER = ('--preset', 'paper')
 
 STOCK = """
 _base_ = ['./_base_/model.py']
@@ -87,7 +88,7 @@ def files(folder):
 
 
 def test_written_config(project, monkeypatch):
-    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py')
+    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
     assert (project / 'new' / 'afan.py').read_text() == WRITTEN
     before = files(project)
     found, stock = Config.fromfile('new/afan.py'), Config.fromfile('configs/stock.py')
@@ -96,7 +97,7 @@ def test_written_config(project, monkeypatch):
         == before
         == ['configs/_base_/model.py', 'configs/stock.py', 'new/.keep', 'new/afan.py']
     )
-    assert config_file.same(found._cfg_dict, converted(stock)._cfg_dict)
+    assert config_file.same(found._cfg_dict, converted(stock, preset='paper')._cfg_dict)
     assert [hook.type for hook in found.custom_hooks] == [
         'EMAHook',
         'AFANHook',
@@ -105,17 +106,19 @@ def test_written_config(project, monkeypatch):
 
 def test_printed_config(project, monkeypatch, capsys):
     before = files(project)
-    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', '--print')
+    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', '--print', *PAPER)
     assert capsys.readouterr().out == WRITTEN and files(project) == before
 
 
 def test_default_name_and_force(project, monkeypatch, capsys):
-    use(monkeypatch, 'configs/stock.py')
+    use(monkeypatch, 'configs/stock.py', *PAPER)
     assert (project / 'afan_stock.py').read_text() == WRITTEN.replace("'../configs", "'./configs")
-    assert capsys.readouterr().out == 'wrote afan_stock.py\n'
+    told = [line[2:] for line in WRITTEN.splitlines() if ': ' in line]
+    others = 'Others: --sites, --preset paper, and the options that --help lists.'
+    assert capsys.readouterr().out.splitlines() == ['wrote afan_stock.py', *told, others]
     with pytest.raises(UsageError, match='afan_stock.py exists; --force replaces it'):
         use(monkeypatch, 'configs/stock.py', '--epsilon', '1')
-    use(monkeypatch, 'configs/stock.py', '--epsilon', '1', '--force')
+    use(monkeypatch, 'configs/stock.py', '--epsilon', '1', '--force', *PAPER)
     assert 'epsilon=1.0' in (project / 'afan_stock.py').read_text()
 
 
@@ -156,6 +159,7 @@ def test_options(project, monkeypatch):
         'single',
         '--interval',
         '5',
+        *PAPER,
     )
     settings = dict(
         epsilon=0.7 / 255,
@@ -198,7 +202,7 @@ def test_preset_of_the_released_code(project, monkeypatch):
 )
 def test_settings_follow_the_data(project, monkeypatch, capsys, data, entry):
     add(project / 'configs/stock.py', f'train_dataloader = dict(dataset=dict({data}))\n')
-    use(monkeypatch, 'configs/stock.py', '--print')
+    use(monkeypatch, 'configs/stock.py', '--print', *PAPER)
     assert f"# Settings: preset 'paper', entry {entry}\n" in capsys.readouterr().out
 
 
@@ -243,7 +247,7 @@ def test_base_that_inherits_from_a_host(project, monkeypatch):
         "_base_ = 'mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py'\n"
         "custom_hooks = [dict(type='EMAHook')]\n"
     )
-    found = model_of(monkeypatch)
+    found = model_of(monkeypatch, *PAPER)
     assert [hook.type for hook in found.custom_hooks] == ['EMAHook', 'AFANHook']
     assert found.model.neck.base == 'FPN' and found.model.neck.in_channels == [256, 512, 1024, 2048]
     stock = Config.fromfile('configs/stock.py')
@@ -260,7 +264,7 @@ REFUSED = {
     'not a config': (['configs/broken.py'], 'cannot read config .*broken.py: SyntaxError'),
     'lazy': (['configs/lazy.py'], 'cannot read config configs/lazy.py: ConfigParsingError'),
     'lazy address': (
-        ['configs/not-a-name.py'],
+        ['configs/not-a-name.py', *PAPER],
         'folders and file must have names that Python can import .*configs/not-a-name',
     ),
     'import': (['configs/import.py'], 'cannot read config .*import.py: ImportError'),
@@ -337,7 +341,7 @@ custom_hooks = [dict(type=EMAHook, momentum=1e-4)]
 def test_pure_python_style(project, monkeypatch):
     (project / 'configs/model.py').write_text(PURE_MODEL)
     (project / 'configs/pure.py').write_text(PURE)
-    use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1')
+    use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1', *PAPER)
     text = (project / 'new/afan.py').read_text()
     assert 'with read_base():\n    from ..configs.pure import *\n' in text
     assert not [line for line in text.splitlines() if line.startswith(('_base_', 'custom_imports'))]
@@ -349,7 +353,7 @@ def test_pure_python_style(project, monkeypatch):
     head = found.model.decode_head
     assert head.type is afan_mm.AFANDecodeHead and head.base is stock.model.decode_head.type
     assert head.afan.epsilon == 0.1 and head.num_classes == 3
-    config_file.check_same(found, converted(stock, epsilon=0.1))
+    config_file.check_same(found, converted(stock, preset='paper', epsilon=0.1))
     with pytest.raises(UsageError, match='an A-FAN config already'):
         use(monkeypatch, 'new/afan.py', '--out', 'new/twice.py')
 
@@ -426,13 +430,13 @@ def test_text_that_does_not_read_back_is_not_written(project, monkeypatch):
         UsageError,
         match='does not read back as it should in model; nothing was written',
     ):
-        use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py')
+        use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
     assert files(project) == before
 
 
 def test_what_a_config_cannot_state(project):
     cfg = Config.fromfile('configs/stock.py')
-    conversion = convert(cfg, optim_wrapper=dict(clean_weight=object))
+    conversion = convert(cfg, preset='paper', optim_wrapper=dict(clean_weight=object))
     with pytest.raises(ConversionError, match="a config cannot state <class 'object'>"):
         config_file.config_text('./configs/stock.py', cfg, conversion)
 
@@ -465,7 +469,7 @@ def test_every_family(host, least):
         path = sorted(path for path in folder.rglob('*.py') if '_base_' not in path.parts)[0]
         try:
             cfg = config_file.read_stock(str(path))
-            conversion = convert(cfg, epsilon=0.1, num_strengths=2)
+            conversion = convert(cfg, preset='paper', epsilon=0.1, num_strengths=2)
             text = config_file.config_text(str(path), cfg, conversion)
         except (ConversionError, UsageError) as error:
             reasons[folder.name] = str(error)

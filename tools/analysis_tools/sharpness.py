@@ -4,9 +4,9 @@ For each site and checkpoint, how much the loss rises over the validation set wh
 perturbed: along the adversarial direction that A-FAN would train on, and along random ones of the
 same size; mean and quantiles over the images. It answers whether A-FAN flattened what it attacks.
 
-CONFIG says which sites there are; a stock one gets those of tools/convert_config.py. Checkpoints of
-stock and of A-FAN training both fit. Features of different models differ in scale: compare them
-with --epsilon-unit std.
+CONFIG says which sites there are; a stock one gets the paper's. Checkpoints of stock and of A-FAN
+training both fit. Features of different models differ in scale: compare them with --epsilon-unit
+std.
 """
 
 import argparse

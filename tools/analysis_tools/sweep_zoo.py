@@ -1,11 +1,13 @@
-"""Does A-FAN train what mmdet and mmseg install? python tools/analysis_tools/sweep_zoo.py
-[--out-dir DIR] [options]
+"""Does A-FAN train what mmdet, mmseg and mmpretrain install? python
+tools/analysis_tools/sweep_zoo.py [--out-dir DIR] [options]
 
-Takes one config of every family (folder of configs) of mmdet and mmseg, and in a process of its own
-for each: a stock training step on a small random batch, without pretrained weights; the config
+Takes one config of every family (folder of configs) of these libraries, and in a process of its own for
+each: a stock training step on a small random batch, without pretrained weights; the config
 converted as tools/convert_config.py does it, nothing written by hand; and an A-FAN training step. A
 family counts where the stock step gives a finite loss and finite gradients, and passes where
-A-FAN's step does so too and changes the gradients that reach the parameters.
+A-FAN's step does so too and changes the gradients that reach the parameters; where they are the
+stock ones, as a last layer that starts at zero hides the loss from every site, the next step
+decides, and the table says so.
 
 A sweep that was interrupted goes on where it stopped: each family leaves a JSON file in DIR.
 """
@@ -31,7 +33,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        '--libraries', nargs='+', choices=LIBRARIES, default=LIBRARIES, help='default: both'
+        '--libraries',
+        nargs='+',
+        choices=LIBRARIES,
+        default=LIBRARIES,
+        help='default: those installed',
     )
     parser.add_argument(
         '--families',
@@ -58,7 +64,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='for one family; default: %(default)s',
     )
     parser.add_argument(
-        '--preset', choices=PRESETS, default='paper', help='of the conversion; default: %(default)s'
+        '--preset',
+        choices=PRESETS,
+        default='recommended',
+        help='of the conversion; default: %(default)s',
+    )
+    parser.add_argument(
+        '--sites', choices=['late'], help='of the conversion; default: those of the preset'
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole table')
     return parser.parse_args(argv)
@@ -78,7 +90,8 @@ def main() -> None:
             )
         todo = {name: todo[name] for name in args.families}
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    suffix = '' if args.preset == 'paper' else f'_{args.preset}'
+    suffix = f'_{args.sites}' if args.sites else ''
+    suffix += f'_{args.preset}' if args.preset != 'paper' else ''
     paths = {name: args.out_dir / f'{name.replace("/", "_")}{suffix}.json' for name in todo}
     console = Console(width=None if sys.stdout.isatty() else 200)
     columns = (
@@ -92,7 +105,9 @@ def main() -> None:
     ) as progress:
         task = progress.add_task('families', total=len(todo))
         running = {
-            pool.submit(try_family, name, folder, paths[name], args.time_limit, args.preset): name
+            pool.submit(
+                try_family, name, folder, paths[name], args.time_limit, args.preset, args.sites
+            ): name
             for name, folder in todo.items()
             if is_wanted(paths[name], args.redo)
         }

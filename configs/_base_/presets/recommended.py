@@ -1,7 +1,7 @@
 # Late sites perturbed together, for fine-tuning on few images. The same for every task; the entries
 # have the names of those in paper.py and released.py, so that a config changes its preset by the
-# name of the file in its `_base_`. `afan convert CONFIG --sites late --preset recommended` finds
-# late sites in a model.
+# name of the file in its `_base_`. `afan convert CONFIG` takes this preset, and finds late sites in
+# a model.
 #
 # Where each value comes from: docs/study.md has what five seeds show of the whole. Single values
 # come from small pilots of one to three seeds, in which
