@@ -56,8 +56,8 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
     scope = host.config.get('_scope_') or cfg.get('default_scope')
     if scope not in LIBRARIES:
         raise ConversionError(
-            f'late sites are for the models of {", ".join(LIBRARIES)}, but the scope of the config is '
-            f'{scope!r}. {INSTEAD}'
+            f'late sites are for the models of {", ".join(LIBRARIES)}, but the scope of the config '
+            f'is {scope!r}. {INSTEAD}'
         )
     error = None
     for shape in shapes_of(cfg):

@@ -1,8 +1,8 @@
 """Does A-FAN train what mmdet, mmseg and mmpretrain install? python
 tools/analysis_tools/sweep_zoo.py [--out-dir DIR] [options]
 
-Takes one config of every family (folder of configs) of these libraries, and in a process of its own for
-each: a stock training step on a small random batch, without pretrained weights; the config
+Takes one config of every family (folder of configs) of these libraries, and in a process of its
+own for each: a stock training step on a small random batch, without pretrained weights; the config
 converted as tools/convert_config.py does it, nothing written by hand; and an A-FAN training step. A
 family counts where the stock step gives a finite loss and finite gradients, and passes where
 A-FAN's step does so too and changes the gradients that reach the parameters; where they are the
