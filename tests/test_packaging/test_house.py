@@ -102,8 +102,9 @@ def imports_in_functions(source):
             if isinstance(each, (ast.Import, ast.ImportFrom)):
                 above, own = lines[each.lineno - 2], lines[each.end_lineno - 1]
                 is_own = isinstance(each, ast.ImportFrom) and each.level > 0
-                is_own = is_own or 'afan_mm' in ast.unparse(each)
-                yield ast.unparse(each), is_own, '#' in own or above.strip().startswith('#')
+                text = ast.get_source_segment(source, each)
+                is_own = is_own or 'afan_mm' in text
+                yield text, is_own, '#' in own or above.strip().startswith('#')
 
 
 def test_the_rules_see_what_breaks_them():
