@@ -11,7 +11,8 @@
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
-# Not shown: detection, training from scratch, and data on which stock does not overfit.
+# Not shown: that it helps in detection, in training from scratch, and with data on which stock does
+# not overfit.
 late = dict(
     joint=True,
     norm='l2',
