@@ -30,7 +30,8 @@ def sites_of(cfg):
     cfg.model.pretrained = None
     if cfg.default_scope == 'mmdet':
         cfg.model.pop('pretrained')
-        cfg.model.backbone.init_cfg = None
+        backbone = cfg.model.backbone
+        (backbone.base if isinstance(backbone.get('base'), dict) else backbone).init_cfg = None
     return sorted(
         name
         for name, module in MODELS.build(cfg.model).named_modules()
