@@ -189,11 +189,8 @@ def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) 
     Raises:
         UsageError: If the evaluation fails, with the last line that it printed.
     """
-    config, checkpoint, step = (
-        run['config'],
-        run['checkpoint'],
-        epsilon * step_ratio(run['library']),
-    )
+    config, checkpoint = run['config'], run['checkpoint']
+    step = epsilon * step_ratio(run['library'])
     options = [
         *sweep.cfg_options,
         f'test_cfg.epsilon={epsilon}/255',

@@ -25,7 +25,7 @@ from support.tiny import assert_identical, segmentation_batch
 HOST_TOOLS = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim' / 'tools'
 
 FILES = {
-    'garden/__init__.py': 'from . import hooks, leaf_head  # noqa: F401\n',
+    'garden/__init__.py': 'from . import hooks, leaf_head  # noqa: F401  registers them\n',
     'garden/hooks.py': '''
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
