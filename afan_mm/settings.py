@@ -229,11 +229,15 @@ class AFANSettings:
 
     @property
     def unit_text(self) -> str:
-        """What follows a number in the unit of epsilon, in tables and captions."""
-        unit = dict(absolute='', std=' std', norm=' of the norm', pixel=' of the pixel range')[
+        """What follows a number in the unit of epsilon."""
+        return dict(absolute='', std=' std', norm=' of the norm', pixel=' of the pixel range')[
             self.epsilon_unit
         ]
-        return unit if self.norm == 'linf' else f'{unit} (l2 per {self.norm_over})'
+
+    @property
+    def norm_text(self) -> str:
+        """The norm of a perturbation, where it is not the maximum norm, else nothing."""
+        return '' if self.norm == 'linf' else f'l2 per {self.norm_over}'
 
     @property
     def follows_gradient(self) -> bool:

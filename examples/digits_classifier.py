@@ -93,7 +93,8 @@ def draw_curves(curves, path):
     for (arm, runs), color in zip(curves.items(), ('tab:gray', 'tab:orange', 'tab:blue')):
         for index, run in enumerate(runs):
             label = arm if index == 0 else None
-            axes.plot(range(1, len(run) + 1), run, color=color, label=label, linewidth=1)
+            width = 4 if arm == 'stock' else 1  # seen where the control covers it
+            axes.plot(range(1, len(run) + 1), run, color=color, label=label, linewidth=width)
     axes.set(xlabel='epoch', ylabel='test accuracy')
     axes.legend()
     save_png(render(figure), str(path))

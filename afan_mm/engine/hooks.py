@@ -206,7 +206,7 @@ def site_table(sites: Sites) -> str:
         table.add_row(
             s.name,
             path,
-            f'{s.epsilon:.3g}{s.unit_text}',
+            f'{s.epsilon:.3g}{s.unit_text}' + (f' ({s.norm_text})' if s.norm_text else ''),
             strengths,
             str(s.num_steps),
             str(s.moments),

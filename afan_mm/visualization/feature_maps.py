@@ -223,8 +223,8 @@ def _title(features: SiteFeatures, view: View, magnify: float, target: str) -> s
     lines = [
         f'site {features.name}, feature {" x ".join(map(str, shape))}; loss against {target}',
         f'shown: {view.text}',
-        f'{s.perturbation}, PGD-{s.num_steps}, {moments}; drawn x {magnify:g} (rms with the '
-        'factor, strengths without)',
+        ', '.join(filter(None, [s.perturbation, s.norm_text, f'PGD-{s.num_steps}', moments]))
+        + f'; drawn x {magnify:g} (rms with the factor, strengths without)',
     ]
     if not features.finite:
         lines.append('THE DIRECTION WAS NOT FINITE: nothing was perturbed')
