@@ -47,6 +47,9 @@ CLASHES = (
 # what they include; it must not be read under other names
 HEADERS = '#include <ATen/TensorUtils.h>\n#include "pytorch_device_registry.hpp"\n'
 
+# What united files are called: setuptools compiles no header, and packs it with the sources.
+SUFFIX = '.hpp'
+
 # The united files and what each takes on one core of a common machine; only the ratios matter.
 # Setuptools sorts the sources and ninja starts them in that order: the long ones come first, so
 # that no core idles at the end.
@@ -86,13 +89,13 @@ def unite(sources):
         HEADERS + ''.join(map(include_apart, CLASHING)),
     )
     for path in paths:
-        path.rename(path.with_suffix('.inc'))
+        path.rename(path.with_suffix(SUFFIX))
     for name, text in zip(SECONDS, texts):
         (sources / name).write_text(text)
 
 
 def include(names):
-    return ''.join(f'#include "{name[: -len(".cpp")]}.inc"\n' for name in names)
+    return ''.join(f'#include "{name[: -len(".cpp")]}{SUFFIX}"\n' for name in names)
 
 
 def include_apart(name):

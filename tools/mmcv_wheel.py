@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from build_mmcv import FLAGS, GLUE, Build, BuildError, SourceError, find_wheel
+from build_mmcv import FLAGS, GLUE, SUFFIX, Build, BuildError, SourceError, find_wheel
 from probe_env import describe_torch
 
 # What the compiler's output depends on besides.
@@ -59,6 +59,7 @@ def choose_cache(facts, pin, variables):
     settings = [
         FLAGS,
         GLUE,
+        SUFFIX,
         pin.version,
         pin.digest,
         *(variables.get(name, '') for name in COMPILER_VARIABLES),

@@ -61,7 +61,7 @@ class FakeBuild:
 
 def test_no_operator_is_missing():
     pytorch = Path(mmcv.__file__).parent / 'ops' / 'csrc' / 'pytorch'
-    (bindings,) = pytorch.glob('*pybind.*')  # .inc where it was united with others
+    (bindings,) = pytorch.glob('pybind.*')  # a header where it was united with others
     names = set(re.findall(r'm\.def\(\s*"(\w+)"', bindings.read_text()))
     assert len(names) > 100
     assert names - set(dir(mmcv._ext)) == set()
@@ -92,23 +92,23 @@ def test_unite_leaves_nothing_out(united):
     assert compiled == ['0_bindings.cpp', '1_cpu.cpp', '2_glue.cpp', '3_clashing.cpp']
     included = [each for name in compiled for each in read_includes(folder, name)]
     included.remove('pytorch_device_registry.hpp')
-    assert sorted(included) == sorted(name.replace('.cpp', '.inc') for name in files)
+    assert sorted(included) == sorted(name.replace('.cpp', '.hpp') for name in files)
     assert all(
-        (folder / name.replace('.cpp', '.inc')).read_text() == f'// {name}' for name in files
+        (folder / name.replace('.cpp', '.hpp')).read_text() == f'// {name}' for name in files
     )
     assert read_includes(folder, '1_cpu.cpp') == [
-        'contour_expand.inc',
-        'cpu/nms.inc',
-        'cpu/pixel_group.inc',
+        'contour_expand.hpp',
+        'cpu/nms.hpp',
+        'cpu/pixel_group.hpp',
     ]
 
 
 def test_what_works_is_compiled_at_full_optimization(united):
     folder, _ = united
     before, glue = (folder / '0_bindings.cpp').read_text().split(build_mmcv.GLUE)
-    assert 'sparse' in before and glue == '#include "pybind.inc"\n'
+    assert 'sparse' in before and glue == '#include "pybind.hpp"\n'
     assert (folder / '2_glue.cpp').read_text() == (
-        build_mmcv.GLUE + '#include "carafe.inc"\n#include "nms.inc"\n'
+        build_mmcv.GLUE + '#include "carafe.hpp"\n#include "nms.hpp"\n'
     )
     assert build_mmcv.GLUE not in (folder / '1_cpu.cpp').read_text()
     assert build_mmcv.GLUE not in (folder / '3_clashing.cpp').read_text()
@@ -117,7 +117,7 @@ def test_what_works_is_compiled_at_full_optimization(united):
 def test_what_clashes_is_renamed_for_its_own_file(tmp_path):
     """The preprocessor itself on two files that define the same template."""
     for name in ('one', 'two'):
-        (tmp_path / f'{name}.inc').write_text('struct PreCalc {}; void add();\n')
+        (tmp_path / f'{name}.hpp').write_text('struct PreCalc {}; void add();\n')
     text = build_mmcv.include_apart('one.cpp') + build_mmcv.include_apart('two.cpp') + 'int add;\n'
     (tmp_path / 'all.cpp').write_text(text)
     compiler = sysconfig.get_config_var('CXX').split()[0]
