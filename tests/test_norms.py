@@ -8,7 +8,7 @@ import torch
 
 from afan_mm import AFANSettings, augment
 from afan_mm.attack import pgd
-from afan_mm.engine.hooks import site_table
+from afan_mm.engine.site_table import site_table
 from afan_mm.norms import L2, Linf, l2_norm, norm_axes, unit_vector
 
 OVER = ('sample', 'position')

@@ -8,6 +8,7 @@ images per task, ground truth on the left and prediction on the right.
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -26,6 +27,7 @@ OUT = Path('work_dirs/demo')
 SEGMENTATION = 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py'
 DETECTION = 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py'
 NUM_DRAWN = 6
+DRAWN_EVERY = 20  # of the validation images; mmdet draws all
 NOT_METRICS = ('time', 'data_time')  # the libraries log them beside the metrics
 
 
@@ -82,47 +84,41 @@ def read_metrics(work_dir: Union[str, Path], scale: float) -> Dict[str, float]:
     }
 
 
-def draw(config: str, checkpoint: Path, folder: Path, label: str) -> None:
-    """Draw a few predictions through the library's visualizer, and bring them, enlarged, from its
-    folders within folders to ours.
-    """
-    scratch = folder / 'drawing'
-    run(
-        'test.py',
-        config,
-        checkpoint,
-        '--work-dir',
-        scratch,
-        '--show-dir',
-        ROOT / scratch / 'show',
-        '--cfg-options',
-        f'test_dataloader.dataset.indices={NUM_DRAWN}',
-        'default_hooks.visualization.interval=1',
-        label=label,
-    )
-    images = ROOT / folder / 'images'
-    images.mkdir()
-    for path in sorted((ROOT / scratch).rglob('*')):
-        if path.suffix in ('.png', '.jpg'):
-            # Enlarged, or a person sees little of 96 pixels.
-            mmcv.imwrite(
-                mmcv.imrescale(mmcv.imread(str(path)), 4, interpolation='nearest'),
-                str(images / path.name),
-            )
-    if not any(images.iterdir()):
-        raise StageError(f'nothing was drawn for {config}')
-    shutil.rmtree(str(ROOT / scratch))
+def enlarge(drawn: Path, folder: Path) -> None:
+    """Bring a few of the drawings, enlarged, from the library's folders within folders to ours."""
+    paths = [path for path in sorted(drawn.rglob('*')) if path.suffix in ('.png', '.jpg')]
+    if not paths:
+        raise StageError(f'nothing was drawn in {drawn}')
+    folder.mkdir()
+    for path in paths[:: math.ceil(len(paths) / NUM_DRAWN)]:
+        # Enlarged, or a person sees little of 96 pixels.
+        mmcv.imwrite(
+            mmcv.imrescale(mmcv.imread(str(path)), 4, interpolation='nearest'),
+            str(folder / path.name),
+        )
+    shutil.rmtree(str(drawn))
 
 
 def run_task(label: str, config: str, scale: float) -> Dict[str, float]:
     """Train, evaluate and draw one task; its metrics, which the library counts in units of
     ``scale``.
     """
-    folder = OUT / label
+    folder, drawn = OUT / label, ROOT / OUT / label / 'drawn'
     run('train.py', config, '--work-dir', folder, label=label)
     checkpoint = Path((ROOT / folder / 'last_checkpoint').read_text().strip()).relative_to(ROOT)
-    run('test.py', config, checkpoint, '--work-dir', folder / 'test', label=label)
-    draw(config, checkpoint, folder, label)
+    run(
+        'test.py',
+        config,
+        checkpoint,
+        '--work-dir',
+        folder / 'test',
+        '--show-dir',
+        drawn,
+        '--cfg-options',
+        f'default_hooks.visualization.interval={DRAWN_EVERY}',
+        label=label,
+    )
+    enlarge(drawn, ROOT / folder / 'images')
     return read_metrics(folder / 'test', scale)
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from ..auxiliary_norms import check_auxiliary_norms
 from ..conversion.host import in_scope
 from ..engine import AFANFeatureMapHook, AFANHook
-from ..engine.hooks import check_sites
 from ..engine.optim_wrapper import AFANOptimMixin, check_arguments
+from ..engine.site_table import check_sites
 from ..joint import complement
 from ..models.component import (
     SETTINGS,
