@@ -12,13 +12,15 @@ from .utils.configs import dicts
 
 IGNORED = 255
 NUM_BOXES = 5
-CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))
+CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # images of a classifier are small as they are
 CPU_BATCH_SIZE = 2
 
 
 def default_shape(cfg: Config, device: torch.device) -> Tuple[int, int]:
-    """(H, W) of the training images: the config's own on a GPU, a small one on a CPU."""
-    if device.type == 'cpu':
+    """(H, W) of the training images: the config's own on a GPU and for a
+    classifier, a small one on a CPU.
+    """
+    if device.type == 'cpu' and cfg.default_scope in CPU_SHAPES:
         return CPU_SHAPES[cfg.default_scope]
     size = training_shape(cfg)
     if size is None:

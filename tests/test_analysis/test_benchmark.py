@@ -87,6 +87,7 @@ def config(tmp_path):
         'deeplabv3plus/{}deeplabv3plus_r50-d8_1xb4-30k_voc12-513x513.py',
         'faster_rcnn/{}faster-rcnn_r18_fpn_1xb4-400_digits.py',
         'faster_rcnn/{}faster-rcnn_r50-caffe-c4_1xb8-11250_voc07.py',
+        'resnet/{}resnet20s_1xb128-200e_cifar10.py',
     ],
 )
 def test_stock_twin_is_the_stock_config(path):
@@ -468,6 +469,20 @@ def test_a_run_shows_and_writes_everything(host, wanted, rounds, tmp_path, monke
         assert min(image.size) > 100 and len(set(image.convert('L').tobytes())) > 10
 
 
+def test_a_classifier(tmp_path, monkeypatch):
+    path, file = ROOT / 'configs/resnet/afan_resnet20s_1xb128-200e_cifar10.py', tmp_path / 'a.json'
+    head = 'model.head.'
+    options = [f'{head}type=AFANClsHead', f'{head}base=LinearClsHead', f'{head}afan.epsilon=0.1']
+    variants_ = ['--variants', 'afan,joint_one_pass', '--rounds', 1]
+    call(
+        monkeypatch, path, *variants_, '--device', 'cpu', '--json', file, '--cfg-options', *options
+    )
+    (result,) = json.loads(file.read_text())['results']
+    assert result['shape'] == [32, 32]  # as the config trains
+    assert set(result['tails']['afan']) == {'neck', 'head'}
+    assert list(result['variants']) == ['stock', 'afan', 'joint_one_pass']
+
+
 def test_growth(config, tmp_path, monkeypatch, capsys):
     files = [tmp_path / 'cost.json', tmp_path / 'cost.png']
     call(
@@ -575,8 +590,8 @@ def test_growth_changes_what_it_says(config):
             "tiny.py: cannot train 'nothing' on images of 32 x 32 in batches of 2: .*epsilon must be",
         ),
         (
-            '--cfg-options default_scope=mmpretrain',
-            "default_scope must be 'mmseg' or 'mmdet', but got 'mmpretrain'",
+            '--cfg-options default_scope=mmrotate',
+            r"default_scope must be one of \('mmseg', 'mmdet', 'mmpretrain'\), but got 'mmrotate'",
         ),
     ],
 )

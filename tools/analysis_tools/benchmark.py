@@ -70,8 +70,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         type=positive_integer,
         nargs=2,
         metavar=('H', 'W'),
-        help="pixels; default: the config's own on a GPU; on a CPU 160 160 (mmseg) or 256 256 "
-        '(mmdet)',
+        help="pixels; default: the config's own on a GPU and for mmpretrain; on a CPU 160 160 "
+        '(mmseg) or 256 256 (mmdet)',
     )
     parser.add_argument(
         '--batch-size', type=positive_integer, help="default: the config's own on a GPU, 2 on a CPU"

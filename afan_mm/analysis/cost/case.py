@@ -16,6 +16,7 @@ from .meters import measure_rounds
 from .runs import PartsRun, Run, TailRun
 from .variants import variants_of, with_settings
 
+LIBRARIES = ('mmseg', 'mmdet', 'mmpretrain')
 SMALLEST = 32  # pixels; the coarsest stride of these networks
 MEMORY_FROM = dict(cuda="CUDA's allocator", cpu="the profiler's record of tensors")
 
@@ -44,13 +45,13 @@ class Case:
         device: Where to measure.
         plan: How to. Defaults to five rounds in full precision.
         cfg_options: New values of the config by key. Defaults to none.
-        shape: (H, W) of the images in pixels. Defaults to the config's own on a GPU, a small one on
-            a CPU.
+        shape: (H, W) of the images in pixels. Defaults to the config's own on a GPU and for a
+            classifier, a small one on a CPU.
         batch_size: Images. Defaults to the config's own on a GPU, 2 on a CPU.
 
     Raises:
-        UsageError: If the config cannot be read, has no A-FAN site, or is of another library than
-            mmseg and mmdet.
+        UsageError: If the config cannot be read, has no A-FAN site, or is of another
+            library.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class Case:
     ):
         self.path, self.plan, self.device = path, plan or Plan(), device
         self.cfg = read_config(path, cfg_options)
-        if self.cfg.get('default_scope') not in ('mmseg', 'mmdet'):
+        if self.cfg.get('default_scope') not in LIBRARIES:
             raise UsageError(
-                f"{path}: default_scope must be 'mmseg' or 'mmdet', but got "
+                f'{path}: default_scope must be one of {LIBRARIES}, but got '
                 f'{self.cfg.get("default_scope")!r}'
             )
         try:

@@ -17,7 +17,7 @@ from ...utils.configs import type_name
 from .schedules import ONE_GRAPH, RELEASED
 from .steps import pixel_step, released_step, train_step
 
-COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead', 'AFANModel')
+COMPONENTS = ('AFANNeckWrapper', 'AFANDecodeHead', 'AFANRoIHead', 'AFANClsHead', 'AFANModel')
 AFAN_KEYS = tuple(
     name
     for name, parameter in inspect.signature(AFANOptimMixin.__init__).parameters.items()
