@@ -19,8 +19,8 @@ CORE = (
     'tests/test_checkpoint.py',
 )
 TRAININGS = (
-    'deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
-    'faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py',
+    'deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py',
+    'faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-280_digits.py',
 )
 
 nox.options.default_venv_backend = 'venv'

@@ -24,8 +24,8 @@ import mmcv
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path('data/digits')
 OUT = Path('work_dirs/demo')
-SEGMENTATION = 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py'
-DETECTION = 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py'
+SEGMENTATION = 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py'
+DETECTION = 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-280_digits.py'
 NUM_DRAWN = 6
 DRAWN_EVERY = 20  # of the validation images; mmdet draws all
 NOT_METRICS = ('time', 'data_time')  # the libraries log them beside the metrics

@@ -26,8 +26,8 @@ from support.tiny import detection_batch, segmentation_batch
 NUM_ITERS = 2
 FOLDER = ROOT / 'configs'
 SHIPPED = dict(
-    segmentor='deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
-    detector='faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py',
+    segmentor='deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py',
+    detector='faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-280_digits.py',
 )
 HEADS = dict(segmentor='decode_head', detector='roi_head')
 VALUES = (

@@ -9,8 +9,8 @@ REAL_DATA = ROOT.parent / 'shared' / 'data'
 
 
 DIGITS = dict(
-    mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
-    mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-400_digits.py',
+    mmseg=ROOT / 'configs/deeplabv3plus/afan_deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py',
+    mmdet=ROOT / 'configs/faster_rcnn/afan_faster-rcnn_r18_fpn_1xb4-280_digits.py',
 )
 
 

@@ -11,8 +11,8 @@ from support.paths import ROOT
 from support.tiny import build, detector_config, segmentor_config
 
 STOCK = dict(
-    mmseg=ROOT / 'configs/deeplabv3plus/deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
-    mmdet=ROOT / 'configs/faster_rcnn/faster-rcnn_r18_fpn_1xb4-400_digits.py',
+    mmseg=ROOT / 'configs/deeplabv3plus/deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py',
+    mmdet=ROOT / 'configs/faster_rcnn/faster-rcnn_r18_fpn_1xb4-280_digits.py',
 )
 TWO_STEPS = dict(type='RobustTestLoop', num_steps=2, step_size='4/255', epsilon='8/255')
 IMAGES = 5

@@ -83,9 +83,9 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     'path',
     [
-        'deeplabv3plus/{}deeplabv3plus_r18-d8_1xb8-450_digits-96x96.py',
+        'deeplabv3plus/{}deeplabv3plus_r18-d8_1xb8-300_digits-96x96.py',
         'deeplabv3plus/{}deeplabv3plus_r50-d8_1xb4-30k_voc12-513x513.py',
-        'faster_rcnn/{}faster-rcnn_r18_fpn_1xb4-400_digits.py',
+        'faster_rcnn/{}faster-rcnn_r18_fpn_1xb4-280_digits.py',
         'faster_rcnn/{}faster-rcnn_r50-caffe-c4_1xb8-11250_voc07.py',
         'resnet/{}resnet20s_1xb128-200e_cifar10.py',
     ],

@@ -9,7 +9,7 @@ import pytest
 from support.fast_python import python
 from support.paths import ROOT
 
-DIGITS = 'afan_deeplabv3plus_r18-d8_1xb8-450_digits-96x96'
+DIGITS = 'afan_deeplabv3plus_r18-d8_1xb8-300_digits-96x96'
 SHORT = (
     ' --cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2 '
     'default_hooks.checkpoint.interval=2 default_hooks.logger.interval=1 custom_hooks.0.interval=1'
@@ -18,7 +18,7 @@ SHORT = (
 SHORTENED = {
     'python tools/dataset_converters/digits_voc.py data/digits': ('', ' --train 8 --val 2'),
     f'afan train {DIGITS}.py': ('', SHORT),
-    f'afan test {DIGITS}.py work_dirs/{DIGITS}/iter_450.pth': ('iter_450.pth', 'iter_2.pth'),
+    f'afan test {DIGITS}.py work_dirs/{DIGITS}/iter_300.pth': ('iter_300.pth', 'iter_2.pth'),
 }
 NOT_RUN = {
     'pip install .': 'tests/test_packaging/test_install.py builds and installs the same',

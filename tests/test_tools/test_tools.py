@@ -263,8 +263,8 @@ def test_demo_ends_with_ten_lines_of_commands_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, 'ROOT', tmp_path)
     folder = tmp_path / demo.OUT / 'segmentation'
     folder.mkdir(parents=True)
-    (folder / 'last_checkpoint').write_text(str(folder / 'iter_450.pth'))
+    (folder / 'last_checkpoint').write_text(str(folder / 'iter_300.pth'))
     text = demo.what_next(argparse.Namespace(segmentation=demo.SEGMENTATION))
     commands = [line.split()[1] for line in text.splitlines() if line.startswith('  afan ')]
     assert len(text.splitlines()) == 10 and commands == ['health', 'features', 'test', 'convert']
-    assert set(commands) <= set(COMMANDS) and 'work_dirs/demo/segmentation/iter_450.pth' in text
+    assert set(commands) <= set(COMMANDS) and 'work_dirs/demo/segmentation/iter_300.pth' in text

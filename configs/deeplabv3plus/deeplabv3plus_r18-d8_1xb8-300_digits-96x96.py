@@ -38,6 +38,6 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=450, by_epoch=False)]
-train_cfg = dict(max_iters=450, val_interval=450)
+param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=300, by_epoch=False)]
+train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=150))
