@@ -19,7 +19,9 @@ def adding(deltas: Sequence[Tensor]) -> Change:
     return lambda levels: [(full_precision(f) + d).to(f.dtype) for f, d in zip(levels, deltas)]
 
 
-def mixing(site: Site, deltas: Sequence[Tensor], strength: Strength, health: Health) -> Change:
+def mixing(
+    site: Site, deltas: List[Tensor], strength: Strength, health: Health, is_last: bool = False
+) -> Change:
     """That of an adversarial pass (Eqs. 4 and 5).
 
     Args:
@@ -27,13 +29,16 @@ def mixing(site: Site, deltas: Sequence[Tensor], strength: Strength, health: Hea
         deltas: At full strength, for each level.
         strength: Of this pass.
         health: Is told what became of the feature.
+        is_last: Whether no other pass needs the deltas, which are as large as the feature: they are
+            taken out of their list. Defaults to False.
     """
+    has_moments = site.settings.moments is not None and strength.normalized
 
     def change(levels: Sequence[Tensor]) -> List[Tensor]:
         with record_function(f'afan/{site.name}/mix'):
-            # Computed again in the backward: cheap, and several copies of the feature less to
-            # keep until then.
             mixed = [
+                # Computed again in the backward: cheap, and several copies of the feature less to
+                # keep until then.
                 checkpoint(
                     mix,
                     site.settings,
@@ -43,9 +48,13 @@ def mixing(site: Site, deltas: Sequence[Tensor], strength: Strength, health: Hea
                     use_reentrant=False,
                     preserve_rng_state=False,
                 )
+                if has_moments
+                else mix(site.settings, f, d, strength)  # a sum keeps nothing
                 for f, d in zip(levels, deltas)
             ]
         health.add_mix(site.name, strength.value, levels, mixed, deltas)
+        if is_last:
+            deltas.clear()
         return mixed
 
     return change

@@ -42,7 +42,7 @@ class Health:
         self._mixes: Dict[str, List[Tensor]] = defaultdict(list)
         self._losses: Dict[str, List[Tensor]] = defaultdict(list)
         self._sizes: Dict[str, Tensor] = {}
-        self._norms: Dict[str, Tensor] = {}
+        self._perturbations: Dict[str, Dict[str, Tensor]] = {}
         self._factors: Dict[str, Tensor] = {}
         self._skipped: Dict[str, Tensor] = {}
         self._steps: Dict[str, int] = defaultdict(int)
@@ -62,7 +62,12 @@ class Health:
                 [_rms(d) / c.float().std(unbiased=False) for d, c in zip(deltas, clean)]
             ).max()
             tiny = torch.finfo(torch.float32).tiny  # a feature of zeros
-            self._norms[name] = _norm(deltas) / _norm(clean).clamp(min=tiny)
+            self._perturbations[name] = dict(
+                delta_norm=_norm(deltas),
+                relative_norm=_norm(deltas) / _norm(clean).clamp(min=tiny),
+                zero_share=sum((d == 0).sum() for d in deltas)
+                / max(sum(d.numel() for d in deltas), 1),
+            )
             moved = _norm([m.float() - c.float() for m, c in zip(mixed, clean)])
             if isinstance(strength, Tensor):  # one for each sample
                 added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
@@ -81,9 +86,7 @@ class Health:
             self._factors[name] = factor
 
     @torch.no_grad()
-    def add_step(
-        self, name: str, deltas: Sequence[Tensor], finite: Tensor, clean_loss: Callable[[], Tensor]
-    ) -> None:
+    def add_step(self, name: str, finite: Tensor, clean_loss: Callable[[], Tensor]) -> None:
         """The passes that perturb a site are over."""
         skipped = (~finite).float()
         self._skipped[name] = self._skipped[name] + skipped if name in self._skipped else skipped
@@ -94,10 +97,7 @@ class Health:
             self._figures[name] = dict(
                 objective=objective,
                 gain=objective - clean_loss().float(),
-                delta_norm=_norm(deltas),
-                relative_norm=self._norms.pop(name),
-                zero_share=sum((d == 0).sum() for d in deltas)
-                / max(sum(d.numel() for d in deltas), 1),
+                **self._perturbations.pop(name),
                 # 0 / 0 where nothing was added: the normalisation kept all of nothing.
                 mix_ratio=torch.where(added > 0, moved / added, torch.ones_like(added)),
             )

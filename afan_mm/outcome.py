@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from .attack import Perturbation
 from .health import Health
 from .isolation import restored_state
 from .site import Site
@@ -43,7 +42,7 @@ class Outcome:
     def passes_over(
         self,
         site: Site,
-        found: Perturbation,
+        finite: Tensor,
         losses: Sequence[Tensor],
         clean_pass: Callable[[], Tensor],
     ) -> None:
@@ -51,7 +50,7 @@ class Outcome:
 
         Args:
             site: Where they entered.
-            found: The perturbation of all sites that they perturbed.
+            finite: Whether the directions were; see :class:`~afan_mm.attack.Perturbation`.
             losses: Of each pass, without a graph.
             clean_pass: Runs the tail on the clean feature and gives its loss.
         """
@@ -62,17 +61,17 @@ class Outcome:
             with torch.no_grad(), restored_state(self.model):  # no trace, whatever bn_stats
                 return clean_pass()
 
-        self._steer(site, found, losses, clean_loss)
+        self._steer(site, finite, losses, clean_loss)
         once = lru_cache(maxsize=None)(clean_loss)
         with record_function(f'afan/{site.name}/health'):
             # of the passes of joint sites each site has figures of its own
-            for each, deltas in zip(site.group, site.split(found.deltas)):
-                self.health.add_step(each.name, deltas, found.finite, once)
+            for each in site.group:
+                self.health.add_step(each.name, finite, once)
 
     def _steer(
         self,
         site: Site,
-        found: Perturbation,
+        finite: Tensor,
         losses: Sequence[Tensor],
         clean_loss: Callable[[], Tensor],
     ) -> None:
@@ -84,6 +83,6 @@ class Outcome:
         else:
             clean = clean_loss()
         gain = torch.stack(list(losses)).mean() - clean
-        gain = torch.where(found.finite, gain, torch.full_like(gain, torch.nan))
+        gain = torch.where(finite, gain, torch.full_like(gain, torch.nan))
         self.steering.update(site.settings, gain)
         self.health.add_factor(site.name, self.steering.factor(site.settings, gain))

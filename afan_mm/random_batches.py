@@ -12,7 +12,7 @@ from .utils.configs import dicts
 
 IGNORED = 255
 NUM_BOXES = 5
-CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # images of a classifier are small as they are
+CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # mmpretrain's images are small already
 CPU_BATCH_SIZE = 2
 
 

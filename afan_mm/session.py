@@ -180,8 +180,11 @@ class Session(Recording):
                     later.release()
                 for feature in site.features:
                     feature.requires_grad_(not site.settings.detach)
-                losses = [self.adversarial_pass(site, found, strengths) for strengths in passes]
-            self.outcome.passes_over(site, found, losses, lambda: self.loss(site, site.features))
+                losses = [self.adversarial_pass(site, found, each) for each in passes[:-1]]
+                losses.append(self.adversarial_pass(site, found, passes[-1], is_last=True))
+            self.outcome.passes_over(
+                site, found.finite, losses, lambda: self.loss(site, site.features)
+            )
         site.feature_gradients = [zero_unless(found.finite, f.grad) for f in site.features]
         site.context_gradients = [zero_unless(found.finite, c.grad) for c in site.context]
         site.release()
@@ -221,7 +224,11 @@ class Session(Recording):
         return found if site.is_read else found.void()
 
     def adversarial_pass(
-        self, site: Site, found: Perturbation, strengths: Sequence[Strength]
+        self,
+        site: Site,
+        found: Perturbation,
+        strengths: Sequence[Strength],
+        is_last: bool = False,
     ) -> Tensor:
         """One forward and backward of the tail; the loss, without a graph.
 
@@ -229,11 +236,15 @@ class Session(Recording):
             site: Where it enters.
             found: The perturbation of all sites that it perturbs.
             strengths: One for each of them.
+            is_last: Whether no other pass follows: each delta is let go of once it is on its
+                feature. Defaults to False.
         """
         settings = site.settings
+        deltas = site.split(found.deltas)
+        if is_last:
+            found.deltas.clear()
         first, *later = [
-            mixing(*each, self.health)
-            for each in zip(site.group, site.split(found.deltas), strengths)
+            mixing(*each, self.health, is_last) for each in zip(site.group, deltas, strengths)
         ]
         mixed = first(site.features)
         with record_function(f'afan/{site.name}/forward'):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from afan_mm import AFANSettings, tap
 from afan_mm.engine import optim_wrapper as wrapper_module
+from afan_mm.session import Session
 from support.tiny import gradients, optim_wrapper
 from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
 
@@ -290,3 +291,33 @@ def test_no_tensor_survives_a_step(detach):
         gradients(copied, batch(), optim_wrapper(copied)),
         gradients(model, batch(), optim_wrapper(model)),
     )
+
+
+@pytest.mark.parametrize('joint', (False, True))
+def test_no_delta_is_kept_once_it_is_on_the_last_feature(joint, monkeypatch):
+    """Each is as large as the feature, and the tail's activations come on top."""
+    deltas, left = [], []
+    direction = Session.direction
+
+    def watched(self, site):
+        found = direction(self, site)
+        deltas[:] = map(weakref.ref, found.deltas)
+        return found
+
+    def losses(model, x, y):
+        def last_tail(f):
+            left.append(sum(ref() is not None for ref in deltas))
+            return dict(loss=F.cross_entropy(model.classifier(f), y))
+
+        def tail(f):
+            f = model.middle(torch.tanh(f))
+            return last_tail(tap('last', f, last_tail, settings['last']) if joint else f)
+
+        return tail(tap('first', model.front(x), tail, settings['first']))
+
+    given = dict(epsilon=0.1, num_strengths=3, moments=None, joint=joint)
+    settings = {name: AFANSettings(name=name, **given) for name in ('first', 'last')}
+    monkeypatch.setattr(Session, 'direction', watched)
+    gradients(host(losses), batch(8))
+    number = 2 if joint else 1
+    assert left == [0, number, number, 0]  # the clean pass, and one for each strength
