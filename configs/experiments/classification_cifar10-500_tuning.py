@@ -11,6 +11,7 @@ _epsilon = ', '.join(f'model.neck.afan.{site}.epsilon' for site in range(3))
 _gaussian = {f'model.neck.afan.{site}.perturbation': 'gaussian' for site in range(3)}
 arms = dict(
     stock=dict(),
+    rate=dict(),
     decay=dict(),
     longer=dict(factor=2),
     late=dict(config=_late),
@@ -18,6 +19,7 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
+    rate={'optim_wrapper.optimizer.lr': [0.01, 0.1]},  # stock's: 0.03
     decay={'optim_wrapper.optimizer.weight_decay': [0.05]},  # stock's: 0.0001
     late={_epsilon: [0.1, 0.2]},
     noise={_epsilon: [0.3, 1.0]},

@@ -1,6 +1,7 @@
 # Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise,
 # and than sharpness-aware minimisation? All with the sizes of classification_cifar10-500.py;
-# segmentation_camvid30-frozen_tuning.py compares them with others.
+# segmentation_camvid30-frozen_tuning.py compares them with others. And at the learning rate that it
+# found best for stock?
 base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
 _late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'
@@ -11,6 +12,8 @@ arms = dict(
     longer=dict(factor=2),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
+    tuned=dict(optim_wrapper=dict(optimizer=dict(lr=0.3))),  # stock's: 0.01
+    tuned_late=dict(config=_late, optim_wrapper=dict(optimizer=dict(lr=0.3))),
 )
 for _part in ('neck', 'decode_head'):
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
@@ -19,5 +22,5 @@ del _part, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
-references = ['stock', 'control', 'longer', 'noise', 'sam']
+references = ['stock', 'control', 'longer', 'noise', 'sam', 'tuned']
 keep_checkpoints = True

@@ -12,6 +12,7 @@ _epsilon = ', '.join(f'model.{part}.afan.epsilon' for part in _parts)
 _gaussian = {f'model.{part}.afan.perturbation': 'gaussian' for part in _parts}
 arms = dict(
     stock=dict(),
+    rate=dict(),
     decay=dict(),
     longer=dict(factor=2),
     shorter=dict(reference='longer', factor=1 / 3),
@@ -20,6 +21,7 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
+    rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3, 1.0]},  # stock's: 0.01
     decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
     late={_epsilon: [0.1, 0.3]},
     noise={_epsilon: [0.3, 1.0]},
