@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import PixelData
 from torch import nn
 
 from afan_mm.isolation import LAYERS, evaluation_mode, flow_modules, isolated_random
 from afan_mm.robustness import AttackSettings, PixelAttack
+from afan_mm.robustness.settings import ATTACKS_OF
 from support.tiny import (
     HOSTS,
     batch_of,
@@ -131,18 +133,50 @@ def test_a_loss_that_differs_in_evaluation_mode():
     assert not any(module.training for module in model.modules())
 
 
-def test_a_loss_that_fails_in_evaluation_mode():
+def ddrnet_config():
     """DDRNet returns what its auxiliary loss needs only where it trains."""
     model = hub_model('mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py')
-    model.backbone.update(channels=8, ppm_channels=8, init_cfg=None, norm_cfg=dict(type='BN'))
-    model.decode_head.update(in_channels=32, channels=8, norm_cfg=dict(type='BN'))
+    model.backbone.update(channels=8, ppm_channels=8)
+    model.decode_head.update(in_channels=32, channels=8)
+    return model
+
+
+def pidnet_config():
+    """So does PIDNet; its auxiliary losses are of edges, too."""
+    model = hub_model('mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py')
+    model.backbone.update(channels=8, ppm_channels=8)
+    model.decode_head.update(in_channels=32, channels=8)
+    return model
+
+
+@pytest.mark.parametrize('name', ATTACKS_OF['mmseg'])
+@pytest.mark.parametrize('config', [ddrnet_config, pidnet_config])
+def test_a_loss_that_fails_in_evaluation_mode(config, name):
+    """The training loss is that of a model that trains, and a weighted cross-entropy that of the
+    prediction.
+    """
+    model = config()
+    for part in (model.backbone, model.decode_head):
+        part.update(init_cfg=None, norm_cfg=dict(type='BN'))
     model = build(model).eval()
     batch = segmentation_batch(num_samples=1, size=64)
-    with pytest.raises(ValueError):
+    (sample,) = batch['data_samples']
+    sample.gt_edge_map = PixelData(data=(sample.gt_sem_seg.data > 2).long())
+    with pytest.raises((ValueError, AssertionError)):
         model(**model.data_preprocessor(copy.deepcopy(batch), False), mode='loss')
-    attack = PixelAttack(model, AttackSettings.for_library('mmseg', num_steps=1))
+    settings = AttackSettings.for_library('mmseg', attack=name, num_steps=2)
+    attack = PixelAttack(model, settings)
+
+    def objective(images):
+        if name == 'pgd':
+            return attack.losses(dict(batch, inputs=images))
+        data = model.data_preprocessor(dict(inputs=images, data_samples=[sample.clone()]), False)
+        (predicted,) = model(**data, mode='predict')
+        return F.cross_entropy(predicted.seg_logits.data[None], sample.gt_sem_seg.data)
+
     perturbed = attack(batch).images
-    assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)
+    with torch.no_grad():
+        assert objective(perturbed) > objective(batch['inputs'])
 
 
 def test_dropout_of_a_hosts_own_is_off():
