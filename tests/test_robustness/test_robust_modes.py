@@ -1,16 +1,19 @@
 """Which modules are told that they train while the loss of an attack is computed."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmengine.structures import PixelData
 from torch import nn
 
 from afan_mm.isolation import LAYERS, evaluation_mode, flow_modules, isolated_random
 from afan_mm.robustness import AttackSettings, PixelAttack
 from afan_mm.robustness.settings import ATTACKS_OF
+from support.families import family_model
 from support.tiny import (
     HOSTS,
     batch_of,
@@ -177,6 +180,33 @@ def test_a_loss_that_fails_in_evaluation_mode(config, name):
     perturbed = attack(batch).images
     with torch.no_grad():
         assert objective(perturbed) > objective(batch['inputs'])
+
+
+@pytest.mark.parametrize(
+    'name', ['boxinst/boxinst_r50_fpn_ms-90k_coco', 'tood/tood_r50_fpn_1x_coco']
+)
+def test_a_loss_that_changes_with_the_training(name):
+    """The attack raises that of its end, whether or not a training ran in this process. BoxInst
+    warms a loss of masks up, which its preprocessor makes of boxes; TOOD has another assigner in
+    the first epochs.
+    """
+    model = family_model(f'mmdet/{name}.py')
+    model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    model, batch = build(model), detection_batch(num_samples=1)
+    batch['inputs'][0].fill_(100)  # neighbours of one colour, which BoxInst compares
+    known, losses = MessageHub.get_current_instance().runtime_info, []
+    for now in (0, 10**6):
+        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        mode = evaluation_mode(model, flow_modules(model))
+        with patch.dict(known, iter=now, epoch=now), mode:
+            losses.append(float(model.parse_losses(model(**data, mode='loss'))[0].detach()))
+    assert losses[0] != losses[1]
+    attack = PixelAttack(model.eval(), AttackSettings.for_library('mmdet', num_steps=1))
+    for left in ({}, dict(iter=0, epoch=0)):
+        with patch.dict(known, left, clear=True):
+            assert float(attack.losses(batch).detach()) == pytest.approx(losses[1], rel=1e-5)
+            assert not torch.equal(attack(batch).images[0], batch['inputs'][0].float())
+            assert known == left
 
 
 def test_dropout_of_a_hosts_own_is_off():
