@@ -112,8 +112,10 @@ def report(records: Sequence[Record], console: Console, tried: str = 'with A-FAN
     )
     causes: Dict[Any, List[str]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r['family']):
+        how = ', in the second step' if record.get('steps') == 2 else ''
+        how += ', with fitted norms' if record.get('fitted') else ''
         result = (
-            f'passed{", in the second step" if record.get("steps") == 2 else ""}'
+            f'passed{how}'
             if passed(record)
             else f'{record["stage"]}: {record["error"].splitlines()[0][:90]}'
         )

@@ -12,10 +12,32 @@ from ..robustness.settings import ATTACKS_OF, library_of
 NUM_STEPS = dict(pgd=1, segpgd=2, cospgd=1)
 
 
+class NoGradientError(AttackError):
+    """An attack that had nothing to go by."""
+
+
 def one_image(batch: Dict[str, Any]) -> Dict[str, Any]:
     """A batch as a test pipeline gives it: of a semi-supervised family the labelled branch."""
     branches = isinstance(batch['inputs'], dict)
     return {key: value['sup'] for key, value in batch.items()} if branches else batch
+
+
+def fit_norms(model: nn.Module, batch: Dict[str, Any]) -> None:
+    """Give batch norms the statistics of a batch, as those of a trained model are of its data.
+
+    With those of a new norm random weights may let features grow from layer to layer, until the
+    prediction is certain everywhere, and no loss has a gradient.
+
+    Args:
+        model: The host; in evaluation mode afterwards.
+        batch: As its training step takes it.
+    """
+    for module in model.train().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # the last batch alone
+    with torch.no_grad():
+        model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    model.eval()
 
 
 def attack_steps(
@@ -55,7 +77,7 @@ def _attack_step(model: nn.Module, batch: Dict[str, Any], library: str, name: st
     if not all(found.finite):
         raise AttackError('the gradient is not finite')
     if not moved.all():
-        raise AttackError('no pixel was moved: the gradient is zero')
+        raise NoGradientError('no pixel was moved: the gradient is zero')
     changed = [key for key, tensor in model.state_dict().items() if not _equal(tensor, before[key])]
     if changed or any(parameter.grad is not None for parameter in model.parameters()):
         raise AttackError(f'the attack left traces in the model: {changed or "gradients"}')

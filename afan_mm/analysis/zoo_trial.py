@@ -31,7 +31,7 @@ from ..random_batches import zoo_batch
 from ..stock_model import build, resize, seed, without_weights
 from ..utils.configs import dicts, type_name
 from ..utils.files import write_json
-from .zoo_attack import attack_steps, one_image
+from .zoo_attack import NoGradientError, attack_steps, fit_norms, one_image
 
 Gradients = Dict[str, Tensor]
 Shape = Tuple[int, int]
@@ -202,13 +202,20 @@ def trial(folder: Path, record: 'Record', preset: str, sites: Optional[str]) -> 
 
 
 def robust_trial(folder: Path, record: 'Record') -> None:
-    """Fill the record of a family: stock step, and a step of each attack on one image."""
+    """Fill the record of a family: stock step, and a step of each attack on one image.
+
+    Where an attack finds no gradient, all are repeated with norms that fit the batch.
+    """
     cfg, (weights, _, shape) = choose(folder, record)
     record.enter('attack')
     model = build(cfg.model)
     model.load_state_dict(weights)
     batch = one_image(zoo_batch(cfg, shape, batch_size=1))
     moved, errors = attack_steps(model.eval(), batch)
+    if any(isinstance(error, NoGradientError) for error in errors.values()):
+        record.enter('attack', fitted=True)
+        fit_norms(model, zoo_batch(cfg, shape))
+        moved, errors = attack_steps(model, batch)
     record.update(attacks=moved)
     for error in errors.values():
         raise StepError(f'{", ".join(errors)}: {type(error).__name__}: {error}') from error

@@ -166,6 +166,31 @@ def test_attacks_that_do_not_count(spoil, message):
         assert re.search(message, str(error))
 
 
+@pytest.mark.parametrize('layer', ['backbone', 'decode_head'])
+def test_attacks_where_random_weights_are_certain(tmp_path, layer):
+    """Each layer of the backbone multiplies its input by about eight, which norms that fit undo;
+    nothing comes after the last layer that could.
+    """
+    model = segmentor_config(auxiliary=False)
+    if layer == 'backbone':
+        model.backbone.init_cfg = dict(type='Normal', layer='Conv2d', std=1.0)
+    else:
+        model.decode_head.init_cfg = dict(type='Normal', std=1e6, override=dict(name='conv_seg'))
+    record = dumped(tmp_path, model)
+    if layer == 'decode_head':
+        with pytest.raises(
+            zoo_trial.StepError, match='cospgd: NoGradientError: no pixel was moved'
+        ):
+            zoo_trial.robust_trial(tmp_path, record)
+        assert record['fitted']
+        return
+    zoo_trial.robust_trial(tmp_path, record)
+    assert record['stage'] == 'done' and record['fitted'] and len(record['attacks']) == 3
+    console = Console(record=True, width=200, file=io.StringIO())
+    zoo.report([record], console)
+    assert 'passed, with fitted norms' in console.export_text()
+
+
 def test_a_family_fails_where_one_attack_does(tmp_path, monkeypatch):
     stock = PixelAttack.__call__
 

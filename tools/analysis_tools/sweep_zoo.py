@@ -11,7 +11,9 @@ decides, and the table says so.
 
 With --robust, one step of each attack of the robust evaluation takes the place of A-FAN's: PGD, and
 for segmentors SegPGD and CosPGD, on one image. A family passes where each has a finite gradient,
-moves pixels, and leaves the model as it was.
+moves pixels, and leaves the model as it was. Where one finds no gradient, as random weights let the
+prediction be certain everywhere, all are repeated with batch norms that fit the batch, and the
+table says so.
 
 A sweep that was interrupted goes on where it stopped: each family leaves a JSON file in DIR.
 """
