@@ -112,7 +112,7 @@ def library_of(model: nn.Module) -> str:
     if any(cls.__name__ == 'BaseMOTModel' for cls in type(model).__mro__):
         raise AttackError(
             'the robust evaluation perturbs images one by one, but got '
-            f'{type(model).__name__}, which follows objects through clips: evaluate its detector'
+            f'{type(model).__name__}, which follows objects through clips'
         )
     for cls in type(model).__mro__:
         library = cls.__module__.split('.')[0]
