@@ -36,8 +36,7 @@ def try_family(
     folder: Path,
     out: Path,
     time_limit: float,
-    preset: str = 'recommended',
-    sites: Optional[str] = None,
+    options: Sequence[str] = (),
 ) -> None:
     """Run the trial of one family in a process of its own, and complete its record.
 
@@ -46,10 +45,10 @@ def try_family(
         folder: With its configs.
         out: Its record, a JSON file; what it prints goes to the log file of that name.
         time_limit: In seconds.
-        preset, sites: Of the conversion. Default to 'recommended' and None, those of the preset.
+        options: Of the trial, on its command line. Defaults to none, the recommended preset.
     """
     command = [sys.executable, '-W', 'ignore', '-m', f'{__package__}.zoo_trial']
-    command += [name, str(folder), str(out.resolve()), preset, *([sites] if sites else [])]
+    command += [name, str(folder), str(out.resolve()), *options]
     out.unlink(missing_ok=True)
     error = None
     with open(out.with_suffix('.log'), 'w') as log:
@@ -93,19 +92,30 @@ def is_wanted(out: Path, redo: Optional[str]) -> bool:
 
 
 def passed(record: Record) -> bool:
-    """Whether A-FAN trained a family."""
+    """Whether A-FAN trained a family, or every attack made its step."""
     return 'error' not in record
 
 
-def report(records: Sequence[Record], console: Console) -> None:
-    """The table, the failures grouped by cause, and the count."""
+def report(records: Sequence[Record], console: Console, tried: str = 'with A-FAN') -> None:
+    """The table, the failures grouped by cause, and the count.
+
+    Args:
+        tried: How those trained that are counted, as the count says it. Defaults to 'with A-FAN'.
+    """
     table = Table(
-        'family', 'stock loss', 'components', 'change of the gradients', 'seconds', 'result'
+        'family',
+        'stock loss',
+        'components or attacks',
+        'change of the gradients',
+        'seconds',
+        'result',
     )
     causes: Dict[Any, List[str]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r['family']):
+        how = ', in the second step' if record.get('steps') == 2 else ''
+        how += ', with fitted norms' if record.get('fitted') else ''
         result = (
-            f'passed{", in the second step" if record.get("steps") == 2 else ""}'
+            f'passed{how}'
             if passed(record)
             else f'{record["stage"]}: {record["error"].splitlines()[0][:90]}'
         )
@@ -114,7 +124,7 @@ def report(records: Sequence[Record], console: Console) -> None:
         table.add_row(
             record['family'],
             _number(record.get('stock_loss')),
-            ', '.join(record.get('components', ())),
+            ', '.join(record.get('components', record.get('attacks', ()))),
             _number(record.get('change')),
             _number(record.get('seconds')),
             result,
@@ -129,7 +139,7 @@ def report(records: Sequence[Record], console: Console) -> None:
         share = f' = {good / len(counted):.1%}' if counted else ''
         console.print(
             f'{library or "all"}: {len(mine)} families, {len(counted)} train '
-            f'stock, {good} of these with A-FAN{share}'
+            f'stock, {good} of these {tried}{share}'
         )
 
 

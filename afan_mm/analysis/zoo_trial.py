@@ -1,11 +1,12 @@
 """One family of the sweep, in a process of its own: python -m afan_mm.analysis.zoo_trial FAMILY
-FOLDER OUT.json PRESET [SITES]
+FOLDER OUT.json [--preset PRESET] [--sites SITES | --robust]
 
 Two training steps from the same weights, on the same batch and with the same random streams: stock,
 which must be finite; and converted, with A-FAN, which must be finite and move the gradients. The
 config is the one with the shortest name, which is the plainest, or the next one where its stock
 step does not run. Where the first step has no direction, as a last layer that starts at zero hides
-the loss from every site, both are repeated from the weights that the stock step leaves.
+the loss from every site, both are repeated from the weights that the stock step leaves. With
+--robust, a step of each attack on the pixels takes the place of A-FAN's step.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from ..random_batches import zoo_batch
 from ..stock_model import build, resize, seed, without_weights
 from ..utils.configs import dicts, type_name
 from ..utils.files import write_json
+from .zoo_attack import NoGradientError, attack_steps, fit_norms, one_image
 
 Gradients = Dict[str, Tensor]
 Shape = Tuple[int, int]
@@ -199,6 +201,27 @@ def trial(folder: Path, record: 'Record', preset: str, sites: Optional[str]) -> 
     record.enter('done')
 
 
+def robust_trial(folder: Path, record: 'Record') -> None:
+    """Fill the record of a family: stock step, and a step of each attack on one image.
+
+    Where an attack finds no gradient, all are repeated with norms that fit the batch.
+    """
+    cfg, (weights, _, shape) = choose(folder, record)
+    record.enter('attack')
+    model = build(cfg.model)
+    model.load_state_dict(weights)
+    batch = one_image(zoo_batch(cfg, shape, batch_size=1))
+    moved, errors = attack_steps(model.eval(), batch)
+    if any(isinstance(error, NoGradientError) for error in errors.values()):
+        record.enter('attack', fitted=True)
+        fit_norms(model, zoo_batch(cfg, shape))
+        moved, errors = attack_steps(model, batch)
+    record.update(attacks=moved)
+    for error in errors.values():
+        raise StepError(f'{", ".join(errors)}: {type(error).__name__}: {error}') from error
+    record.enter('done')
+
+
 class Record(dict):
     """What is known of a config, in a file at every stage: the process may be killed for its time
     or memory.
@@ -225,15 +248,19 @@ def main() -> None:
     parser.add_argument('family')
     parser.add_argument('folder', type=Path)
     parser.add_argument('out', type=Path)
-    parser.add_argument('preset', choices=PRESETS)
-    parser.add_argument('sites', nargs='?', help='default: those of the preset')
+    parser.add_argument('--preset', choices=PRESETS, default='recommended')
+    parser.add_argument('--sites', help='default: those of the preset')
+    parser.add_argument('--robust', action='store_true', help="attacks in place of A-FAN's step")
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     record = Record(args.out, family=args.family)
     began = time.time()
     try:
-        trial(args.folder, record, args.preset, args.sites)
+        if args.robust:
+            robust_trial(args.folder, record)
+        else:
+            trial(args.folder, record, args.preset, args.sites)
     except Exception as error:
         record.update(
             error=f'{type(error).__name__}: {error}'.strip(), traceback=traceback.format_exc()

@@ -13,6 +13,7 @@ from ..site import Losses, declared_by
 from .component import AFANComponent, find_model
 from .point import Passage, Point
 from .rerun import Rerun
+from .tape import CALL
 
 SITES = ('vector', 'map')
 LAST_LAYERS = ('fc_cls', 'fc_reg')
@@ -183,7 +184,8 @@ class _VectorPassage(Passage):
         """What the last layers read: one vector where they share it."""
         with ExitStack() as stack:
             for layer in _last_layers(self.point.owner):
-                stack.enter_context(replaced(layer, forward=lambda vector: vector))
+                # its hooks wait for the call that computes something
+                stack.enter_context(replaced(layer, **{CALL: lambda vector: vector}))
             vectors = [v for v in stock(*features, **options) if v is not None]
         vectors = vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
         self.levels = range(len(vectors))

@@ -13,7 +13,7 @@ from ..isolation import replaced
 
 # What runs a module with its hooks: these have seen the taped outputs. Torch 2.0 has no such method
 # that an instance could shadow.
-_CALL = '_call_impl' if hasattr(nn.Module, '_wrapped_call_impl') else 'forward'
+CALL = '_call_impl' if hasattr(nn.Module, '_wrapped_call_impl') else 'forward'
 _TENSOR = object()  # stands for a tensor of the tape
 _AGAIN = object()  # stands for a result that was overwritten after it was recorded
 
@@ -92,8 +92,8 @@ class Tape:
             answers[module].append(unpack(output))
         with ExitStack() as stack:
             for module, taped in answers.items():
-                call = getattr(module, _CALL)
-                stack.enter_context(replaced(module, **{_CALL: answered(taped, call)}))
+                call = getattr(module, CALL)
+                stack.enter_context(replaced(module, **{CALL: answered(taped, call)}))
             yield unpack(arguments)
 
 

@@ -3,29 +3,52 @@ with weighted pixels.
 """
 
 import copy
-from typing import Any, Dict, List, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
+from ..isolation import replaced
 from .ground_truth import MAPS, ignored_label, pad_map
 from .settings import AttackError
+
+PROGRESS = ('iter', 'epoch')
+DONE = 10**9  # later than any warm-up
 
 
 def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
     """The host's training loss for one image, a 0-dim tensor; 'pgd'.
 
     All of it: auxiliary heads, RPN and masks included. A segmentor's is that of the whole image,
-    also where its test cuts it into windows.
+    also where its test cuts it into windows. Where a loss changes with the training (a warm-up,
+    another assigner after some epochs), that of its end.
 
     Args:
         model: The host.
         image: Raw pixels as the pipeline packed them, (C, H, W), float.
         sample: Its data sample, with ground truth in the frame of the image. Never modified.
     """
-    losses = model._run_forward(preprocess(model, image, sample), mode='loss')
+    data = preprocess(model, image, sample)
+    with _at_the_end():
+        losses = model._run_forward(data, mode='loss')
     return model.parse_losses(losses)[0]
+
+
+@contextmanager
+def _at_the_end() -> Iterator[None]:
+    """Inside, whoever asks how far the training is, which is not known in a test, finds it done."""
+    known = MessageHub.get_current_instance().runtime_info
+    before = {key: known[key] for key in PROGRESS if key in known}
+    known.update(dict.fromkeys(PROGRESS, DONE))
+    try:
+        yield
+    finally:
+        for key in PROGRESS:
+            del known[key]
+        known.update(before)
 
 
 def weighted_cross_entropy(
@@ -103,26 +126,20 @@ def preprocess(model: nn.Module, image: Tensor, sample: Any) -> Dict[str, Any]:
     """What the host's own data preprocessor makes of one image, with ground truth padded as the
     input.
 
-    Called as for testing: what is attacked is what is deployed, without the batch augmentations of
-        training.
+    Without the batch augmentations of training, as what is attacked is what is deployed: called as
+    for testing, or for a detector as for training, since only there its masks and maps are padded,
+    and others made of its boxes.
     """
     preprocessor = model.data_preprocessor
-    data = preprocessor(dict(inputs=[image], data_samples=[copy.deepcopy(sample)]), False)
-    if hasattr(preprocessor, 'pad_seg'):
-        _pad_detection(preprocessor, data['data_samples'])
-    else:
+    is_detector = hasattr(preprocessor, 'pad_seg')
+    data = dict(inputs=[image], data_samples=[copy.deepcopy(sample)])
+    with replaced(preprocessor, batch_augments=None):
+        data = preprocessor(data, is_detector)
+    if not is_detector:
         _pad_segmentation(
             data['data_samples'], tuple(data['inputs'].shape[-2:]), ignored_label(model)
         )
     return data
-
-
-def _pad_detection(preprocessor: nn.Module, samples: List[Any]) -> None:
-    """What mmdet's preprocessor pads in training alone."""
-    if preprocessor.pad_mask:
-        preprocessor.pad_gt_masks(samples)
-    if preprocessor.pad_seg:
-        preprocessor.pad_gt_sem_seg(samples)
 
 
 def _pad_segmentation(samples: List[Any], shape: Tuple[int, int], ignored: int) -> None:

@@ -45,14 +45,16 @@ class PixelAttack:
     global random streams are as before, also after an exception.
 
     Args:
-        model: A detector, a segmentor or a classifier, not in a wrapper such as DDP's.
+        model: A detector, a segmentor or a classifier, not in a wrapper such as DDP's. Of a
+            semi-supervised detector, whose own loss needs images without labels too, the detector
+            that predicts is attacked.
         settings: The attack.
         frame: That of the ground truth, see
             :func:`~afan_mm.robustness.ground_truth.ground_truth_frame`. Defaults to 'input'.
     """
 
     def __init__(self, model: nn.Module, settings: AttackSettings, frame: str = 'input'):
-        self.model = model
+        self.model = model = predicting(model)
         self.settings = settings
         self.frame = frame
         # a prediction is that of the deployed model; only its training loss needs them
@@ -168,6 +170,12 @@ class PixelAttack:
 
     def _seed(self, name: str, purpose: str) -> int:
         return random.Random(f'{self.settings.seed}/{name}/{purpose}').getrandbits(63)
+
+
+def predicting(model: nn.Module) -> nn.Module:
+    """The detector in a semi-supervised one that its test takes; any other model itself."""
+    tested = getattr(model, 'semi_test_cfg', None)
+    return model if tested is None else getattr(model, tested.get('predict_on', 'teacher'))
 
 
 def split(batch: Dict[str, Any]) -> List[list]:

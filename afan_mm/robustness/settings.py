@@ -109,6 +109,11 @@ def library_of(model: nn.Module) -> str:
     """The library of a model: 'mmdet', 'mmseg' or 'mmpretrain'."""
     if isinstance(model, BaseTTAModel):
         raise AttackError('the robust evaluation does not work with test-time augmentation')
+    if any(cls.__name__ == 'BaseMOTModel' for cls in type(model).__mro__):
+        raise AttackError(
+            'the robust evaluation perturbs images one by one, but got '
+            f'{type(model).__name__}, which follows objects through clips'
+        )
     for cls in type(model).__mro__:
         library = cls.__module__.split('.')[0]
         if library in PROTOCOLS:

@@ -4,9 +4,11 @@ fronts.
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from afan_mm import is_recording
 from support.tiny import (
@@ -126,6 +128,36 @@ def test_memory_is_flat(host, site, detach):
         assert num_tensors() <= before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize('num_steps', (1, 2))
+@pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
+@pytest.mark.parametrize('site', ('vector', 'map'))
+def test_no_graph_of_a_roi_head_survives_a_step(site, detach, num_steps):
+    """What modules returned, which their graphs hold, is gone by reference counting alone. A hook
+    of somebody else sees each pass of the last layer once.
+    """
+    settings = dict(SETTINGS, site=site, detach=detach, num_steps=num_steps)
+    model, alive = model_of('detector', None, settings), []
+    for module in model.modules():
+        module.register_forward_hook(
+            lambda module, args, output: alive.extend(
+                weakref.ref(part)
+                for part in tree_flatten(output)[0]
+                if isinstance(part, torch.Tensor)
+            )
+        )
+    wrapper, batch = optim_wrapper(model), batch_of('detector')
+    calls = counted(model.roi_head.bbox_head.fc_cls)
+    gc.collect()
+    gc.disable()
+    try:
+        train(model, wrapper, [batch])
+        assert alive and [ref() for ref in alive] == [None] * len(alive)
+    finally:
+        gc.enable()
+    # the clean backward is the first step of the attack
+    assert len(calls) == 1 + (num_steps - 1) + SETTINGS['num_strengths']
 
 
 @pytest.mark.parametrize('levels, runs', (((-1,), 1), ((2,), 3), ((2, 3), 3)))

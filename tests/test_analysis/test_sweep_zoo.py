@@ -4,16 +4,20 @@ left for the next run.
 
 import io
 import json
+import re
 import subprocess
 
 import pytest
 from mmengine.config import Config
 from rich.console import Console
+from torch import nn
 
 from afan_mm.analysis import zoo, zoo_trial
+from afan_mm.analysis.zoo_attack import attack_steps
+from afan_mm.robustness import PixelAttack
 from support.fast_python import python
 from support.paths import TOOLS
-from support.tiny import segmentor_config
+from support.tiny import build, detector_config, segmentation_batch, segmentor_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_zoo.py'
 
@@ -93,6 +97,20 @@ def test_sweep(tmp_path):
     assert record['sites'] == ['backbone.conv2', 'backbone.layer7', 'neck'], record['sites']
     assert trained['preset'] == 'paper'
     assert 'mmpretrain: 1 families, 1 train stock, 1 of these with A-FAN = 100.0%' in printed
+    # So have the attacks.
+    code, printed, _ = sweep(tmp_path, '--families', 'mmseg/erfnet', '--robust')
+    record = json.loads((tmp_path / 'mmseg_erfnet_robust.json').read_text())
+    assert code == 0 and record['stage'] == 'done' and 'preset' not in record, record
+    assert [*record['attacks']] == ['pgd', 'segpgd', 'cospgd']
+    assert 'mmseg: 1 families, 1 train stock, 1 of these under every attack = 100.0%' in printed
+
+
+def dumped(folder, model, lr=0.1):
+    """A family with one config, and its empty record."""
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr))
+    scope = 'mmdet' if 'roi_head' in model else 'mmseg'
+    Config(dict(model=model, optim_wrapper=wrapper, default_scope=scope)).dump(folder / 'one.py')
+    return zoo_trial.Record(folder / 'record.json', family=f'{scope}/one')
 
 
 @pytest.mark.parametrize('lr, steps', [(0.1, 2), (0, None)])
@@ -103,11 +121,7 @@ def test_first_step_without_direction(tmp_path, lr, steps):
     model = segmentor_config(auxiliary=False)
     zero = dict(type='Constant', val=0, override=dict(name='conv_seg'))
     model.decode_head.init_cfg = zero
-    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr))
-    Config(dict(model=model, optim_wrapper=wrapper, default_scope='mmseg')).dump(
-        tmp_path / 'zero.py'
-    )
-    record = zoo_trial.Record(tmp_path / 'record.json', family='mmseg/zero')
+    record = dumped(tmp_path, model, lr)
     if steps is None:
         with pytest.raises(zoo_trial.StepError, match='the gradients are the stock ones'):
             zoo_trial.trial(tmp_path, record, 'recommended', None)
@@ -117,6 +131,79 @@ def test_first_step_without_direction(tmp_path, lr, steps):
     console = Console(record=True, width=200, file=io.StringIO())
     zoo.report([record], console)
     assert 'passed, in the second step' in console.export_text()
+
+
+@pytest.mark.parametrize(
+    'host, attacks', [('mmseg', ['pgd', 'segpgd', 'cospgd']), ('mmdet', ['pgd'])]
+)
+def test_attacks(tmp_path, host, attacks):
+    """One step moves nearly every value; SegPGD's second may take back what its first did."""
+    record = dumped(tmp_path, segmentor_config() if host == 'mmseg' else detector_config())
+    zoo_trial.robust_trial(tmp_path, record)
+    assert record['stage'] == 'done' and [*record['attacks']] == attacks
+    for name, share in record['attacks'].items():
+        assert (0.3 if name == 'segpgd' else 0.9) < share <= 1
+
+
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda model: nn.init.zeros_(model.decode_head.conv_seg.weight), 'no pixel was moved'),
+        (
+            lambda model: nn.init.constant_(model.decode_head.conv_seg.bias, float('nan')),
+            'is not finite',
+        ),
+        (lambda model: model.decode_head.conv_seg.weight.sum().backward(), 'traces .* gradients'),
+    ],
+)
+def test_attacks_that_do_not_count(spoil, message):
+    """Each is tried, and what is wrong with it is told."""
+    model = build(segmentor_config(auxiliary=False)).eval()
+    spoil(model)
+    moved, errors = attack_steps(model, segmentation_batch(num_samples=1))
+    assert not moved and [*errors] == ['pgd', 'segpgd', 'cospgd']
+    for error in errors.values():
+        assert re.search(message, str(error))
+
+
+@pytest.mark.parametrize('layer', ['backbone', 'decode_head'])
+def test_attacks_where_random_weights_are_certain(tmp_path, layer):
+    """Each layer of the backbone multiplies its input by about eight, which norms that fit undo;
+    nothing comes after the last layer that could.
+    """
+    model = segmentor_config(auxiliary=False)
+    if layer == 'backbone':
+        model.backbone.init_cfg = dict(type='Normal', layer='Conv2d', std=1.0)
+    else:
+        model.decode_head.init_cfg = dict(type='Normal', std=1e6, override=dict(name='conv_seg'))
+    record = dumped(tmp_path, model)
+    if layer == 'decode_head':
+        with pytest.raises(
+            zoo_trial.StepError, match='cospgd: NoGradientError: no pixel was moved'
+        ):
+            zoo_trial.robust_trial(tmp_path, record)
+        assert record['fitted']
+        return
+    zoo_trial.robust_trial(tmp_path, record)
+    assert record['stage'] == 'done' and record['fitted'] and len(record['attacks']) == 3
+    console = Console(record=True, width=200, file=io.StringIO())
+    zoo.report([record], console)
+    assert 'passed, with fitted norms' in console.export_text()
+
+
+def test_a_family_fails_where_one_attack_does(tmp_path, monkeypatch):
+    stock = PixelAttack.__call__
+
+    def fail(self, batch):
+        if self.settings.attack == 'segpgd':
+            raise ArithmeticError('on purpose')
+        return stock(self, batch)
+
+    monkeypatch.setattr(PixelAttack, '__call__', fail)
+    record = dumped(tmp_path, segmentor_config())
+    with pytest.raises(zoo_trial.StepError, match='^segpgd: ArithmeticError: on purpose$'):
+        zoo_trial.robust_trial(tmp_path, record)
+    assert record['stage'] == 'attack' and [*record['attacks']] == ['pgd', 'cospgd']
 
 
 def test_unknown_family(tmp_path):

@@ -485,6 +485,14 @@ def test_models_of_other_libraries_are_refused():
         library_of(torch.nn.Linear(1, 1))
 
 
+def test_trackers_are_refused():
+    """Their tests give clips, also where they train on single images."""
+    from mmdet.models import ByteTrack
+
+    with pytest.raises(AttackError, match='got ByteTrack, which follows objects through clips'):
+        library_of(ByteTrack(data_preprocessor=dict(type='mmdet.TrackDataPreprocessor')))
+
+
 def test_other_attacks_on_segmentors(data, tmp_path):
     metrics = runner_of(config('mmseg', data, tmp_path, attack='segpgd')).test()
     assert kind(metrics, 'clean') != kind(metrics, 'robust')

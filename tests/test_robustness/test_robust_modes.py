@@ -1,14 +1,19 @@
 """Which modules are told that they train while the loss of an attack is computed."""
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmengine.structures import PixelData
 from torch import nn
 
 from afan_mm.isolation import LAYERS, evaluation_mode, flow_modules, isolated_random
 from afan_mm.robustness import AttackSettings, PixelAttack
+from afan_mm.robustness.settings import ATTACKS_OF
+from support.families import family_model
 from support.tiny import (
     HOSTS,
     batch_of,
@@ -131,18 +136,77 @@ def test_a_loss_that_differs_in_evaluation_mode():
     assert not any(module.training for module in model.modules())
 
 
-def test_a_loss_that_fails_in_evaluation_mode():
+def ddrnet_config():
     """DDRNet returns what its auxiliary loss needs only where it trains."""
     model = hub_model('mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py')
-    model.backbone.update(channels=8, ppm_channels=8, init_cfg=None, norm_cfg=dict(type='BN'))
-    model.decode_head.update(in_channels=32, channels=8, norm_cfg=dict(type='BN'))
+    model.backbone.update(channels=8, ppm_channels=8)
+    model.decode_head.update(in_channels=32, channels=8)
+    return model
+
+
+def pidnet_config():
+    """So does PIDNet; its auxiliary losses are of edges, too."""
+    model = hub_model('mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py')
+    model.backbone.update(channels=8, ppm_channels=8)
+    model.decode_head.update(in_channels=32, channels=8)
+    return model
+
+
+@pytest.mark.parametrize('name', ATTACKS_OF['mmseg'])
+@pytest.mark.parametrize('config', [ddrnet_config, pidnet_config])
+def test_a_loss_that_fails_in_evaluation_mode(config, name):
+    """The training loss is that of a model that trains, and a weighted cross-entropy that of the
+    prediction.
+    """
+    model = config()
+    for part in (model.backbone, model.decode_head):
+        part.update(init_cfg=None, norm_cfg=dict(type='BN'))
     model = build(model).eval()
     batch = segmentation_batch(num_samples=1, size=64)
-    with pytest.raises(ValueError):
+    (sample,) = batch['data_samples']
+    sample.gt_edge_map = PixelData(data=(sample.gt_sem_seg.data > 2).long())
+    with pytest.raises((ValueError, AssertionError)):
         model(**model.data_preprocessor(copy.deepcopy(batch), False), mode='loss')
-    attack = PixelAttack(model, AttackSettings.for_library('mmseg', num_steps=1))
+    settings = AttackSettings.for_library('mmseg', attack=name, num_steps=2)
+    attack = PixelAttack(model, settings)
+
+    def objective(images):
+        if name == 'pgd':
+            return attack.losses(dict(batch, inputs=images))
+        data = model.data_preprocessor(dict(inputs=images, data_samples=[sample.clone()]), False)
+        (predicted,) = model(**data, mode='predict')
+        return F.cross_entropy(predicted.seg_logits.data[None], sample.gt_sem_seg.data)
+
     perturbed = attack(batch).images
-    assert attack.losses(dict(batch, inputs=perturbed)) > attack.losses(batch)
+    with torch.no_grad():
+        assert objective(perturbed) > objective(batch['inputs'])
+
+
+@pytest.mark.parametrize(
+    'name', ['boxinst/boxinst_r50_fpn_ms-90k_coco', 'tood/tood_r50_fpn_1x_coco']
+)
+def test_a_loss_that_changes_with_the_training(name):
+    """The attack raises that of its end, whether or not a training ran in this process. BoxInst
+    warms a loss of masks up, which its preprocessor makes of boxes; TOOD has another assigner in
+    the first epochs.
+    """
+    model = family_model(f'mmdet/{name}.py')
+    model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    model, batch = build(model), detection_batch(num_samples=1)
+    batch['inputs'][0].fill_(100)  # neighbours of one colour, which BoxInst compares
+    known, losses = MessageHub.get_current_instance().runtime_info, []
+    for now in (0, 10**6):
+        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        mode = evaluation_mode(model, flow_modules(model))
+        with patch.dict(known, iter=now, epoch=now), mode:
+            losses.append(float(model.parse_losses(model(**data, mode='loss'))[0].detach()))
+    assert losses[0] != losses[1]
+    attack = PixelAttack(model.eval(), AttackSettings.for_library('mmdet', num_steps=1))
+    for left in ({}, dict(iter=0, epoch=0)):
+        with patch.dict(known, left, clear=True):
+            assert float(attack.losses(batch).detach()) == pytest.approx(losses[1], rel=1e-5)
+            assert not torch.equal(attack(batch).images[0], batch['inputs'][0].float())
+            assert known == left
 
 
 def test_dropout_of_a_hosts_own_is_off():

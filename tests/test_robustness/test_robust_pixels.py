@@ -5,8 +5,11 @@ import copy
 
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from afan_mm.robustness import AttackError, AttackSettings, PixelAttack
+from support.families import family_model
 from support.tiny import (
     HOSTS,
     NUM_CLASSES,
@@ -270,6 +273,28 @@ def test_several_versions_of_an_image_are_refused(models):
         attack(models['segmentor'], 'segmentor')(
             dict(inputs=[batch['inputs']], data_samples=[batch['data_samples']])
         )
+
+
+@pytest.mark.parametrize('predict_on', (None, 'student'))
+def test_of_a_semi_supervised_detector_the_one_that_predicts_is_attacked(predict_on):
+    """Its own loss wants images without labels as well, which no test set has."""
+    model = family_model(
+        'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    )
+    if predict_on is None:
+        model.semi_test_cfg.pop('predict_on')
+    else:
+        model.semi_test_cfg.predict_on = predict_on
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(model).eval()
+    nn.init.normal_(model.student.backbone.conv1.weight)  # the two are not the same
+    batch = detection_batch()
+    found, expected = (
+        PixelAttack(each, AttackSettings.for_library('mmdet', num_steps=2))(batch).images
+        for each in (model, model.student if predict_on else model.teacher)
+    )
+    for image, clean, same in zip(found, batch['inputs'], expected):
+        assert torch.equal(image, same) and not torch.equal(image, clean.float())
 
 
 def test_checkpointing_is_refused():

@@ -9,6 +9,12 @@ A-FAN's step does so too and changes the gradients that reach the parameters; wh
 stock ones, as a last layer that starts at zero hides the loss from every site, the next step
 decides, and the table says so.
 
+With --robust, one step of each attack of the robust evaluation takes the place of A-FAN's: PGD, and
+for segmentors SegPGD and CosPGD, on one image. A family passes where each has a finite gradient,
+moves pixels, and leaves the model as it was. Where one finds no gradient, as random weights let the
+prediction be certain everywhere, all are repeated with batch norms that fit the batch, and the
+table says so.
+
 A sweep that was interrupted goes on where it stopped: each family leaves a JSON file in DIR.
 """
 
@@ -72,6 +78,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--sites', choices=['late'], help='of the conversion; default: those of the preset'
     )
+    parser.add_argument(
+        '--robust',
+        action='store_true',
+        help="a step of each attack on the pixels in place of A-FAN's, which needs no conversion",
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole table')
     return parser.parse_args(argv)
 
@@ -92,6 +103,9 @@ def main() -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     suffix = f'_{args.sites}' if args.sites else ''
     suffix += f'_{args.preset}' if args.preset != 'paper' else ''
+    options = ['--preset', args.preset, *(['--sites', args.sites] if args.sites else [])]
+    if args.robust:
+        suffix, options = '_robust', ['--robust']
     paths = {name: args.out_dir / f'{name.replace("/", "_")}{suffix}.json' for name in todo}
     console = Console(width=None if sys.stdout.isatty() else 200)
     columns = (
@@ -105,9 +119,7 @@ def main() -> None:
     ) as progress:
         task = progress.add_task('families', total=len(todo))
         running = {
-            pool.submit(
-                try_family, name, folder, paths[name], args.time_limit, args.preset, args.sites
-            ): name
+            pool.submit(try_family, name, folder, paths[name], args.time_limit, options): name
             for name, folder in todo.items()
             if is_wanted(paths[name], args.redo)
         }
@@ -118,7 +130,7 @@ def main() -> None:
     records = [record for record in map(read_record, paths.values()) if record]
     if args.json is not None:
         write_json(args.json, records)
-    report(records, console)
+    report(records, console, 'under every attack' if args.robust else 'with A-FAN')
 
 
 if __name__ == '__main__':
