@@ -4,7 +4,7 @@
 #   make lint               check style and layout with ruff, as the hooks of .pre-commit-config.yaml do
 #   make test               the test suite; PYTEST_ARGS="-k tools" for a part of it
 #   make quick              A-FAN on a small classifier of digits: needs no compiler
-#   make demo               train and evaluate both A-FAN demos on generated digits
+#   make demo               train and evaluate both A-FAN demos on generated digits (five and a half minutes on two quiet cores)
 #   make docs               build the documentation into docs/_build/html; warnings are errors
 #   make clean              remove build products and caches; data, work_dirs and .venv stay
 #
