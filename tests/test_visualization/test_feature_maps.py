@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 
 from afan_mm.cli import targeted_images
 from afan_mm.cli.feature_maps import build_model
-from afan_mm.engine import AFANFeatureMapHook
+from afan_mm.engine import AFANFeatureMapHook, feature_map_hook
 from afan_mm.settings import AFANSettings
 from afan_mm.utils.errors import UsageError
 from afan_mm.visualization import (
@@ -255,11 +255,9 @@ def test_hook_changes_nothing_and_draws(tmp_path):
 
 def test_hook_is_given_the_first_sample_and_the_warm_up(tmp_path, monkeypatch):
     """It captures the first image alone, with the current scale of epsilon."""
-    from afan_mm.engine import hooks
-
     seen = []
     monkeypatch.setattr(
-        hooks,
+        feature_map_hook,
         'capture',
         lambda model, batch, *args, **kwargs: seen.append((batch, args)) or [],
     )
