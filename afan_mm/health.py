@@ -62,9 +62,10 @@ class Health:
                 [_rms(d) / c.float().std(unbiased=False) for d, c in zip(deltas, clean)]
             ).max()
             tiny = torch.finfo(torch.float32).tiny  # a feature of zeros
+            delta_norm = _norm(deltas)
             self._perturbations[name] = dict(
-                delta_norm=_norm(deltas),
-                relative_norm=_norm(deltas) / _norm(clean).clamp(min=tiny),
+                delta_norm=delta_norm,
+                relative_norm=delta_norm / _norm(clean).clamp(min=tiny),
                 zero_share=sum((d == 0).sum() for d in deltas)
                 / max(sum(d.numel() for d in deltas), 1),
             )
@@ -72,7 +73,7 @@ class Health:
             if isinstance(strength, Tensor):  # one for each sample
                 added = _norm([strength.reshape(-1, *[1] * (d.dim() - 1)) * d for d in deltas])
             else:
-                added = strength * _norm(deltas)
+                added = strength * delta_norm
             self._mixes[name].append(torch.stack([moved, added]))
 
     def add_loss(self, name: str, loss: Tensor) -> None:

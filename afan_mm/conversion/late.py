@@ -13,6 +13,7 @@ from torch import nn
 from ..models import AFANClsHead
 from ..models.component import parameter
 from ..models.point import Point
+from ..random_batches import LIBRARIES
 from ..utils.errors import describe
 from .host import ConversionError, Host, level_read
 from .placement import HEADS, NECK_SITES
@@ -22,7 +23,6 @@ from .trial_step import Shape, shapes_of, trial_step
 
 MAX_TAIL_SHARE = 0.45
 NUM_STAGES = 2
-LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 INSTEAD = "Write sites, such as neck,head, or preset 'paper', which needs no step"
 
 

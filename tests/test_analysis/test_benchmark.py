@@ -591,7 +591,7 @@ def test_growth_changes_what_it_says(config):
         ),
         (
             '--cfg-options default_scope=mmrotate',
-            r"default_scope must be one of \('mmseg', 'mmdet', 'mmpretrain'\), but got 'mmrotate'",
+            r"default_scope must be one of \('mmdet', 'mmpretrain', 'mmseg'\), but got 'mmrotate'",
         ),
     ],
 )

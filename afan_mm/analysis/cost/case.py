@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from mmengine.utils import ProgressBar
 
-from ...random_batches import default_batch_size, default_shape, random_batch
+from ...random_batches import LIBRARIES, default_batch_size, default_shape, random_batch
 from ...utils.configs import read_config
 from ...utils.errors import UsageError, describe
 from .meters import measure_rounds
 from .runs import PartsRun, Run, TailRun
 from .variants import variants_of, with_settings
 
-LIBRARIES = ('mmseg', 'mmdet', 'mmpretrain')
 SMALLEST = 32  # pixels; the coarsest stride of these networks
 MEMORY_FROM = dict(cuda="CUDA's allocator", cpu="the profiler's record of tensors")
 
@@ -50,8 +49,8 @@ class Case:
         batch_size: Images. Defaults to the config's own on a GPU, 2 on a CPU.
 
     Raises:
-        UsageError: If the config cannot be read, has no A-FAN site, or is of another
-            library.
+        UsageError: If the config cannot be read, has no A-FAN site, or is of a library that no
+            batch can be made up for.
     """
 
     def __init__(
