@@ -19,6 +19,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from afan_mm.checkpoint import allow_mmengine_checkpoints
 from support.fast_python import python
+from support.versions import lists_safe_classes
 
 STOCK_RUN = """
 import sys
@@ -134,6 +135,7 @@ def test_stock_checkpoint_resumes(stock_run, tmp_path):
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
 
 
+@lists_safe_classes
 def test_checkpoint_of_numpy_1_loads(stock_run, tmp_path):
     """numpy 2 moved the functions by which its arrays are pickled; published checkpoints name the
     old place.
@@ -149,6 +151,7 @@ def test_checkpoint_of_numpy_1_loads(stock_run, tmp_path):
     assert checkpoint['message_hub']['log_scalars']['train/loss'].mean() > 0
 
 
+@lists_safe_classes
 @pytest.mark.parametrize(
     'dtype', [bool, np.int32, np.int64, np.uint8, np.float16, np.float32, np.float64]
 )
@@ -158,6 +161,7 @@ def test_plain_numbers_load(dtype, tmp_path):
     assert array.dtype == dtype and scalar == 1
 
 
+@lists_safe_classes
 @pytest.mark.parametrize(
     'config',
     [
@@ -224,6 +228,7 @@ def test_scheduler_is_only_looked_into(tmp_path):
         torch.load(str(tmp_path / 'scheduler.pth'), weights_only=True)
 
 
+@lists_safe_classes
 def test_getattr_itself_is_never_listed():
     allowed = torch.serialization.get_safe_globals()
     assert not {getattr, eval, exec, os.system} & {item for item in allowed if callable(item)}
@@ -231,6 +236,7 @@ def test_getattr_itself_is_never_listed():
     assert len(torch.serialization.get_safe_globals()) == len(allowed)
 
 
+@lists_safe_classes
 def test_metainfo_with_a_dict_inside_loads(tmp_path):
     """As a data set reads it from a config, and CheckpointHook writes it."""
     metainfo = Config(

@@ -4,6 +4,7 @@ explicit graphs, in float64, for a segmentor and a detector, with single sites a
 
 import copy
 
+import mmseg
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from support.tiny import (
     segmentor_config,
     with_afan,
 )
+from support.versions import older
 
 SETTINGS = dict(
     epsilon=EPSILON,
@@ -121,7 +123,9 @@ def segmentor_formula(model, batch, sites, detach, *pgd, class_weight=None):
     levels = model.backbone(data['inputs'])
     feature = feature_of(levels[0], levels[3])
     clean = [as_labels(head.conv_seg(feature)), auxiliary(levels[2])]
-    count = labels.numel() if class_weight is None else shares.sum()
+    # before mmseg 1.2 the average is over all pixels, whatever their weights
+    plain = class_weight is None or older(mmseg, '1.2.0')
+    count = labels.numel() if plain else shares.sum()
     each = [F.cross_entropy(logits, labels, reduction='none', ignore_index=255) for logits in clean]
     loss = (shares * each[0]).sum() / count + 0.4 * each[1].mean()
 

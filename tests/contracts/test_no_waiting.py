@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from afan_mm import AFANSettings, tap
 from support.tiny import build, optim_wrapper, segmentation_batch, segmentor_config, with_afan
 from support.toy import batch, host
+from support.versions import runs_without_values
+
+pytestmark = runs_without_values
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from support.tiny import (
     train,
     with_afan,
 )
+from support.versions import older
 
 SETTINGS = dict(epsilon=0.1, num_strengths=2, strengths='linspace')
 
@@ -156,8 +157,10 @@ def test_no_graph_of_a_roi_head_survives_a_step(site, detach, num_steps):
         assert alive and [ref() for ref in alive] == [None] * len(alive)
     finally:
         gc.enable()
-    # the clean backward is the first step of the attack
-    assert len(calls) == 1 + (num_steps - 1) + SETTINGS['num_strengths']
+    # the clean backward is the first step of the attack; torch 2.0 cannot pass by a module's hooks
+    # where the vector is reached
+    reached = site == 'vector' and older(torch, '2.1')
+    assert len(calls) == 1 + (num_steps - 1) + SETTINGS['num_strengths'] + reached
 
 
 @pytest.mark.parametrize('levels, runs', (((-1,), 1), ((2,), 3), ((2, 3), 3)))

@@ -22,6 +22,9 @@ from support.paths import CONFIGS
 from support.projects import write_project
 from support.tiny import assert_identical, detector_config, random_streams, segmentor_config
 from support.tools import load_tool
+from support.versions import counts_operations
+
+pytestmark = counts_operations
 
 HAND_MADE = {
     'efficientnet_lite0/efficientnet-lite0_1xb64-156_cifar10-500-64x64': 'neck',

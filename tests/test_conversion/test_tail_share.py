@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from afan_mm.conversion import tail_share
 from afan_mm.conversion.stages import inner_modules, stages
 from afan_mm.conversion.tail_share import Meter
 from afan_mm.models.point import Point
 from support.tiny import batch_of, build, optim_wrapper, stock_config, train, with_afan
+from support.versions import counts_operations
+
+FlopCounterMode = tail_share.FlopCounterMode  # None before torch 2.1
+pytestmark = counts_operations
 
 # Operations of the layers of Tiny on its images, 2 x batch x places x inputs x outputs x kernel.
 STEM = 2 * 2 * 25 * 3 * 4

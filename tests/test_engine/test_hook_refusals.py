@@ -159,7 +159,7 @@ def test_hook_left_in_a_stock_run(tmp_path):
     ),
 )
 def test_wrong_base_fails_at_build(component, base, message):
-    with pytest.raises(UsageError, match=f'^{component}: .*{message}'):
+    with pytest.raises(UsageError, match=f'(^|: ){component}: .*{message}'):
         MODELS.build(dict(type=component, base=base))
 
 

@@ -1,0 +1,24 @@
+"""What older libraries cannot do: a test of it is skipped there, with the reason."""
+
+import mmengine
+import pytest
+import torch
+from mmengine.utils import digit_version
+
+
+def older(library, version):
+    return digit_version(library.__version__) < digit_version(version)
+
+
+counts_operations = pytest.mark.skipif(
+    older(torch, '2.1'), reason='late sites are found by the counter of torch 2.1 or newer'
+)
+runs_without_values = pytest.mark.skipif(
+    older(torch, '2.1'), reason='before torch 2.1 some losses have no operator without values'
+)
+lists_safe_classes = pytest.mark.skipif(
+    older(torch, '2.4'), reason='before torch 2.4 safe loading takes no list of classes'
+)
+goes_on_with_the_data = pytest.mark.skipif(
+    older(mmengine, '0.10.3'), reason='before mmengine 0.10.3 a resumed run starts its data again'
+)
