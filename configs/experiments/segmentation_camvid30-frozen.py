@@ -12,15 +12,17 @@ arms = dict(
     longer=dict(factor=2),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
-    tuned=dict(optim_wrapper=dict(optimizer=dict(lr=0.3))),  # stock's: 0.01
-    tuned_late=dict(config=_late, optim_wrapper=dict(optimizer=dict(lr=0.3))),
 )
 for _part in ('neck', 'decode_head'):
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
     arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
-del _part, _late
+for _rate in (0.3, 1.0):  # stock's: 0.01
+    _faster = {'optim_wrapper.optimizer.lr': _rate}
+    arms[f'stock_lr_{_rate:g}'] = _faster
+    arms[f'late_lr_{_rate:g}'] = dict(config=_late, **_faster)
+del _part, _late, _rate, _faster
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
-references = ['stock', 'control', 'longer', 'noise', 'sam', 'tuned']
+references = ['stock', 'control', 'longer', 'noise', 'sam', 'stock_lr_0.3', 'stock_lr_1']
 keep_checkpoints = True

@@ -21,10 +21,10 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
-    rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3]},  # stock's: 0.01
+    rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3, 1.0, 3.0]},  # stock's: 0.01
     decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
     late={_epsilon: [0.1, 0.3]},
-    noise={_epsilon: [0.3, 1.0]},
+    noise={_epsilon: [0.3, 1.0, 3.0]},
     sam={'optim_wrapper.rho': [0.05, 0.2]},
 )
 del _parts, _epsilon, _gaussian, _late

@@ -7,21 +7,23 @@ model = dict(
 )
 
 data_root = 'data/digits/'
+# mmdet 3.0 wants every key that is packed, and digits are not flipped
+pack = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomResize', scale=(96, 96), ratio_range=(0.9, 1.2), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(96, 96)),
-    dict(type='PackDetInputs'),
+    pack,
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(96, 96), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    pack,
 ]
 dataset = dict(
     _delete_=True,

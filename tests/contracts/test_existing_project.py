@@ -200,15 +200,16 @@ def test_stock_tool_evaluates_the_converted_config(project, trained):
 
 def test_checkpoint_goes_back_into_the_stock_config(project, trained, monkeypatch):
     monkeypatch.syspath_prepend(str(project))
-    outputs = []
+    outputs, batch = [], segmentation_batch()
+    images = [{key: values[i : i + 1] for key, values in batch.items()} for i in range(2)]
     for name in ('leaves_plots', 'afan_leaves_plots'):
         cfg = Config.fromfile(str(project / 'configs' / f'{name}.py'))
         with DefaultScope.overwrite_default_scope('mmseg'):
             model = MODELS.build(cfg.model).eval()
             load_checkpoint(model, str(project / 'run' / 'iter_3.pth'), strict=True)
             with torch.no_grad():
-                samples = model.test_step(segmentation_batch())
-                outputs.append({i: sample.seg_logits.data for i, sample in enumerate(samples)})
+                samples = [model.test_step(image)[0] for image in images]
+            outputs.append({i: sample.seg_logits.data for i, sample in enumerate(samples)})
         assert isinstance(model.decode_head, afan_mm.AFANDecodeHead) == (
             name == 'afan_leaves_plots'
         )

@@ -169,7 +169,7 @@ def test_wrong_base_fails_at_build(component, base, message):
         (
             segmentor_config,
             dict(head=dict(site='botleneck')),
-            r"^AFANDecodeHead of .*: site must be one of \['classifier', .*'bottleneck'.*got 'botleneck'",
+            r"(^|: )AFANDecodeHead of .*: site must be one of \['classifier', .*'bottleneck'.*got 'botleneck'",
         ),
         (
             segmentor_config,
