@@ -57,7 +57,7 @@ SECONDS = {'0_bindings.cpp': 70, '1_cpu.cpp': 31, '2_glue.cpp': 30, '3_clashing.
 
 
 class BuildError(Exception):
-    """The united build failed; the message is what the compiler said last."""
+    """The united build failed; the message is what the compiler complained of, and said last."""
 
 
 class SourceError(Exception):
@@ -92,6 +92,11 @@ def unite(sources):
         path.rename(path.with_suffix(SUFFIX))
     for name, text in zip(SECONDS, texts):
         (sources / name).write_text(text)
+
+
+def leave_standard_to_torch(setup):
+    """Have mmcv's `setup.py` name no C++ standard; torch then adds its own."""
+    setup.write_text(re.sub(r"'-std=c\+\+\d+'", '', setup.read_text()))
 
 
 def include(names):
@@ -131,15 +136,21 @@ def count_cores():
 
 
 class Build:
-    """A united build in a temporary folder. The compiler runs beside whatever the caller does."""
+    """A united build in a temporary folder. The compiler runs beside whatever the caller does.
 
-    def __init__(self, python, variables, pin):
+    With `cpp17` it reads the standard that mmcv names, whose headers compile a twelfth faster than
+    those of the next.
+    """
+
+    def __init__(self, python, variables, pin, cpp17):
         self.jobs = int(variables.get('MAX_JOBS') or count_cores())
         self.temporary = tempfile.TemporaryDirectory(prefix='afan_mm_mmcv_')
         self.folder = Path(self.temporary.name)
         self.wheels = self.folder / 'wheels'
         source = self._unpack([str(python), '-m', 'pip'], variables, pin)
         unite(source / 'mmcv' / 'ops' / 'csrc' / 'pytorch')
+        if not cpp17:
+            leave_standard_to_torch(source / 'setup.py')
         print('mmcv: compiling its operators for the CPU', flush=True)
         self.started = time.monotonic()
         # setup.py itself, not pip: pip would run it three times, and each time it loads torch
@@ -192,7 +203,9 @@ class Build:
                 )
         wheel = find_wheel(self.wheels)
         if self.process.returncode != 0 or wheel is None:
-            raise BuildError('\n'.join(self._read_log().splitlines()[-30:]))
+            lines = self._read_log().splitlines()
+            errors = [line for line in lines if ' error: ' in line]
+            raise BuildError('\n'.join([*errors[:10], *lines[-30:]]))
         return wheel
 
     def _stop(self):

@@ -31,6 +31,11 @@ def find_device(facts, variables):
     return ', '.join([*forced, *facts['devices']])
 
 
+def version_of(text):
+    """(2, 14) of 2.14.1+cu130."""
+    return tuple(map(int, re.findall(r'\d+', text)[:2]))
+
+
 class Pin(NamedTuple):
     """The source package of mmcv: the name of the project that publishes it, version and hash."""
 
@@ -86,6 +91,7 @@ class WheelSource:
         self.python, self.variables = python, variables
         self.pin = read_pin(requirements)
         self.cache = choose_cache(facts, self.pin, variables)
+        self.cpp17 = version_of(facts['torch']) < (2, 14)  # whose headers want C++20
         self.build = None
         device = find_device(facts, variables)
         self.is_plain = bool(device)
@@ -96,7 +102,7 @@ class WheelSource:
         """Have the compiler begin where it will be needed."""
         if not (self.is_plain or self.build or find_wheel(self.cache)):
             try:
-                self.build = Build(self.python, self.variables, self.pin)
+                self.build = Build(self.python, self.variables, self.pin, self.cpp17)
             except OSError as error:  # no room, or the sources are not as they were
                 self._give_up(error)
 

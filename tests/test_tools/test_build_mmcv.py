@@ -44,7 +44,7 @@ class FakeBuild:
     def __init__(self, outcome):
         self.outcome, self.started = outcome, 0
 
-    def __call__(self, python, variables, pin):
+    def __call__(self, python, variables, pin, cpp17):
         self.started += 1
         if isinstance(self.outcome, OSError):
             raise self.outcome
@@ -131,6 +131,30 @@ def test_what_clashes_is_renamed_for_its_own_file(tmp_path):
     ]
 
 
+# the standard
+
+
+def test_standard_is_left_to_torch(tmp_path):
+    """mmcv's own lines: what is left is a list of the other options."""
+    setup = tmp_path / 'setup.py'
+    setup.write_text("""cuda = ''
+a = ['-Wall', '-std=c++17']
+b = [cuda, '-std=c++14'] if cuda else ['-std=c++14']
+""")
+    build_mmcv.leave_standard_to_torch(setup)
+    found = {}
+    exec(setup.read_text(), found)
+    assert found['a'] == ['-Wall'] and found['b'] == []
+
+
+@pytest.mark.parametrize(
+    'torch, cpp17', [('2.0.1+cu117', True), ('2.13.0', True), ('2.14.1+cu130', False)]
+)
+def test_standard_is_mmcvs_own_where_torch_takes_it(torch, cpp17):
+    facts = dict(FACTS, torch=torch)
+    assert mmcv_wheel.WheelSource('python', {}, facts, REQUIREMENTS).cpp17 == cpp17
+
+
 # the time left
 
 
@@ -209,7 +233,9 @@ def package(tmp_path, monkeypatch):
     (folder / 'PKG-INFO').write_text('Metadata-Version: 1.0\nName: mmcv\nVersion: 2.1.0\n')
     (folder / 'setup.py').write_text(
         f"import pathlib, sys, setuptools\npathlib.Path({str(mark)!r}).write_text('ran')\n"
-        "sys.exit('no such header') if 'bdist_wheel' in sys.argv else None\n"
+        "if 'bdist_wheel' in sys.argv:\n"
+        "    print('pybind.cpp:1:2: error: no such header', *range(50), sep='\\n')\n"
+        "    sys.exit('ninja: build stopped')\n"
         "setuptools.setup(name='mmcv', version='2.1.0')\n"
     )
     archive = tmp_path / 'index' / 'mmcv-2.1.0.tar.gz'
@@ -240,7 +266,9 @@ def test_failed_build_says_why_and_leaves_it_to_mmcvs_own(package, capfd):
     assert source.get() is None
     assert mark.exists()
     said = capfd.readouterr().out
-    assert 'no such header' in said and 'quick build failed' in said
+    # what the compiler complained of, and what came last
+    assert 'pybind.cpp:1:2: error: no such header\n2' in said and 'ninja: build stopped' in said
+    assert 'quick build failed' in said
     assert source.get() is None  # and is not tried again
 
 
