@@ -61,11 +61,18 @@ def test_a_partly_frozen_backbone_is_converted(path):
         assert convert(cfg, preset='paper').overrides['model']['neck']['type'] == 'AFANNeckWrapper'
 
 
-def test_configs_of_the_readme(tmp_path):
+@pytest.mark.parametrize(
+    'page, expected',
+    (
+        ('README.md', [['decode_head', 'neck']]),
+        ('docs/get_started.md', [['decode_head', 'neck'], ['neck', 'roi_head']]),
+    ),
+)
+def test_configs_of_a_page(page, expected, tmp_path):
     """Those that turn a stock config into A-FAN, as they stand there."""
     blocks = [
         block
-        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+        for block in re.findall(r'```python\n(.*?)```', (ROOT / page).read_text(), re.S)
         if '_base_' in block
     ]
     sites = []
@@ -73,7 +80,7 @@ def test_configs_of_the_readme(tmp_path):
         path = tmp_path / f'config{index}.py'
         path.write_text(block)
         sites.append(sites_of(Config.fromfile(str(path))))
-    assert sites == [['decode_head', 'neck'], ['neck', 'roi_head']]
+    assert sites == expected
 
 
 @pytest.mark.parametrize(
