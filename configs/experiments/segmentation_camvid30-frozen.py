@@ -1,7 +1,7 @@
 # Does late joint A-FAN help a segmentation head on frozen features of 30 images? More than noise,
 # and than sharpness-aware minimisation? All with the sizes of classification_cifar10-500.py;
 # segmentation_camvid30-frozen_tuning.py compares them with others. And at the learning rate that it
-# found best for stock?
+# found best for stock, 1, and at 0.3?
 base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
 _late = '../deeplabv3plus/afan_deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120_late.py'
