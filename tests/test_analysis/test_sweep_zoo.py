@@ -166,6 +166,19 @@ def test_attacks_that_do_not_count(spoil, message):
         assert re.search(message, str(error))
 
 
+def test_attacks_on_a_host_that_gives_a_module_a_second_place():
+    """As DDQ gives its decoder the branches of its head, when its loss is computed."""
+    model = build(segmentor_config(auxiliary=False)).eval()
+
+    def second_place(backbone, args):
+        backbone.classifier = model.decode_head.conv_seg
+
+    model.backbone.register_forward_pre_hook(second_place)
+    moved, errors = attack_steps(model, segmentation_batch(num_samples=1))
+    assert [*moved] == ['pgd', 'segpgd', 'cospgd'] and not errors
+    assert 'backbone.classifier.weight' in model.state_dict()
+
+
 @pytest.mark.parametrize('layer', ['backbone', 'decode_head'])
 def test_attacks_where_random_weights_are_certain(tmp_path, layer):
     """Each layer of the backbone multiplies its input by about eight, which norms that fit undo;
