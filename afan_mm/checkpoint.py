@@ -93,16 +93,15 @@ ONE_CYCLE = _stand_in(
     _refuse_call, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__name__}'
 )
 
+ANNEALING = ('_annealing_cos', '_annealing_linear')
+for _name in ANNEALING:  # for a loader that lists getattr itself, as the fork onedl-mmengine does
+    setattr(ONE_CYCLE, _name, getattr(OneCycleParamScheduler, _name))
+
 # All that a checkpoint may look up by name.
 ATTRIBUTES = {
     (HistoryBuffer, name): getattr(HistoryBuffer, name)
     for name in ('min', 'max', 'mean', 'current')
 }
-ATTRIBUTES.update(
-    {
-        (ONE_CYCLE, name): getattr(OneCycleParamScheduler, name)
-        for name in ('_annealing_cos', '_annealing_linear')
-    }
-)
+ATTRIBUTES.update({(ONE_CYCLE, name): getattr(OneCycleParamScheduler, name) for name in ANNEALING})
 
 SAFE_GLOBALS = _list_safe_globals()

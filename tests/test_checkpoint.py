@@ -19,7 +19,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from afan_mm.checkpoint import allow_mmengine_checkpoints
 from support.fast_python import python
-from support.versions import lists_safe_classes
+from support.versions import lists_safe_classes, older
 
 STOCK_RUN = """
 import sys
@@ -179,6 +179,17 @@ def test_schedules_load(config, tmp_path):
     scheduler = getattr(mmengine.optim, config.pop('type'))(optimizer, **config)
     torch.save(scheduler.state_dict(), str(tmp_path / 'schedule.pth'))
     assert torch.load(str(tmp_path / 'schedule.pth'), weights_only=True) == scheduler.state_dict()
+
+
+@pytest.mark.skipif(older(torch, '2.5'), reason='torch 2.5 is the first with this context')
+def test_a_loader_may_list_getattr_itself(tmp_path):
+    """As the fork onedl-mmengine does while it loads."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = mmengine.optim.OneCycleLR(optimizer, eta_max=0.1, total_steps=5)
+    torch.save(scheduler.state_dict(), str(tmp_path / 'schedule.pth'))
+    with torch.serialization.safe_globals([getattr]):
+        found = torch.load(str(tmp_path / 'schedule.pth'), weights_only=True)
+    assert found == scheduler.state_dict()
 
 
 class Call:

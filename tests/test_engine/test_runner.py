@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint, load_checkpoint
 from torch.utils.data import Dataset
 
+from afan_mm.checkpoint import allow_mmengine_checkpoints
 from support.fast_python import python
 from support.tiny import (
     HOSTS,
@@ -110,6 +111,7 @@ def make_runner(host, work_dir, hooks=(), auxiliary=False, **kwargs):
 
 
 def saved(work_dir, iteration):
+    allow_mmengine_checkpoints()  # the fork's loader takes its classes off the list again
     return torch.load(
         Path(work_dir) / f'iter_{iteration}.pth', weights_only=not older(torch, '2.4')
     )
