@@ -35,7 +35,8 @@ NUMBERS = '?bhilqBHILQefd'  # numpy's codes of plain numbers: no objects, string
 def allow_mmengine_checkpoints() -> None:
     """Add what mmengine's checkpoints hold to what torch loads. Further calls change nothing.
 
-    torch below 2.4 has no such list, and below 2.6 asks for it only on request.
+    torch below 2.4 has no such list, and below 2.6 asks for it only on request; that of 2.4 lacks a
+    function of numpy's numbers then, so that checkpoints load with its default alone.
     """
     if hasattr(torch.serialization, 'add_safe_globals'):
         torch.serialization.add_safe_globals(SAFE_GLOBALS)

@@ -113,7 +113,7 @@ def make_runner(host, work_dir, hooks=(), auxiliary=False, **kwargs):
 def saved(work_dir, iteration):
     allow_mmengine_checkpoints()  # the fork's loader takes its classes off the list again
     return torch.load(
-        Path(work_dir) / f'iter_{iteration}.pth', weights_only=not older(torch, '2.4')
+        Path(work_dir) / f'iter_{iteration}.pth', weights_only=not older(torch, '2.6')
     )
 
 
