@@ -103,6 +103,6 @@ ATTRIBUTES = {
     (HistoryBuffer, name): getattr(HistoryBuffer, name)
     for name in ('min', 'max', 'mean', 'current')
 }
-ATTRIBUTES.update({(ONE_CYCLE, name): getattr(OneCycleParamScheduler, name) for name in ANNEALING})
+ATTRIBUTES.update({(ONE_CYCLE, name): getattr(ONE_CYCLE, name) for name in ANNEALING})
 
 SAFE_GLOBALS = _list_safe_globals()

@@ -24,7 +24,7 @@ grid = dict(
     rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3, 1.0, 3.0]},  # stock's: 0.01
     decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
     late={_epsilon: [0.1, 0.3]},
-    noise={_epsilon: [0.3, 1.0, 3.0]},
+    noise={_epsilon: [0.3, 1.0]},
     sam={'optim_wrapper.rho': [0.05, 0.2]},
 )
 del _parts, _epsilon, _gaussian, _late

@@ -14,6 +14,7 @@ from afan_mm import AFANHook
 from afan_mm.utils.errors import UsageError
 from support.runs import NECK, Trace, afan_model, train
 from support.tiny import build, detector_config, segmentor_config, with_afan
+from support.versions import MESSAGE_STARTS
 
 
 class MuteHost(BaseModel):
@@ -159,7 +160,7 @@ def test_hook_left_in_a_stock_run(tmp_path):
     ),
 )
 def test_wrong_base_fails_at_build(component, base, message):
-    with pytest.raises(UsageError, match=f'(^|: ){component}: .*{message}'):
+    with pytest.raises(UsageError, match=f'{MESSAGE_STARTS}{component}: .*{message}'):
         MODELS.build(dict(type=component, base=base))
 
 
@@ -169,7 +170,8 @@ def test_wrong_base_fails_at_build(component, base, message):
         (
             segmentor_config,
             dict(head=dict(site='botleneck')),
-            r"(^|: )AFANDecodeHead of .*: site must be one of \['classifier', .*'bottleneck'.*got 'botleneck'",
+            MESSAGE_STARTS
+            + r"AFANDecodeHead of .*: site must be one of \['classifier', .*'bottleneck'.*got 'botleneck'",
         ),
         (
             segmentor_config,
