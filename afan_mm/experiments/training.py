@@ -61,7 +61,8 @@ def train(cfg: Config, folder: Path) -> Runner:
     if checkpoint is not None:
         cfg.load_from, cfg.resume = checkpoint, not finished
     runner = build_runner(cfg)
-    if finished:
+    if finished:  # as Runner.test does: some hooks begin here, or take what is loaded
+        runner.call_hook('before_run')
         runner.load_or_resume()
         return runner
     runner.register_hook(Notes(folder))

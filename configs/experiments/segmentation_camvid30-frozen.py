@@ -16,11 +16,10 @@ arms = dict(
 for _part in ('neck', 'decode_head'):
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
     arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
-for _rate in (0.3, 1.0):  # stock's: 0.01
-    _faster = {'optim_wrapper.optimizer.lr': _rate}
-    arms[f'stock_lr_{_rate:g}'] = _faster
-    arms[f'late_lr_{_rate:g}'] = dict(config=_late, **_faster)
-del _part, _late, _rate, _faster
+for _rate in (0.3, 1.0):  # mmseg's: 0.01
+    for _arm in ('stock', 'late', 'noise', 'sam'):
+        arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
+del _late, _part, _rate, _arm
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'

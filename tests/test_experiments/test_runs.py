@@ -19,6 +19,7 @@ from afan_mm.experiments import (
 )
 from afan_mm.experiments import run as run_module
 from afan_mm.experiments.measures import MEASURES
+from afan_mm.experiments.measures.base import METRIC_OF
 from support.paths import ROOT, TOOLS
 from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
 
@@ -172,6 +173,31 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     (after,) = plan.store.all()
     assert after['training'] == record['training'] and len(after['measured']) == 2
     assert not list((tmp_path / 'store').rglob('*.pth'))
+
+
+def test_a_measure_that_is_added_later_takes_the_weights_that_were_kept(tmp_path, monkeypatch):
+    """Also where the weights to measure are an average, which hooks keep and put in place."""
+    write_project('mmpretrain', tmp_path)
+    ema = dict(type='EMAHook', momentum=0.5)
+    options = dict(arms=dict(stock={}), common=dict(SHORT, custom_hooks=[ema]))
+    options['keep_checkpoints'] = True
+    plan = plan_of(tmp_path, 'mmpretrain', measures=['nll'], **options)
+    assert not execute(plan)[0]
+    (first,) = plan.store.all()
+    # the same figure by another name
+    monkeypatch.setitem(MEASURES, 'again', MEASURES['nll'])
+    monkeypatch.setitem(METRIC_OF, 'again', METRIC_OF['nll'])
+    monkeypatch.setattr('mmengine.runner.Runner.train', None)  # must not be asked for
+    plan = plan_of(tmp_path, 'mmpretrain', measures=['nll', 'again'], **options)
+    failed, said = execute(plan)
+    assert not failed, said
+    (record,) = plan.store.all()
+    nll, again = (
+        next(each for each in record['measured'].values() if each['measure']['type'] == name)
+        for name in ('nll', 'again')
+    )
+    assert nll == next(iter(first['measured'].values()))
+    assert again['figures'] == {'again/nll': pytest.approx(nll['figures']['nll'], rel=1e-6)}
 
 
 def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
