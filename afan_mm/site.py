@@ -155,8 +155,8 @@ def declared_by(module: Any) -> List[AFANSettings]:
 
 
 def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The modules of a model by path, but for those inside another model that is frozen: a teacher
-    has no sites.
+    """The modules of a model by path, but for another model in it that is frozen: a teacher has no
+    sites.
     """
     frozen = tuple(
         f'{path}.'
@@ -166,7 +166,7 @@ def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
         and not any(p.requires_grad for p in module.parameters())
     )
     for path, module in model.named_modules():
-        if not path.startswith(frozen):
+        if not f'{path}.'.startswith(frozen):
             yield path, module
 
 

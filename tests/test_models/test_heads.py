@@ -16,7 +16,7 @@ from torch import nn
 from afan_mm import AFANSettings, tap
 from afan_mm.engine.site_table import check_sites
 from afan_mm.isolation import restored_state
-from afan_mm.site import declared_by, trained_modules
+from afan_mm.site import declared_sites
 from support.exact import EPSILON, assert_same, objective_gradients
 from support.tiny import (
     build,
@@ -306,15 +306,18 @@ class Pair(BaseModel):
         return self.loss(**data)
 
 
+def test_a_teacher_that_is_a_site_itself_is_none():
+    """As a model does that was built with ``AFANModel``."""
+    pair = Pair(segmentor_config())
+    pair.student.afan = pair.teacher.afan = AFANSettings(name='stage')
+    assert [path for path, _ in declared_sites(pair)] == ['student']
+
+
 def test_teacher_has_no_sites():
     """It declares them, as the student does; the step is that of the student alone."""
     config = with_afan(segmentor_config(), neck=SETTINGS, head=SETTINGS)
     pair, data = Pair(config), segmentation_batch()
-    sites = [
-        (path, settings)
-        for path, module in trained_modules(pair)
-        for settings in declared_by(module)
-    ]
+    sites = declared_sites(pair)
     assert [path for path, _ in sites] == ['student.neck', 'student.decode_head']
     check_sites(sites, type(optim_wrapper(pair)))
     ours = gradients(pair, data)
