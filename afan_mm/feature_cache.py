@@ -16,7 +16,8 @@ class FeatureCache(BaseModule):
     Its norms use their loaded statistics and its parameters require no gradient, so that an image
     has the same features in every epoch. They are found by the image's values: where training draws
     few different ones, as from a small data set with flips alone, nearly every iteration trains the
-    head only. Nothing is kept in evaluation, whose images are seen once.
+    head only. Nothing is kept in evaluation, whose images are seen once, nor of an image that
+    requires a gradient, as in an attack on the pixels.
 
     Args:
         base: Config of the stock backbone, which returns a sequence of maps. Its ``init_cfg`` is
@@ -31,7 +32,7 @@ class FeatureCache(BaseModule):
             self.base = registry.build(base)
         self.base.requires_grad_(False)
         self.max_images = max_images
-        self._known: Dict[str, List[Tensor]] = {}
+        self._known = _Known()
         self.train()
 
     def train(self, mode: bool = True) -> 'FeatureCache':
@@ -40,21 +41,38 @@ class FeatureCache(BaseModule):
         self.base.eval()
         return self
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """Maps of a batch ``(N, 3, H, W)``, each ``(N, C, H', W')``."""
-        if not self.training:
+        if not self.training or images.requires_grad:
             return tuple(self.base(images))
+        return self._kept(images)
+
+    @torch.no_grad()
+    def _kept(self, images: Tensor) -> Tuple[Tensor, ...]:
+        known = self._known.features
         names = [_name(image) for image in images]
-        unknown = [i for i, name in enumerate(names) if name not in self._known]
+        unknown = [i for i, name in enumerate(names) if name not in known]
         computed: Dict[str, List[Tensor]] = {}
         if unknown:
             maps = self.base(images[unknown])
             computed = {names[i]: [m[row] for m in maps] for row, i in enumerate(unknown)}
-            room = max(self.max_images - len(self._known), 0)
-            self._known.update(list(computed.items())[:room])
-        rows = [self._known.get(name) or computed[name] for name in names]
+            room = max(self.max_images - len(known), 0)
+            known.update(list(computed.items())[:room])
+        rows = [known.get(name) or computed[name] for name in names]
         return tuple(torch.stack(level) for level in zip(*rows))
+
+
+class _Known:
+    """Maps by the name of their image.
+
+    Without a ``__dict__``, so that the adversarial passes, which put back what a host's attributes
+    were before them, do not copy all that is kept: it depends on the images alone.
+    """
+
+    __slots__ = ('features',)
+
+    def __init__(self) -> None:
+        self.features: Dict[str, List[Tensor]] = {}
 
 
 def _name(image: Tensor) -> str:

@@ -1,11 +1,15 @@
 """A frozen backbone that computes the features of an image once."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
 
 import afan_mm  # noqa: F401  registers FeatureCache
+from afan_mm.isolation import restored_state
 
 
 @MODELS.register_module()
@@ -72,3 +76,38 @@ def test_nothing_of_the_backbone_learns(cache):
     assert not any(level.requires_grad for level in maps)
     assert not any(p.requires_grad for p in cache.parameters())
     assert set(cache.state_dict()) == {f'base.{key}' for key in cache.base.state_dict()}
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_features_follow_an_image_that_requires_a_gradient(cache, training):
+    """What an attack on the pixels needs, which may set the flag."""
+    images = torch.randn(2, 3, 8, 8)
+    cache(images)
+    images.requires_grad_()
+    (got,) = torch.autograd.grad(cache.train(training)(images)[1].sum(), images)
+    (want,) = torch.autograd.grad(cache.base(images)[1].sum(), images)
+    assert want.any()
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_the_passes_do_not_copy_what_is_kept(cache, monkeypatch):
+    """A step would take the longer the more images there are."""
+    cache(torch.randn(3, 3, 8, 8))
+    kept = {level.data_ptr() for maps in cache._known.features.values() for level in maps}
+    cloned, stock = [], torch.Tensor.clone
+    monkeypatch.setattr(
+        torch.Tensor, 'clone', lambda t, *args, **kw: cloned.append(t) or stock(t, *args, **kw)
+    )
+    with restored_state(cache):
+        pass
+    assert cloned and len(kept) == 6
+    assert not kept & {tensor.data_ptr() for tensor in cloned}
+
+
+def test_a_copy_and_a_pickle_keep_it(cache):
+    images = torch.randn(2, 3, 8, 8)
+    cache(images)
+    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        seen = other.base.seen
+        other(images)
+        assert other.base.seen == seen

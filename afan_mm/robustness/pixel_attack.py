@@ -120,25 +120,28 @@ class PixelAttack:
         # The clamp is for what adding up rounds; the deltas are within the range.
         return [(clean + found.deltas[0]).clamp(low, high), bool(found.finite)]
 
-    def _gradient(self, image: Tensor, sample: Any, step: int, name: str) -> Optional[Tensor]:
-        """The objective's gradient at an image, None where nothing depends on it; no parameter's
-        ``.grad`` is written.
-        """
+    def _gradient(self, image: Tensor, sample: Any, step: int, name: str) -> Tensor:
+        """The objective's gradient at an image; no parameter's ``.grad`` is written."""
         image = image.detach().requires_grad_()
         with torch.enable_grad(), self._isolated(name):
             loss = self._objective(image, sample, step)
-            if not loss.requires_grad:
-                return None
-            try:
-                return torch.autograd.grad(loss, image, allow_unused=True)[0]
-            except RuntimeError as error:
-                if 'checkpoint' not in str(error).lower():
-                    raise
-                raise AttackError(
-                    'the attack needs torch.autograd.grad, which re-entrant activation '
-                    'checkpointing '
-                    '(with_cp=True) does not support: set with_cp=False'
-                ) from error
+            found = [None]
+            if loss.requires_grad:
+                try:
+                    found = torch.autograd.grad(loss, image, allow_unused=True)
+                except RuntimeError as error:
+                    if 'checkpoint' not in str(error).lower():
+                        raise
+                    raise AttackError(
+                        'the attack needs torch.autograd.grad, which re-entrant activation '
+                        'checkpointing (with_cp=True) does not support: set with_cp=False'
+                    ) from error
+        if found[0] is None:  # or its figures would be the clean ones
+            raise AttackError(
+                'the loss must depend on the pixels, but a detach or a torch.no_grad() of the '
+                'model lies between them: no attack by gradients can tell how robust it is'
+            )
+        return found[0]
 
     def _objective(self, image: Tensor, sample: Any, step: int) -> Tensor:
         settings = self.settings

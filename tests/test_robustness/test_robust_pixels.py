@@ -195,6 +195,21 @@ def test_leaves_no_trace(host, training, failing, monkeypatch):
     assert all(same_content(a, b) for a, b in zip(batch['data_samples'], expected['data_samples']))
 
 
+@pytest.mark.parametrize('host', HOSTS)
+def test_a_loss_that_does_not_depend_on_the_pixels_is_no_robust_model(host, monkeypatch):
+    """Unperturbed images would pass for perturbed ones."""
+    model = build(segmentor_config() if host == 'segmentor' else detector_config())
+    stock = model.extract_feat
+
+    def cut(images):
+        with torch.no_grad():
+            return stock(images)
+
+    monkeypatch.setattr(model, 'extract_feat', cut)
+    with pytest.raises(AttackError, match='the loss must depend on the pixels, but a detach'):
+        attack(model, host)(batch_of(host))
+
+
 def same_content(sample, other):
     ours, expected = [copy.deepcopy(each.to_dict()) for each in (sample, other)]
     for part in (ours, expected):
