@@ -156,8 +156,8 @@ def twice_differentiable_attention() -> ContextManager:
     its fused kernels cannot be differentiated again.
     """
     try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # torch below 2.3
+        from torch.nn.attention import SDPBackend, sdpa_kernel  # torch 2.3 or newer
+    except ImportError:
         return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)
     return sdpa_kernel(SDPBackend.MATH)
 
