@@ -13,6 +13,7 @@ from .health import Health
 from .isolation import restored_state
 from .site import Site
 from .steering import Steering
+from .tails import objective_of
 
 
 class Outcome:
@@ -79,7 +80,7 @@ class Outcome:
         if self.steering is None or site.settings.target_gain is None or self.scale < 1:
             return
         if site.clean_losses is not None and site.consistency is None:
-            clean = self.model.parse_losses(site.as_of_host(site.clean_losses))[0]
+            clean = objective_of(self.model, site.as_of_host(site.clean_losses))
         else:
             clean = clean_loss()
         gain = torch.stack(list(losses)).mean() - clean

@@ -46,7 +46,8 @@ class Session(Recording):
     """The sites of one training step, and the order of its passes.
 
     Args:
-        model: The host. Its ``parse_losses`` turns a dict of losses into the objective.
+        model: The host. Its ``parse_losses`` turns a dict of losses into the objective; a plain
+            module without one has their sum.
         key: Names the step; strengths, noise and dropout of a site depend on it and the site's name
             alone. Defaults to ''.
         iteration: Number of the step, for sites that take part in some only. Defaults to 0.

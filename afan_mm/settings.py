@@ -9,7 +9,9 @@ from .norms import NORM_OVER, NORMS
 from .utils.checks import check_choice, check_integer, check_number, check_type, read_quotient
 
 PERTURBATIONS = ('gradient', 'gaussian', 'gradient+gaussian', 'none')
-EPSILON_UNITS = ('absolute', 'std', 'norm', 'pixel')
+# each with what follows a number in it
+UNIT_TEXTS = dict(absolute='', std=' std', norm=' of the norm', pixel=' of the pixel range')
+EPSILON_UNITS = tuple(UNIT_TEXTS)
 BN_STATS = ('clean', 'all', 'auxiliary')
 DRAWS = ('own', 'clean')
 OBJECTIVES = ('loss', 'consistency')
@@ -230,9 +232,7 @@ class AFANSettings:
     @property
     def unit_text(self) -> str:
         """What follows a number in the unit of epsilon."""
-        return dict(absolute='', std=' std', norm=' of the norm', pixel=' of the pixel range')[
-            self.epsilon_unit
-        ]
+        return UNIT_TEXTS[self.epsilon_unit]
 
     @property
     def norm_text(self) -> str:

@@ -53,8 +53,9 @@ def tap(
         tail: ``tail(features, *context)`` runs everything after the site on perturbed features,
             structured like ``features``, and returns a dict of losses. It is called after the clean
             pass. What it closes over must not carry a gradient: that goes into ``features`` or
-            ``context``. The losses are handed to the host's ``parse_losses`` as they are: if that
-            looks at names, or the host weights what this module returns, so must the tail.
+            ``context``. The losses are handed to the host's ``parse_losses`` as they are, or added
+            up where a plain module has none: if that looks at names, or the host weights what this
+            module returns, so must the tail.
         settings: How to perturb. Defaults to ``AFANSettings(name)``.
         context: Tensors from before the site that the tail reads unperturbed.
 

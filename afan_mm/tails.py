@@ -2,10 +2,20 @@
 
 from typing import Sequence
 
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .contribution import Losses
 from .site import Features, Site
+
+
+def objective_of(model: nn.Module, losses: Losses) -> Tensor:
+    """What a host makes of its losses: by its own ``parse_losses``, or, as a plain module has none,
+    by that of mmengine's models, the sum of all whose name contains "loss".
+    """
+    if hasattr(model, 'parse_losses'):
+        return model.parse_losses(losses)[0]
+    return BaseModel.parse_losses(model, losses)[0]
 
 
 def losses_of_tail(site: Site, features: Features) -> Losses:
@@ -45,7 +55,7 @@ def objective_of_tail(
     """
     entering = site.as_of_host(losses)
     if any('loss' in key for key in entering):
-        return model.parse_losses(entering)[0]
+        return objective_of(model, entering)
     if site.is_read:
         raise ValueError(
             f'A-FAN site {site.name!r}: no loss depends on its feature, so there is nothing '

@@ -17,7 +17,7 @@ from .curvature import CurvatureSettings, measure_curvature
 from .landscape import measure_landscape, measure_line
 from .losses import FixedLosses, annotated, take_batches
 from .progress import Progress
-from .sharpness import SharpnessSettings, measure_sharpness
+from .sharpness import SharpnessSettings, image_sharpness, measure_sharpness
 
 
 def fixed_losses(
@@ -171,7 +171,12 @@ def sharpness_of_checkpoints(
     loader = cfg.get(f'{split}_dataloader')
     if loader is None:
         raise UsageError(f'--split must name data of the config, but it has no {split}_dataloader')
-    batches = take_batches(annotated(loader), images, settings.seed)
+    loader = annotated(loader)
+    try:  # what does not fit a feature shows on the first image, before all are read
+        image_sharpness(model, take_batches(loader, 1, settings.seed)[0], settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    batches = take_batches(loader, images, settings.seed)
     results = {}
     for name, state in states.items():
         model.load_state_dict(state)

@@ -10,7 +10,14 @@ from torch import Tensor
 from ..robustness.resume import run_key
 from ..utils.checks import check_integer
 from ..utils.files import replacing, write_json
-from .hessian import HessianOperator, Tail, find_tail, merge_tails, only_trained
+from .hessian import (
+    HessianOperator,
+    Tail,
+    find_tail,
+    merge_tails,
+    only_trained,
+    twice_differentiable_attention,
+)
 from .losses import FixedLosses
 from .products import CountedOperator, JournalledOperator, read_state
 from .progress import Progress
@@ -88,7 +95,7 @@ def measure_curvature(
     """
     settings = settings or CurvatureSettings()
     settings.check()
-    with losses.evaluating(), ExitStack() as stack:
+    with losses.evaluating(), twice_differentiable_attention(), ExitStack() as stack:
         if parameters is None:
             parameters = {n: p for n, p in losses.model.named_parameters() if p.requires_grad}
         tail = losses_tail(losses, parameters)

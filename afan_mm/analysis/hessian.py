@@ -1,7 +1,18 @@
 """The Hessian of a loss with respect to weights, as a linear operator."""
 
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+)
 
 import numpy as np
 import torch
@@ -138,6 +149,17 @@ def merge_tails(tails: Sequence[Tail]) -> Tail:
         operators,
         every,
     )
+
+
+def twice_differentiable_attention() -> ContextManager:
+    """Inside, torch's ``scaled_dot_product_attention`` is computed by its formula: the backward of
+    its fused kernels cannot be differentiated again.
+    """
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel  # torch 2.3 or newer
+    except ImportError:
+        return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ..settings import UNIT_TEXTS
 from ..visualization.canvas import new_figure, render
 from .sharpness import QUANTILES
 
@@ -33,7 +34,7 @@ def sharpness_table(results: Results) -> str:
         table.add_row(
             site, model, _epsilon(found), f'{found["clean"]:.4g}', *cells, f'{found["images"]}{out}'
         )
-    console = Console(file=StringIO(), width=140)
+    console = Console(file=StringIO(), width=160)
     console.print(table)
     return console.file.getvalue().rstrip()
 
@@ -47,8 +48,7 @@ def _rows(results: Results) -> Iterator[Tuple[str, str, Dict[str, Any]]]:
 
 
 def _epsilon(found: Dict[str, Any]) -> str:
-    unit = dict(absolute='', std=' std', norm=' norm')[found['unit']]
-    return f'{found["epsilon"]:.3g}{unit} ({found["norm"]})'
+    return f'{found["epsilon"]:.3g}{UNIT_TEXTS[found["unit"]]} ({found["norm"]})'
 
 
 def draw_sharpness(results: Results) -> np.ndarray:
@@ -98,5 +98,6 @@ def _x_label(found: Dict[str, Any]) -> str:
         absolute="in the feature's own units",
         std='in standard deviations of each channel',
         norm='in l2 norms of the clean feature',
+        pixel='in shares of the range of the pixels',
     )[found['unit']]
     return f'strength ({found["norm"]}), {size}'

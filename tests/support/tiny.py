@@ -97,6 +97,8 @@ def with_afan(model, neck=None, head=None):
 def build(config, seed=0) -> BaseModel:
     """The model in training mode, with weights that depend on the seed alone."""
     scope = 'mmdet' if 'roi_head' in config or 'bbox_head' in config else 'mmseg'
+    if 'head' in config:  # a classifier's
+        scope = 'mmpretrain'
     init_default_scope(scope)
     # Each test module may train either host, and a scope once set stays.
     with DefaultScope.overwrite_default_scope(scope):

@@ -4,19 +4,23 @@ where an operator has no second derivative.
 
 import copy
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from scipy.integrate import trapezoid
 from torch import nn
 
 from afan_mm.analysis.curvature import CurvatureSettings, losses_tail, measure_curvature
 from afan_mm.analysis.curvature_report import curvature_notes, curvature_table, draw_density
 from afan_mm.analysis.hessian import HessianOperator
+from afan_mm.analysis.landscape import measure_landscape
 from afan_mm.analysis.losses import FixedLosses, annotated, take_batches
+from afan_mm.analysis.sharpness import SharpnessSettings, image_sharpness
 from afan_mm.analysis.spectrum import largest_eigenvalues
 from support.paths import REAL_DATA
 from support.runs import Images
@@ -25,6 +29,7 @@ from support.tiny import (
     assert_identical,
     batch_of,
     build,
+    optim_wrapper,
     parameters,
     random_streams,
     seed_everything,
@@ -165,6 +170,99 @@ def test_detector_by_its_tail():
     handle.remove()
     (x, z), size = [t.detach().double() for t in seen[0]], head.out_features
     np.testing.assert_allclose(product, softmax_blocks(x, z, size).numpy(), rtol=1e-3, atol=1e-6)
+
+
+def tiny_transformer():
+    """A vision transformer of mmpretrain in float64, with weights that all matter."""
+    from mmpretrain.structures import DataSample
+
+    sizes = dict(embed_dims=4, num_layers=2, num_heads=2, feedforward_channels=5)
+    config = dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=3, mean=[127], std=[64]),
+        backbone=dict(type='VisionTransformer', arch=sizes, img_size=4, patch_size=2),
+        neck=dict(type='AFANNeckWrapper', base=None, afan=dict(epsilon=0.1)),
+        head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=4),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(config).double()
+    # the preprocessor's images are in float32
+    model.backbone.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    images = torch.randint(0, 256, (2, 3, 4, 4)).to(torch.uint8)
+    samples = [DataSample().set_gt_label(label) for label in (0, 2)]
+    return model, dict(inputs=list(images), data_samples=samples)
+
+
+def test_attention():
+    """The fused kernels of torch's attention have no second derivative: against the whole Hessian
+    of the same transformer whose attention is written out.
+    """
+    from mmpretrain.models.utils.attention import MultiheadAttention
+    from mmpretrain.models.utils.attention import scaled_dot_product_attention_pyimpl as written_out
+
+    model, batch = tiny_transformer()
+    losses = FixedLosses(model, [batch])
+    settings = CurvatureSettings(3, num_probes=0, tol=1e-12)
+    result = measure_curvature(losses, settings)
+    assert not result['parameters']['left_out']
+    for module in model.modules():
+        if isinstance(module, MultiheadAttention):
+            module.scaled_dot_product_attention = written_out
+    weights = dict(model.named_parameters())
+    flat = nn.utils.parameters_to_vector(weights.values()).detach()
+
+    def loss(vector):
+        parts = vector.split([w.numel() for w in weights.values()])
+        values = {n: part.view_as(w) for (n, w), part in zip(weights.items(), parts)}
+        data = model.data_preprocessor(copy.deepcopy(batch))
+        arguments = (data['inputs'], data['data_samples'], 'loss')
+        return torch.func.functional_call(model, values, arguments)['loss']
+
+    with losses.evaluating():
+        full = torch.autograd.functional.hessian(loss, flat)
+    expected = torch.linalg.eigvalsh(full)
+    expected = expected[expected.abs().argsort(descending=True)][:3].tolist()
+    found = [each['value'] for each in result['eigenvalues']]
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_attention_elsewhere():
+    """What needs no second derivative takes torch's attention as it is: a training step, the
+    landscape, and the sharpness with several steps of PGD.
+    """
+    model, batch = tiny_transformer()
+    one = {key: each[:1] for key, each in batch.items()}
+    settings = SharpnessSettings(2, 1, overrides=dict(num_steps=2))
+    found = image_sharpness(model, one, settings)['neck']
+    assert found.finite and found.adversarial[1] > found.adversarial[0] > found.clean
+    losses = FixedLosses(model, [batch])
+    surface = measure_landscape(losses, dict(a=model.state_dict()), [[0.0, 0.5]])['losses']['a']
+    with losses.evaluating():
+        assert surface[0] == pytest.approx(losses.mean(), rel=1e-9) and surface[1] != surface[0]
+    log = model.train_step(batch, optim_wrapper(model))
+    assert log['loss'].isfinite()
+
+
+def test_memory_is_flat_in_the_number_of_products():
+    """A product makes tens of MB: what fifty more of them keep would be seen."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(64, 64), nn.Tanh())])
+    inputs = torch.randn(8192, 64)
+    operator = HessianOperator([lambda: model(inputs).square().mean()], list(model.parameters()))
+    vector = np.ones(operator.shape[0])
+
+    def resident_after(products):
+        for _ in range(products):
+            operator @ vector
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+    ten, sixty = resident_after(10), resident_after(50)
+    print(f'resident memory after 10 products {ten:.0f} MB, after 60 {sixty:.0f} MB')
+    assert operator.products == 60 and sixty - ten < 100
 
 
 def test_a_loss_that_is_all_before_the_operator():

@@ -18,7 +18,7 @@ from afan_mm.analysis.sharpness import (
     strengths_of,
 )
 from afan_mm.analysis.sharpness_report import draw_sharpness, sharpness_table
-from afan_mm.settings import AFANSettings
+from afan_mm.settings import EPSILON_UNITS, AFANSettings
 from support.runs import afan_model
 from support.tiny import (
     HOSTS,
@@ -204,6 +204,40 @@ def test_picture():
     one = draw_sharpness(dict(stock=dict(neck=site)))
     assert two.shape[1] == one.shape[1] + 400 and two.dtype == np.uint8
     assert len(np.unique(two.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize('unit', EPSILON_UNITS)
+def test_every_unit_has_words(unit):
+    """In the table, and below the picture."""
+    curve = dict(mean=[1.0], quantiles={'0.1': [0.1], '0.5': [1], '0.9': [2.0]})
+    site = dict(strengths=[1.0], epsilon=0.1, unit=unit, norm='linf', images=5, left_out=0)
+    results = dict(stock=dict(neck=dict(site, clean=0.3, adversarial=curve, random=curve)))
+    words = AFANSettings(epsilon_unit=unit, norm='linf' if unit == 'pixel' else 'l2').unit_text
+    assert f'0.1{words} (linf)' in sharpness_table(results)
+    assert draw_sharpness(results).dtype == np.uint8
+
+
+def test_the_image_of_advprop():
+    """The perturbation is so many grey levels, and stays between black and white."""
+    afan = dict(epsilon=4 / 255, epsilon_unit='pixel', moments=None, bn_stats='auxiliary')
+    stock = stock_config('segmentor')
+    model = build(dict(stock, type='AFANModel', base=stock['type'], afan=afan))
+    batch = segmentation_batch(num_samples=1)
+    results = measure_sharpness(model, [batch], SharpnessSettings(1, 1))
+    model.eval()
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    image = data['inputs'].detach().requires_grad_()
+    loss = sum(v for k, v in model.loss(image, data['data_samples']).items() if 'loss' in k)
+    (gradient,) = torch.autograd.grad(loss, image)
+    pixels = batch['inputs'][0].float() + 4 * gradient[0].flip(0).sign()  # BGR on disk
+    moved = dict(batch, inputs=[pixels.clamp(0, 255)])
+    with torch.no_grad():
+        data = model.data_preprocessor(copy.deepcopy(moved), True)
+        losses = model.loss(data['inputs'], data['data_samples'])
+    rise = sum(float(v) for k, v in losses.items() if 'loss' in k) - loss.item()
+    assert results['image']['adversarial']['mean'][0] == pytest.approx(rise, rel=1e-3)
+    assert '0.0157 of the pixel range (linf)' in sharpness_table(dict(a=results))
+    draw_sharpness(dict(a=results))
 
 
 def test_a_classifier_of_mmpretrain():

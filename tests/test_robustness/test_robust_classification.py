@@ -152,6 +152,20 @@ def test_auto_attack(model):
     assert int(scores.argmax()) != label
 
 
+def test_auto_attack_on_a_tie(model):
+    """Where all classes have one score no attack finds a way, and Square has no image left to
+    query.
+    """
+    pytest.importorskip('pyautoattack')
+    settings = AttackSettings.for_library('mmpretrain', attack='autoattack')
+    with torch.no_grad():
+        model.head.fc.weight.zero_()
+        model.head.fc.bias.zero_()
+    sample = RobustImages()[0]  # of the class that a tie is decided for
+    (found,), _ = PixelAttack(model, settings)(sample)
+    assert (found - sample['inputs']).abs().max() <= 8 + 1e-3
+
+
 def test_auto_attack_says_what_it_needs(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyautoattack', None)
     settings = AttackSettings.for_library('mmpretrain', attack='autoattack')

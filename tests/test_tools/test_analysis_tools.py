@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
+from afan_mm.analysis import commands
 from afan_mm.analysis.checkpoints import build_model, named_paths, read_states
 from afan_mm.analysis.commands import sharpness_of_checkpoints
 from afan_mm.analysis.sharpness import SharpnessSettings
@@ -162,6 +163,26 @@ def test_settings_that_do_not_fit(project):
     settings = SharpnessSettings(overrides=dict(epsilon=-1.0))
     with pytest.raises(UsageError, match='epsilon must be'):
         sharpness_of_checkpoints(cfg, [str(project[1] / 'one.pth')], settings, images=1)
+
+
+@pytest.mark.parametrize(
+    'overrides, message',
+    [
+        (dict(epsilon_unit='pixel'), "epsilon_unit='pixel' needs an image"),
+        (dict(epsilon_unit='norm'), "epsilon_unit must be 'absolute' or 'std' with norm='linf'"),
+        (dict(epsilon_unit='metre'), 'epsilon_unit must be one of'),
+    ],
+)
+def test_a_unit_that_does_not_fit_is_refused_at_once(project, monkeypatch, overrides, message):
+    """Before the images of the split are read, let alone measured."""
+    cfg, checkpoint = read_config(str(project[1] / 'stock.py')), str(project[1] / 'one.pth')
+    read, take = [], commands.take_batches
+    monkeypatch.setattr(
+        commands, 'take_batches', lambda loader, n, seed: read.append(n) or take(loader, n, seed)
+    )
+    with pytest.raises(UsageError, match=message):
+        sharpness_of_checkpoints(cfg, [checkpoint], SharpnessSettings(overrides=overrides))
+    assert set(read) <= {1}
 
 
 def test_names_of_checkpoints(tmp_path):

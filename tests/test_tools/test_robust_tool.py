@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 from afan_mm.cli import command_line
 from afan_mm.cli.evaluation import evaluate
@@ -17,6 +20,7 @@ from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
 from support.fast_python import python
 from support.paths import TOOLS
+from support.projects import NUM_VAL, write_project
 from support.robust_runs import IMAGES, config, make_data
 from support.tiny import build
 from support.tools import configure_test, test
@@ -27,14 +31,21 @@ def data(tmp_path_factory):
     return make_data(digits_voc, tmp_path_factory.mktemp('robust_tool') / 'digits')
 
 
-@pytest.fixture(scope='module', params=['mmseg', 'mmdet'])
+@pytest.fixture(scope='module', params=['mmseg', 'mmdet', 'mmpretrain'])
 def project(request, data, tmp_path_factory):
     """A config file without a word of robustness, and a checkpoint: the folder that holds them."""
     folder = tmp_path_factory.mktemp(f'robust_{request.param}')
-    cfg = config(request.param, data, folder / 'unused')
+    if request.param == 'mmpretrain':
+        cfg = Config.fromfile(str(write_project('mmpretrain', folder)))
+        cfg.model.head.num_classes = 4  # AutoAttack needs as many
+        for offset, name in ((90, 'a'), (135, 'b')):  # one class is brighter than the other
+            for path in folder.glob(f'val/{name}/*.png'):
+                cv2.imwrite(str(path), cv2.imread(str(path)) // 8 + offset)
+    else:
+        cfg = config(request.param, data, folder / 'unused')
     cfg.test_cfg = dict(type='TestLoop')
     for key in ('work_dir', 'experiment_name'):
-        cfg.pop(key)
+        cfg.pop(key, None)
     torch.save(dict(state_dict=build(cfg.model).state_dict()), str(folder / 'weights.pth'))
     cfg.dump(str(folder / 'stock.py'))
     return request.param, folder
@@ -57,22 +68,18 @@ def test_robust_option(project):
     pictures.
     """
     host, folder = project
+    draws = host != 'mmpretrain'  # a classifier has no boxes or maps to draw
     process = run_tool(
         folder,
-        'stock.py',
-        'weights.pth',
-        '--robust',
-        '--work-dir',
-        'work',
-        '--show-dir',
-        'drawn',
-        '--cfg-options',
-        'test_cfg.num_steps=1',
-        'test_cfg.show_interval=4',
+        *('stock.py', 'weights.pth', '--robust', '--work-dir', 'work'),
+        *(('--show-dir', 'drawn') if draws else ()),
+        *('--cfg-options', 'test_cfg.num_steps=1', 'test_cfg.show_interval=4'),
     )
     assert process.returncode == 0, process.stderr[-3000:]
     report = json.loads((folder / 'work' / 'robust.json').read_text())
-    strengths = dict(mmseg=(1 / 255, 8 / 255), mmdet=(0.3 / 255, 2 / 255))[host]
+    strengths = dict(
+        mmseg=(1 / 255, 8 / 255), mmdet=(0.3 / 255, 2 / 255), mmpretrain=(2 / 255, 8 / 255)
+    )[host]
     assert report['protocol'] == dict(
         attack='pgd',
         num_steps=1,
@@ -81,7 +88,8 @@ def test_robust_option(project):
         random_start=False,
         seed=0,
     )
-    assert report['checkpoint'] == 'weights.pth' and report['num_images'] == IMAGES
+    images = IMAGES if draws else NUM_VAL
+    assert report['checkpoint'] == 'weights.pth' and report['num_images'] == images
     assert report['clean'].keys() == report['robust'].keys() and report['clean']
     (log,) = (folder / 'work').glob('*/*.log')
     assert 'robust evaluation: PGD-1, ' in log.read_text()
@@ -89,10 +97,8 @@ def test_robust_option(project):
         line.split() == ['┃', 'metric', '┃', 'clean', '┃', 'robust', '┃', 'change', '┃']
         for line in log.read_text().splitlines()
     )
-    assert sorted(path.name for path in (folder / 'drawn').iterdir()) == [
-        'val_00000.png',
-        'val_00004.png',
-    ]
+    drawn = sorted(path.name for path in folder.glob('drawn/*'))
+    assert drawn == (['val_00000.png', 'val_00004.png'] if draws else [])
 
 
 def test_checkpoint_of_another_model(project, tmp_path):
@@ -149,7 +155,8 @@ def test_options_become_keys_of_the_loop(project):
     assert cfg.test_cfg == dict(
         type='RobustTestLoop', attack='pgd', show_dir='drawn', epsilon='4/255', fp16=True
     )
-    assert not cfg.default_hooks.visualization.get('draw', False)  # the loop draws its own pictures
+    hook = cfg.default_hooks.get('visualization', {})  # the loop draws its own pictures
+    assert not hook.get('draw', False)
     if host == 'mmseg':
         assert configure_test(*files, '--robust', 'segpgd').test_cfg.attack == 'segpgd'
 
@@ -185,21 +192,64 @@ def test_an_attack_on_pixels_needs_a_segmentor(project):
     if host == 'mmseg':
         assert configure_test(*arguments).test_cfg.attack == 'cospgd'
     else:
-        with pytest.raises(
-            UsageError,
-            match=r"attack must be one of \('pgd',\) for a detector, which has no classes of pixels, "
-            "but got 'cospgd'",
-        ):
+        allowed = dict(
+            mmdet=r"\('pgd',\) for a detector",
+            mmpretrain=r"\('pgd', 'autoattack'\) for a classifier",
+        )[host]
+        message = (
+            f"attack must be one of {allowed}, which has no classes of pixels, but got 'cospgd'"
+        )
+        with pytest.raises(UsageError, match=message):
             configure_test(*arguments)
 
 
-def test_a_test_set_without_ground_truth_is_one_line(project, monkeypatch, capsys):
-    _, folder = project
+def test_auto_attack(project):
+    """AutoAttack by command, on a classifier that was right: its two classes are told apart by the
+    difference of their mean features, and lose it.
+    """
+    host, folder = project
+    if host != 'mmpretrain':
+        with pytest.raises(UsageError, match="attack must be one of .* but got 'autoattack'"):
+            configure_test(
+                *(str(folder / 'stock.py'), str(folder / 'weights.pth'), '--robust', 'autoattack')
+            )
+        return
+    pytest.importorskip('pyautoattack')
     cfg = Config.fromfile(str(folder / 'stock.py'))
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    cfg.test_dataloader.dataset.pipeline = [
-        step for step in pipeline if step.type != 'LoadAnnotations'
-    ]
+    model = build(cfg.model).eval()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loader = Runner.build_dataloader(cfg.test_dataloader)
+    with torch.no_grad():
+        features = [
+            model.extract_feat(model.data_preprocessor(batch)['inputs'])[-1] for batch in loader
+        ]
+        first, second = (torch.cat(part).mean(0) for part in (features[:3], features[3:]))
+        direction = (first - second) / (first - second).square().sum()
+        fc = model.head.fc
+        fc.weight.zero_()
+        fc.bias.zero_()
+        for row, sign in enumerate((1, -1)):
+            fc.weight[row] = sign * direction
+            fc.bias[row] = -sign * direction @ (first + second) / 2
+    torch.save(dict(state_dict=model.state_dict()), str(folder / 'right.pth'))
+    process = run_tool(
+        folder,
+        *('stock.py', 'right.pth', '--robust', 'autoattack', '--work-dir', 'auto'),
+        *('--cfg-options', 'test_cfg.epsilon=32/255'),
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    report = json.loads((folder / 'auto' / 'robust.json').read_text())
+    assert report['protocol']['attack'] == 'autoattack'
+    assert report['clean']['accuracy/top1'] == 100 and report['robust']['accuracy/top1'] == 0
+
+
+def test_a_test_set_without_ground_truth_is_one_line(project, monkeypatch, capsys):
+    host, folder = project
+    cfg = Config.fromfile(str(folder / 'stock.py'))
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = [step for step in dataset.pipeline if step.type != 'LoadAnnotations']
+    if host == 'mmpretrain':  # there the data set itself reads the classes
+        dataset.with_label = False
     cfg.dump(str(folder / 'blind.py'))
     monkeypatch.setattr(
         sys,
@@ -216,12 +266,11 @@ def test_a_test_set_without_ground_truth_is_one_line(project, monkeypatch, capsy
     with pytest.raises(SystemExit) as stopped:
         command_line.run(test.main)
     assert stopped.value.code == 2
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .startswith(
-            'test.py: error: the attack needs ground truth, but the test pipeline has no '
-            'LoadAnnotations: add it before'
-        )
+    missing = (
+        'a DataSample of the test set has none'
+        if host == 'mmpretrain'
+        else 'the test pipeline has no LoadAnnotations: add it before'
     )
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f'test.py: error: the attack needs ground truth, but {missing}')
     assert not list((folder / 'blind').glob('*robust*'))
