@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 
-from .utils.configs import dicts
+from .utils.configs import dicts, type_name
 
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 IGNORED = 255
@@ -130,7 +130,7 @@ def zoo_batch(cfg: Config, shape: Tuple[int, int], batch_size: int = 2, seed: in
     complete = dict(mmseg=_complete_segmentation, mmdet=_complete_detection).get(cfg.default_scope)
     for sample in batch['data_samples'] if complete else ():
         complete(cfg.model, sample, shape)
-    kind = cfg.model.get('data_preprocessor', {}).get('type', '')
+    kind = type_name(cfg.model.get('data_preprocessor', {}))
     if kind.endswith('MultiBranchDataPreprocessor'):
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         return {

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from .utils.configs import dicts, type_name
 
 WEIGHTS = ('pretrained', 'checkpoint', 'teacher_ckpt')
+PRETRAINED = ('Pretrained', 'PretrainedInit')  # the name of an initialisation, and its class's
 
 
 def without_weights(model: dict) -> None:
@@ -21,8 +22,16 @@ def without_weights(model: dict) -> None:
         for key in WEIGHTS:
             if isinstance(node.get(key), str):
                 node[key] = None
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
-            node['init_cfg'] = None
+        if 'init_cfg' in node:
+            node['init_cfg'] = without_pretrained(node['init_cfg'])
+
+
+def without_pretrained(init_cfg: Any) -> Any:
+    """An ``init_cfg``, one or a list of such, without what reads a file; None for a single one."""
+    if isinstance(init_cfg, (list, tuple)):
+        return [each for each in init_cfg if without_pretrained(each) is not None]
+    reads = isinstance(init_cfg, dict) and type_name(init_cfg) in PRETRAINED
+    return None if reads else init_cfg
 
 
 def resize(model: dict, shape: Tuple[int, int]) -> None:

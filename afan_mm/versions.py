@@ -1,6 +1,7 @@
 """The versions that afan_mm works with: stated here, and checked when this is imported."""
 
 import re
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Iterator, NamedTuple, Optional, Tuple
@@ -13,6 +14,7 @@ class Requirement(NamedTuple):
         module: What is imported.
         package: What is installed.
         least, below: ``least <= version < below``; None for no bound.
+        tried: The newest that this was run with.
         needed_for: What does not work without it.
     """
 
@@ -20,6 +22,7 @@ class Requirement(NamedTuple):
     package: str
     least: str
     below: Optional[str]
+    tried: str
     needed_for: str
 
     @property
@@ -36,13 +39,13 @@ class Requirement(NamedTuple):
 
 # requires-python in pyproject.toml says the same of Python: 3.8 or newer.
 REQUIREMENTS = (
-    Requirement('torch', 'torch', '2.0', None, 'everything'),
-    Requirement('mmengine', 'mmengine', '0.8', '1', 'everything'),
+    Requirement('torch', 'torch', '2.0', None, '2.14.1', 'everything'),
+    Requirement('mmengine', 'mmengine', '0.8', '1', '0.10.7', 'everything'),
     # mmdet and mmseg accept less of it (below 2.2), and say so themselves
-    Requirement('mmcv', 'mmcv', '2.0', '3', 'detection, segmentation and classification'),
-    Requirement('mmdet', 'mmdet', '3.0', '4', 'detection'),
-    Requirement('mmseg', 'mmsegmentation', '1.0', '2', 'segmentation'),
-    Requirement('mmpretrain', 'mmpretrain', '1.0', '2', 'classification'),
+    Requirement('mmcv', 'mmcv', '2.0', '3', '2.1.0', 'detection, segmentation and classification'),
+    Requirement('mmdet', 'mmdet', '3.0', '4', '3.3.0', 'detection'),
+    Requirement('mmseg', 'mmsegmentation', '1.0', '2', '1.2.2', 'segmentation'),
+    Requirement('mmpretrain', 'mmpretrain', '1.0', '2', '1.2.0', 'classification'),
 )
 ALWAYS_NEEDED = ('torch', 'mmengine')
 
@@ -72,8 +75,17 @@ def problems() -> Iterator[str]:
             )
 
 
+def untried() -> Iterator[str]:
+    """What works as far as its bounds say, but is newer than what this was run with."""
+    for requirement in REQUIREMENTS:
+        found = installed(requirement.package)
+        if found is not None and _numbers(found) > _numbers(requirement.tried):
+            yield f'{requirement.package} {found} (tried: {requirement.tried})'
+
+
 def check_versions() -> None:
-    """Raise where a package is too old, too new, or needed and missing.
+    """Raise where a package is too old, too new, or needed and missing; warn once of all that are
+    newer than tried.
 
     Raises:
         ImportError: With every such package and what to do.
@@ -81,6 +93,9 @@ def check_versions() -> None:
     found = list(problems())
     if found:
         raise ImportError('afan_mm cannot be used in this environment:\n  ' + '\n  '.join(found))
+    newer = ', '.join(untried())
+    if newer:
+        warnings.warn(f'newer than what afan_mm was tried with: {newer}', stacklevel=2)
 
 
 def _numbers(text: str) -> Tuple[int, ...]:

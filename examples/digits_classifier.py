@@ -6,6 +6,7 @@ mmcv is not used. Results: test accuracies, and two pictures.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -141,4 +142,8 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print('\ndigits_classifier.py: interrupted; the same command starts anew', file=sys.stderr)
+        sys.exit(130)

@@ -43,3 +43,13 @@ def test_classes_are_those_of_the_head():
     assert {tuple(image.shape) for image in batch['inputs']} == {(3, 8, 6)}
     assert {int(sample.gt_label) for sample in batch['data_samples']} == {0, 1, 2}
     assert batch['data_samples'][0].img_shape == (8, 6)
+
+
+def test_a_preprocessor_may_be_a_name_or_a_class():
+    """A config of the pure Python style has classes."""
+    from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
+
+    for kind in (MultiBranchDataPreprocessor, 'mmdet.MultiBranchDataPreprocessor'):
+        model = dict(data_preprocessor=dict(type=kind), bbox_head=dict(num_classes=3))
+        batch = zoo_batch(Config(dict(model=model, default_scope='mmdet')), (32, 32))
+        assert sorted(batch['inputs']) == ['sup', 'unsup_student', 'unsup_teacher']

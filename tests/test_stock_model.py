@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import DefaultScope
 
 from afan_mm.stock_model import build, resize, without_weights
@@ -13,14 +14,19 @@ from support.tiny import assert_identical, segmentor_config
 def test_no_file_is_named():
     weights = dict(type='Pretrained', checkpoint='a.pth')
     normal = dict(type='Normal', layer='Conv2d')
+    of_a_class = dict(type=PretrainedInit, checkpoint='d.pth')
     model = dict(
         pretrained='b.pth',
+        head=dict(init_cfg=of_a_class),
+        neck=dict(init_cfg=[normal, weights]),
         backbone=dict(type='ResNet', init_cfg=dict(weights), pretrained=True),
         teachers=[dict(teacher_ckpt='c.pth', init_cfg=normal)],
     )
     without_weights(model)
     assert model == dict(
         pretrained=None,
+        head=dict(init_cfg=None),
+        neck=dict(init_cfg=[normal]),
         backbone=dict(type='ResNet', init_cfg=None, pretrained=True),
         teachers=[dict(teacher_ckpt=None, init_cfg=normal)],
     )

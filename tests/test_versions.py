@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.utils import digit_version
 
 from afan_mm import versions
 from afan_mm.versions import REQUIREMENTS, Requirement
@@ -26,16 +27,16 @@ from support.paths import ROOT
     ),
 )
 def test_bounds(found, allowed):
-    assert Requirement('m', 'p', '2.0', '3', 'x').allows(found) is allowed
+    assert Requirement('m', 'p', '2.0', '3', '2.1', 'x').allows(found) is allowed
 
 
 def test_no_upper_bound():
-    need = Requirement('m', 'p', '2.0', None, 'x')
+    need = Requirement('m', 'p', '2.0', None, '2.1', 'x')
     assert need.allows('9.1') and not need.allows('1.13.1') and need.bounds == '>=2.0'
 
 
 def test_this_environment_is_fine():
-    assert list(versions.problems()) == []
+    assert list(versions.problems()) == list(versions.untried()) == []
 
 
 def import_with(folder, **packages):
@@ -60,6 +61,30 @@ def test_import_refuses_what_is_too_old_or_too_new(tmp_path):
     assert 'mmengine >=0.8,<1, but found 0.7.4' in result.stdout
     assert 'mmdet >=3.0,<4, but found 4.0.0' in result.stdout
     assert 'mmcv' not in result.stdout.split('ImportError', 1)[1]
+
+
+def test_import_warns_once_of_what_is_newer_than_tried(tmp_path):
+    newer = dict(mmengine='0.98.1', mmdet='3.99')
+    result = import_with(tmp_path, **newer, mmcv='2.1.0', mmsegmentation='1.0.0')
+    assert result.returncode == 0 and result.stdout.count('Warning: ') == 1, result.stdout
+    tried = {need.package: need.tried for need in REQUIREMENTS}
+    told = [f'{name} {found} (tried: {tried[name]})' for name, found in newer.items()]
+    said = f'newer than what afan_mm was tried with: {", ".join(told)}'
+    assert said in result.stdout
+
+
+def test_newest_that_was_tried_is_the_newest_of_the_stacks():
+    files = [ROOT / 'requirements.txt', *(ROOT / 'tests' / 'stacks').glob('*.txt')]
+    for need in REQUIREMENTS:
+        pins = [
+            re.findall(rf'^{need.package}={{2,3}}([\d.]+)', each.read_text(), re.M)
+            for each in files
+        ]
+        assert need.tried == max((pin for found in pins for pin in found), key=digit_version)
+    page = (ROOT / 'docs' / 'get_started.md').read_text()
+    rows = dict(re.findall(r'^\| `(\w+)` \| `[^`]+` \| ([\d.]+) \|', page, re.M))
+    rows.pop('python')
+    assert rows == {need.package: need.tried for need in REQUIREMENTS}
 
 
 def test_missing_mmengine_is_named(monkeypatch):

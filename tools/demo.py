@@ -172,5 +172,8 @@ def main() -> None:
 if __name__ == '__main__':
     try:
         main()
+    except KeyboardInterrupt:
+        print('\ndemo.py: interrupted; the same command starts anew', file=sys.stderr)
+        sys.exit(130)
     except (StageError, OSError) as error:
         sys.exit(f'demo failed: {error}')

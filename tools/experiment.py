@@ -113,4 +113,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, stop)
-    run(main)
+    run(main, go_on='the same command goes on')

@@ -158,5 +158,8 @@ def main():
 if __name__ == '__main__':
     try:
         main()
+    except KeyboardInterrupt:
+        print('\nmmcv_wheel.py: interrupted; the same command starts anew', file=sys.stderr)
+        sys.exit(130)
     except SourceError as error:
         sys.exit(str(error))

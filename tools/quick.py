@@ -4,6 +4,7 @@ Installs into .venv what examples/digits_classifier.py needs, torch and mmengine
 runs it. `make setup` goes on from there. Standard library only.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -35,6 +36,9 @@ def install(env):
 
 
 def main():
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     env = Environment(ROOT / '.venv')
     start = time.monotonic()
     install(env)
@@ -53,5 +57,8 @@ if __name__ == '__main__':
     os.chdir(str(ROOT))
     try:
         main()
+    except KeyboardInterrupt:
+        print('\nquick.py: interrupted; the same command goes on', file=sys.stderr)
+        sys.exit(130)
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f'quick failed: {error}')

@@ -4,7 +4,7 @@ mmcv comes as source and compiles its operators only where torch is already inst
 build isolation is off; pip also caches a wheel that was built without them, or for another torch.
 So the packages go in one part at a time, each part is probed before and after, and a part whose
 probe passes is left alone. mmcv itself is compiled by tools/build_mmcv.py while all other packages
-are installed, where that can be. Standard library only.
+are installed, where that can be. What was interrupted goes on. Standard library only.
 """
 
 import argparse
@@ -173,5 +173,8 @@ if __name__ == '__main__':
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('setup was terminated'))
     try:
         main()
+    except KeyboardInterrupt:
+        print('\nsetup_env.py: interrupted; the same command goes on', file=sys.stderr)
+        sys.exit(130)
     except (SetupError, SourceError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f'setup failed: {error}')

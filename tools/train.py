@@ -1,8 +1,8 @@
 """Train a detector or a segmentor: python tools/train.py CONFIG [options]
 
 The options are those of the libraries' own tools, for all of them, and A-FAN's optim wrapper is
-kept where these would replace or refuse it (``--amp``). Relative paths in a config, such as its
-data, count from the current folder.
+kept where these would replace or refuse it (``--amp``). With ``--resume`` an interrupted training
+goes on. Relative paths in a config, such as its data, count from the current folder.
 """
 
 import argparse

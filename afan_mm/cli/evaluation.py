@@ -109,7 +109,10 @@ def evaluate(cfg: Config, exact: bool = True) -> Dict[str, float]:
     runner = build_runner(cfg)
     if exact and cfg.get('load_from'):
         model = unwrapped(runner.model)
-        load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+        try:
+            load_exactly(model.module if isinstance(model, BaseTTAModel) else model, cfg.load_from)
+        except UsageError as error:
+            raise UsageError(f'{error}; --any-checkpoint evaluates it all the same') from error
     return runner.test()
 
 

@@ -45,7 +45,7 @@ def _wrapper_type(stock: Any) -> str:
 
 
 def _hooks(stock: List[Any]) -> List[Any]:
-    there = any(isinstance(hook, dict) and hook.get('type') == 'AFANHook' for hook in stock)
+    there = any(isinstance(hook, dict) and type_name(hook) == 'AFANHook' for hook in stock)
     return stock if there else stock + [dict(type='AFANHook')]
 
 

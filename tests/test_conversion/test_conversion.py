@@ -16,6 +16,7 @@ from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS as MMSEG_MODELS
 from torch import nn
 
+from afan_mm import AFANHook
 from afan_mm.conversion import ConversionError, convert, converted
 from support.tiny import (
     build,
@@ -189,8 +190,9 @@ def test_hooks_and_imports_are_added_to():
         )
 
 
-def test_a_baseline_that_has_the_hook_gets_no_second():
-    hooks = [dict(type='AFANHook', interval=10)]
+@pytest.mark.parametrize('kind', ['AFANHook', AFANHook])
+def test_a_baseline_that_has_the_hook_gets_no_second(kind):
+    hooks = [dict(type=kind, interval=10)]
     cfg = config(
         segmentor_config(),
         custom_hooks=hooks,

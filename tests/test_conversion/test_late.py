@@ -14,6 +14,7 @@ from torch import nn
 
 from afan_mm import AFANSettings
 from afan_mm.conversion import ConversionError, convert, converted, tail_share
+from afan_mm.conversion.config_file import same
 from afan_mm.conversion.host import find_host, in_scope
 from afan_mm.conversion.late import late_sites
 from afan_mm.conversion.trial_step import shapes_of, shrunk, small_model
@@ -209,6 +210,8 @@ def test_command_and_a_run(tmp_path, monkeypatch, capsys):
     assert len(told) == 4 and 'times the operations of a stock step' in told[-1]
     assert all(sentence in text for sentence in told)
     cfg = Config.fromfile(str(path))
+    expected = converted(Config.fromfile(str(stock)), max_tail_share=0.5)
+    assert same(cfg._cfg_dict, expected._cfg_dict)
     cfg.custom_hooks[-1].interval = 1
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), 'late'
     runner = Runner.from_cfg(cfg)

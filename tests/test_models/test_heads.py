@@ -2,7 +2,9 @@
 to step.
 """
 
+import ast
 import copy
+import re
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from support.tiny import (
     optim_wrapper,
     segmentation_batch,
     segmentor_config,
+    train,
     with_afan,
 )
 from support.toy import batch, host
@@ -324,3 +327,31 @@ def test_teacher_has_no_sites():
     alone = gradients(build(config), data)
     for name, expected in alone.items():
         torch.testing.assert_close(ours[f'student.{name}'], expected, msg=name)
+
+
+def test_every_site_that_a_refusal_suggests_trains_or_says_what_it_needs():
+    """DeepLabV3+'s seven; its ASPP gives a tensor for each dilation. Beside a stock step that
+    starts from the same weights: the clean loss is the same, the update is not.
+    """
+
+    def model(site):
+        return build(with_afan(segmentor_config(), head=dict(epsilon=0.3, site=site)))
+
+    stock = build(segmentor_config())
+    (expected,) = train(stock, optim_wrapper(stock, 'OptimWrapper'), [segmentation_batch()])
+    with pytest.raises(ValueError, match='site must be one of') as refusal:
+        model('gone')
+    sites = ast.literal_eval(re.search(r'one of (\[.*?\]) or', str(refusal.value)).group(1))
+    assert len(sites) == len(set(sites)) == 7 and 'aspp_modules' in sites
+    for site in sites:
+        ours = model(site)
+        wrapper = optim_wrapper(ours)
+        if site == 'aspp_modules':
+            with pytest.raises(ValueError, match='levels must be given .* returns 4 tensors'):
+                train(ours, wrapper, [segmentation_batch()])
+            continue
+        (log,) = train(ours, wrapper, [segmentation_batch()])
+        assert log['decode.loss_ce'] == pytest.approx(expected['decode.loss_ce'], rel=1e-6)
+        weight = ours.decode_head.conv_seg.weight
+        assert weight.isfinite().all(), site
+        assert not torch.allclose(weight, stock.decode_head.conv_seg.weight), site

@@ -21,6 +21,7 @@ from afan_mm.utils.errors import UsageError
 from support.fast_python import python
 from support.paths import ROOT, TOOLS
 from support.tools import load_tool
+from support.versions import counts_operations
 
 tool = load_tool('convert_config')
 PAPER = ('--preset', 'paper')
@@ -313,11 +314,13 @@ OTHERS = {
 
 PURE_MODEL = """
 from mmseg.models.backbones import ResNetV1c
+from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.decode_heads import FCNHead
 from mmseg.models.segmentors import EncoderDecoder
 
 model = dict(
     type=EncoderDecoder,
+    data_preprocessor=dict(type=SegDataPreProcessor, size=(64, 64), pad_val=0, seg_pad_val=255),
     backbone=dict(type=ResNetV1c, depth=18),
     decode_head=dict(type=FCNHead, in_channels=512, in_index=3, channels=128, num_classes=19))
 """
@@ -338,10 +341,12 @@ custom_hooks = [dict(type=EMAHook, momentum=1e-4)]
 """
 
 
-def test_pure_python_style(project, monkeypatch):
+@pytest.mark.parametrize('preset', ['paper', pytest.param('recommended', marks=counts_operations)])
+def test_pure_python_style(project, monkeypatch, preset):
     (project / 'configs/model.py').write_text(PURE_MODEL)
     (project / 'configs/pure.py').write_text(PURE)
-    use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1', *PAPER)
+    options = PAPER if preset == 'paper' else ()  # which is the default
+    use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1', *options)
     text = (project / 'new/afan.py').read_text()
     assert 'with read_base():\n    from ..configs.pure import *\n' in text
     assert not [line for line in text.splitlines() if line.startswith(('_base_', 'custom_imports'))]
@@ -353,7 +358,7 @@ def test_pure_python_style(project, monkeypatch):
     head = found.model.decode_head
     assert head.type is afan_mm.AFANDecodeHead and head.base is stock.model.decode_head.type
     assert head.afan.epsilon == 0.1 and head.num_classes == 3
-    config_file.check_same(found, converted(stock, preset='paper', epsilon=0.1))
+    config_file.check_same(found, converted(stock, preset=preset, epsilon=0.1))
     with pytest.raises(UsageError, match='an A-FAN config already'):
         use(monkeypatch, 'new/afan.py', '--out', 'new/twice.py')
 

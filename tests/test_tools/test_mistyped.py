@@ -1,14 +1,16 @@
 """What a user mistypes is said in one line, before anything is built."""
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
-from afan_mm.utils.configs import read_config
-from afan_mm.utils.errors import UsageError
-from support.tools import configure_train, train
+from afan_mm.cli.command_line import run
+from support.tools import configure_test, configure_train, load_tool, test, train
 
 NAME = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
@@ -36,6 +38,10 @@ def test_names_of_installed_configs():
     assert cfg.work_dir == 'work_dirs/faster-rcnn_r50_fpn_1x_coco'
 
 
+TOOLS = dict(train=train, test=test, print_config=load_tool('misc/print_config'))
+
+
+@pytest.mark.parametrize('tool', TOOLS)
 @pytest.mark.parametrize(
     'name, message',
     [
@@ -47,7 +53,21 @@ def test_names_of_installed_configs():
         ('mmgone::fcn/fcn.py', 'config must be of an installed package, but got mmgone::fcn/fcn'),
     ],
 )
-def test_names_that_are_none(name, message):
-    with pytest.raises(UsageError, match=message) as error:
-        read_config(name)
-    assert '\n' not in str(error.value)
+def test_names_that_are_none(tool, name, message, monkeypatch, capsys):
+    checkpoint = ['gone.pth'] if tool == 'test' else []
+    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', name, *checkpoint])
+    with pytest.raises(SystemExit) as stopped:
+        run(TOOLS[tool].main)
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and out == ''
+    assert re.fullmatch(f'{tool}.py: error: {message}.*\n', err)
+
+
+def test_names_of_installed_configs_in_the_other_tools(tmp_path, monkeypatch, capsys):
+    expected = configure_train(NAME).model
+    torch.save(dict(state_dict={}), str(tmp_path / 'weights.pth'))
+    cfg = configure_test(NAME, str(tmp_path / 'weights.pth'), '--work-dir', str(tmp_path))
+    monkeypatch.setattr(sys, 'argv', ['print_config.py', NAME])
+    TOOLS['print_config'].main()
+    printed = Config.fromstring(capsys.readouterr().out, '.py')
+    assert cfg.model == printed.model == expected

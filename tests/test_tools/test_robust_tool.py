@@ -13,7 +13,6 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from afan_mm.cli import command_line
-from afan_mm.cli.evaluation import evaluate
 from afan_mm.cli.runner import build_runner
 from afan_mm.robustness.settings import PROTOCOLS
 from afan_mm.utils.errors import UsageError
@@ -101,20 +100,25 @@ def test_robust_option(project):
     assert drawn == (['val_00000.png', 'val_00004.png'] if draws else [])
 
 
-def test_checkpoint_of_another_model(project, tmp_path):
+def test_checkpoint_of_another_model(project, tmp_path, monkeypatch):
     """Its table would be neat, and of an untrained network."""
     _, folder = project
     weights = torch.load(str(folder / 'weights.pth'))['state_dict']
     gone, *kept = weights
     other = {**{key: weights[key] for key in kept}, 'head.weight': torch.zeros(1)}
     torch.save(dict(state_dict=other), str(tmp_path / 'other.pth'))
-    cfg = configure_test(
-        str(folder / 'stock.py'), str(tmp_path / 'other.pth'), '--work-dir', str(tmp_path)
+    options = [str(folder / 'stock.py'), str(tmp_path / 'other.pth'), '--work-dir', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', ['test.py', *options])
+    message = (
+        f'checkpoint must be of the model .* 1 missing .{gone}.; 1 unknown .head.weight.; '
+        '--any-checkpoint evaluates it all the same$'
     )
-    message = f'checkpoint must be of the model .* 1 missing .{gone}.; 1 unknown .head.weight.'
     with pytest.raises(UsageError, match=message):
-        evaluate(cfg)
-    assert evaluate(cfg, exact=False)
+        test.main()
+    assert not list(tmp_path.glob('*/*.json'))
+    monkeypatch.setattr(sys, 'argv', ['test.py', *options, '--any-checkpoint'])
+    test.main()
+    assert list(tmp_path.glob('*/*.json'))  # of its metrics
 
 
 def test_two_lines_of_a_config(project):

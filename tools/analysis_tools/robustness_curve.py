@@ -9,8 +9,8 @@ detectors, 0.125 epsilon for segmentors, ten steps).
     --epsilons 0 1 2 4 8         radii of the attack, in 1/255
     --labels stock stock afan    one for each checkpoint; default: the names of the configs
     --num-images 50              the first images of the test set only
-    --json FILE                  all figures; a sweep that is started again reuses those of the same
-                                 config, weights, data and attack
+    --json FILE                  all figures; a sweep that is started again goes on: it reuses those
+                                 of the same config, weights, data and attack
     --plot FILE                  the curve
 """
 
@@ -126,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, go_on='the same command goes on')

@@ -134,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, go_on='the same command goes on')

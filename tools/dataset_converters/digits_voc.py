@@ -12,6 +12,7 @@ bytes::
 
 import argparse
 
+from afan_mm.cli.command_line import run
 from afan_mm.cli.digits_voc import make_digits_voc
 
 
@@ -37,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

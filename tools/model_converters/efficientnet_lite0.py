@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from afan_mm.cli.command_line import run
 from afan_mm.pretrained import efficientnet_lite0, efficientnet_lite0_package
 
 
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -18,6 +18,7 @@ from torch.profiler import record_function
 
 from ...isolation import isolated_random, replaced
 from ...site import declared_by
+from ...stock_model import without_pretrained
 from ...utils.configs import dicts
 from .meters import LabelClock, held_memory, peak_memory, timed
 from .schedules import TAILS
@@ -174,15 +175,10 @@ def _build(
 
 def _drop_pretrained(model: dict) -> None:
     for node in dicts(model):
-        for key in ('pretrained', 'init_cfg'):
-            value = node.get(key)
-            if (
-                key == 'pretrained'
-                and value is not None
-                or isinstance(value, dict)
-                and value.get('type') == 'Pretrained'
-            ):
-                node[key] = None
+        if node.get('pretrained') is not None:
+            node['pretrained'] = None
+        if 'init_cfg' in node:
+            node['init_cfg'] = without_pretrained(node['init_cfg'])
 
 
 def _part(label: str) -> str:
