@@ -1,4 +1,4 @@
-"""A-FAN (Adversarial Feature Augmentation and Normalization) for MMSegmentation and MMDetection."""
+"""A-FAN (Adversarial Feature Augmentation and Normalization) for models that mmengine trains."""
 
 # First: it says which versions are needed, before anything fails for want of them.
 from . import versions  # noqa: F401  checks what is installed

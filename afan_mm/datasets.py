@@ -5,6 +5,7 @@ from typing import Optional
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
+from mmengine.dist import broadcast_object_list
 from mmengine.registry import DATASETS
 
 
@@ -29,8 +30,7 @@ def seeded_subset(
     with DATASETS.switch_scope_and_registry(None) as registry:
         built = registry.build(dataset)
     built.full_init()
-    # mmengine's Runner seeds torch before it builds anything.
-    draw = np.random.RandomState((torch.initial_seed() if seed is None else seed) % 2**32)
+    draw = np.random.RandomState((_seed_of_run() if seed is None else seed) % 2**32)
     groups = _classes(built) if balanced else [np.arange(len(built))]
     each, rest = divmod(num_samples, len(groups))
     smallest = min(len(group) for group in groups)
@@ -43,6 +43,15 @@ def seeded_subset(
     chosen = np.concatenate([draw.permutation(group)[:each] for group in groups])
     built.get_subset_(sorted(chosen.tolist()))
     return built
+
+
+def _seed_of_run() -> int:
+    """mmengine's Runner seeds torch before it builds anything, and with ``diff_rank_seed`` each
+    process by another number: that of the first is that of all.
+    """
+    seeds = [torch.initial_seed()]
+    broadcast_object_list(seeds)
+    return seeds[0]
 
 
 def _classes(dataset: BaseDataset) -> list:

@@ -5,7 +5,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-import afan_mm  # noqa: F401  registers it
+from afan_mm import datasets
 
 LABELS = [0] * 7 + [1] * 5 + [2] * 8
 
@@ -53,6 +53,17 @@ def test_the_runs_seed_draws():
     # A part for everyone: with 40 seeds every sample is drawn at least once, or 1e-11 is met.
     assert {n for seed in range(40) for n in drawn(seed)} == set(range(20))
     assert numbers(subset(20)) == list(range(20))
+
+
+def test_the_processes_of_a_run_draw_alike(monkeypatch):
+    """With ``diff_rank_seed`` torch's seed is another one in each."""
+
+    def of_the_first(seeds):
+        seeds[0] = 2
+
+    monkeypatch.setattr(datasets, 'broadcast_object_list', of_the_first)
+    torch.manual_seed(3)
+    assert numbers(subset(10)) == numbers(subset(10, seed=2))
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ def test_a_resumed_wrapper_goes_on():
         'afan_epsilon_factors'
     }
     resumed = optim_wrapper(model)
-    resumed.load_state_dict(dict(state))
+    resumed.load_state_dict(state)
+    assert 'afan_epsilon_factors' in state  # the caller's, who may load it again
     resumed.initialize_count_status(model, 1, 100)
     assert_same(gradients(model, data, resumed), gradients(model, data, wrapper))
     stock = optim_wrapper(model, 'OptimWrapper')

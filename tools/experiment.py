@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import List, Optional
 
-from afan_mm.cli.command_line import run
+from afan_mm.cli.command_line import positive_integer, run
 from afan_mm.experiments import (
     EXECUTORS,
     Plan,
@@ -44,15 +44,19 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('experiment', help='experiment file')
     parser.add_argument('--seeds', type=seeds, help='such as 0-4 or 0,2,5')
     parser.add_argument('--arms', nargs='+', metavar='NAME', help='names or patterns')
-    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time')
+    parser.add_argument(
+        '--jobs', type=positive_integer, default=1, metavar='N', help='runs at a time'
+    )
     parser.add_argument(
         '--half', choices=HALVES, default='report', help='of the validation set; %(default)s'
     )
     parser.add_argument('--report', action='store_true', help='run nothing')
     parser.add_argument('--executor', choices=EXECUTORS, default='local', help='%(default)s')
     parser.add_argument('--partition', help='of Slurm')
-    parser.add_argument('--gpus', type=int, help='of Slurm, for each run')
-    parser.add_argument('--threads', type=int, help='of each run; default: cores / jobs')
+    parser.add_argument('--gpus', type=positive_integer, help='of Slurm, for each run')
+    parser.add_argument(
+        '--threads', type=positive_integer, help='of each run; default: cores / jobs'
+    )
     parser.add_argument(
         '--work-dir',
         type=Path,
@@ -66,8 +70,8 @@ def seeds(text: str) -> List[int]:
     try:
         found: List[int] = []
         for part in text.split(','):
-            first, _, last = part.partition('-')
-            found += range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition('-')
+            found += range(int(first), int(last if dash else first) + 1)
     except ValueError:
         found = []
     if not found:

@@ -1,9 +1,9 @@
-"""Evaluate a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT [options]
+"""Evaluate a model: python tools/test.py CONFIG CHECKPOINT [options]
 
 The options are those of the libraries' own tools and mean what they mean there: ``--out`` is a
-pickle file of predictions for a detector, a folder of predicted masks for a segmentor. Metrics go
-to a json file in the work folder. Relative paths in a config, such as its data, count from the
-current folder.
+pickle file of predictions for a detector or a classifier, a folder of predicted masks for a
+segmentor. Metrics go to a json file in the work folder. Relative paths in a config, such as its
+data, count from the current folder.
 """
 
 import argparse
@@ -28,7 +28,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='evaluate even if the checkpoint misses weights of the model, or has others',
     )
     parser.add_argument(
-        '--out', help='save predictions: a .pkl file (detector) or a folder of masks (segmentor)'
+        '--out',
+        help='save predictions: a .pkl file (detector, classifier), a folder of masks (segmentor)',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(

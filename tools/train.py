@@ -1,4 +1,4 @@
-"""Train a detector or a segmentor: python tools/train.py CONFIG [options]
+"""Train a model: python tools/train.py CONFIG [options]
 
 The options are those of the libraries' own tools, for all of them, and A-FAN's optim wrapper is
 kept where these would replace or refuse it (``--amp``). With ``--resume`` an interrupted training

@@ -18,7 +18,7 @@ from ..robustness.settings import PROTOCOLS
 from ..utils.configs import library_of, read_config
 from ..utils.errors import UsageError, describe
 from ..utils.files import write_json
-from ..utils.models import read_checkpoint
+from ..utils.models import digest_of, read_checkpoint, weights_of
 from .robustness_curve import Entry, figures
 
 SWEPT = ('attack', 'epsilon', 'step_size')  # of test_cfg
@@ -77,7 +77,7 @@ def prepare(
                 f'all configs must be of one library, but {runs[0]["config"]} is of '
                 f'{runs[0]["library"]}, and {config} of {library}'
             )
-        read_checkpoint(checkpoint)
+        weights = digest_of(weights_of(read_checkpoint(checkpoint)))
         parts = {
             key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
         }
@@ -85,7 +85,6 @@ def prepare(
         test_set = json.dumps(cfg.get('test_dataloader'), sort_keys=True, default=str)
         if test_set not in data:  # reading a large test set takes a while
             data[test_set] = digest_data(cfg, sweep.num_images)
-        weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
         about = digest([library, text, data[test_set], weights])
         if any((run['label'], run['about']) == (label, about) for run in runs):
             raise UsageError(

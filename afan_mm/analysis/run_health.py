@@ -24,6 +24,8 @@ diverging            may hurt. From the first to the last third of at least 6 re
 not finite           may hurt. Adversarial losses were not finite; or directions after the first
                      report, whose passes then count nothing. The first report is exempt: mixed
                      precision finds its loss scale in it
+no clean loss        cannot tell. With ``objective='consistency'`` it is zero, and a gain no share
+                     of it
 gain of both signs   cannot tell. More than a quarter of the gains are negative by more than 1 % of
                      the clean loss; an ascent cannot do that, so the passes differ in something
                      else, such as proposals that are sampled anew
@@ -110,14 +112,11 @@ def verdicts_in_words(name: str, found: Dict[str, Any]) -> str:
     lines = [name]
     for site, verdict in found['verdicts'].items():
         medians = verdict['medians']
-        relative, clean = medians['relative_gain'], medians['clean']
         lines += [
             f'  {site}: {verdict["verdict"].upper()}',
             f'    medians of {verdict["reports"]} reports, iterations {verdict["iters"][0]} to '
             f'{verdict["iters"][1]}:',
-            # of the median share, whose sign need not be that of the median gain
-            f'      gain {relative * clean:.2g} = {percent(relative)} of the clean loss '
-            f'{clean:.3g} (weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})',
+            _gained(medians),
             *_moved(medians),
             f'      mix ratio {medians["mix_ratio"]:.2f} (low below {LOW_MIX}), zero share '
             f'{medians["zero_share"]:.0%} (high above {HIGH_ZERO:.0%}), delta norm '
@@ -128,6 +127,19 @@ def verdicts_in_words(name: str, found: Dict[str, Any]) -> str:
     if any(verdict['medians']['delta_norm'] for verdict in found['verdicts'].values()):
         lines.append(f'  {ASIDE}')  # on no control
     return '\n'.join(lines)
+
+
+def _gained(medians: Report) -> str:
+    """The gain; beside a clean loss that is above zero the median share, whose sign need not be
+    that of the median gain.
+    """
+    relative, clean = medians['relative_gain'], medians['clean']
+    if not math.isfinite(relative):
+        return f'      gain {medians["gain"]:.2g}, clean loss {clean:.3g}'
+    return (
+        f'      gain {relative * clean:.2g} = {percent(relative)} of the clean loss {clean:.3g} '
+        f'(weak below {WEAK_GAIN:.0%}, strong from {STRONG_GAIN:.0%})'
+    )
 
 
 def _moved(medians: Report) -> List[str]:
@@ -153,6 +165,15 @@ def _decide(
             [
                 "nothing if perturbation='none' or epsilon=0 is meant; otherwise the site, as no "
                 'loss depends on what is perturbed'
+            ],
+        )
+    if not math.isfinite(gain):
+        return (
+            UNCLEAR,
+            [f'the clean loss of the tail is {medians["clean"]:.3g}, of which a gain is no share'],
+            [
+                "nothing with objective='consistency', whose passes start from no divergence; "
+                'compare with a control on validation data'
             ],
         )
     if negative > NEGATIVE_SHARE:
@@ -192,6 +213,11 @@ def _median(reports: List[Report], key: str) -> float:
     return median(values) if values else math.nan
 
 
+def _change(first: float, last: float) -> float:
+    """Relative; of a loss that is not above zero none."""
+    return last / first - 1 if first > 0 else math.nan
+
+
 def _strong_signs(reports: List[Report], judged: List[Report], medians: Report) -> List[str]:
     signs = []
     small = medians['gain'] < STRONG_GAIN * reports[0]['clean']
@@ -202,17 +228,16 @@ def _strong_signs(reports: List[Report], judged: List[Report], medians: Report) 
         )
     if len(reports) >= TREND_REPORTS:
         third = len(reports) // 3
-        change = {
-            key: _median(reports[-third:], key) / _median(reports[:third], key) - 1
+        objective, clean = (
+            _change(_median(reports[:third], key), _median(reports[-third:], key))
             for key in ('objective', 'clean')
-        }
-        if change['objective'] > TREND and change['clean'] < -TREND:
+        )
+        if objective > TREND and clean < -TREND:
             signs.append(
-                f'the objective rose by {change["objective"]:.0%} while the clean loss fell by '
-                f'{-change["clean"]:.0%} '
+                f'the objective rose by {objective:.0%} while the clean loss fell by {-clean:.0%} '
                 f'(the limit is {TREND:.0%} each)'
             )
-    infinite = sum(not math.isfinite(report['relative_gain']) for report in judged)
+    infinite = sum(not math.isfinite(report['clean']) for report in judged)
     if infinite:
         signs.append(f'{infinite} of {len(judged)} adversarial or clean losses were not finite')
     broken = [report for report in reports[1:] if report.get('nonfinite_share', 0) > 0]

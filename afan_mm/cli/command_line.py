@@ -37,7 +37,7 @@ class ConfigOptions(DictAction):
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """The config and what changes it, for every tool that reads one."""
-    parser.add_argument('config', help='config file, or mmdet::NAME or mmseg::NAME')
+    parser.add_argument('config', help='config file, or mmdet::, mmseg:: or mmpretrain::NAME')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -145,8 +145,9 @@ class AFANOptimMixin:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load what :meth:`state_dict` gave, or a stock wrapper's."""
-        self.steering.load_state_dict(state_dict.pop('afan_epsilon_factors', {}))
-        super().load_state_dict(state_dict)
+        stock = dict(state_dict)
+        self.steering.load_state_dict(stock.pop('afan_epsilon_factors', {}))
+        super().load_state_dict(stock)
 
     def step(self, **kwargs) -> None:
         """Update the parameters. Where a gradient is not finite all count zero: one hostile batch

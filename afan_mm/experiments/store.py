@@ -17,6 +17,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # Of the package: what no training runs through.
 ELSEWHERE = ('analysis', 'cli', 'conversion', 'experiments', 'robustness', 'visualization')
 TRAINS = ('experiments/sam.py',)
+# Of those beside robustness/: what an attack runs through.
+ATTACKS = ('attack.py', 'feature_cache.py', 'functional.py', 'isolation.py', 'norms.py')
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
 # Of a config: what says where and how a run is logged, not what comes out.
 NOT_RESULTS = (
@@ -130,7 +132,8 @@ def source_digest() -> str:
 
 def robustness_digest() -> str:
     """Of the modules that evaluate on perturbed and corrupted images."""
-    return _digest_of([*(PACKAGE / 'robustness').rglob('*.py'), PACKAGE / 'attack.py'])
+    parts = (PACKAGE / part for part in (*ATTACKS, 'experiments/measures/robustness.py'))
+    return _digest_of([*(PACKAGE / 'robustness').rglob('*.py'), *parts])
 
 
 def _digest_of(paths: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""What the three components share: they *are* the stock component, with a site in it."""
+"""What the components share: they *are* the stock component, with a site in it."""
 
 import difflib
 import functools

@@ -21,7 +21,8 @@ class CalibrationMetric(BaseMetric):
 
     Args:
         num_bins: Defaults to 15.
-        ignore_index: Label of pixels that do not count. Defaults to 255.
+        ignore_index: Label of pixels that do not count; any label of an image does. Defaults to
+            255.
         kwargs: Of mmengine's ``BaseMetric``.
     """
 
@@ -36,9 +37,8 @@ class CalibrationMetric(BaseMetric):
         """Count one batch; what is kept of an image is its bins."""
         for sample in data_samples:
             log_probabilities, labels = self._outputs(sample)
-            keep = labels != self.ignore_index
-            bins = bin_counts(log_probabilities[keep], labels[keep], self.num_bins)
-            nll = -log_probabilities[keep].gather(1, labels[keep][:, None]).double().sum()
+            bins = bin_counts(log_probabilities, labels, self.num_bins)
+            nll = -log_probabilities.gather(1, labels[:, None]).double().sum()
             self.results.append((bins, float(nll)))
 
     def compute_metrics(self, results: List[Tuple[Tensor, float]]) -> Dict[str, float]:
@@ -49,13 +49,14 @@ class CalibrationMetric(BaseMetric):
         return dict(ece=calibration_error(bins), nll=nll)
 
     def _outputs(self, sample: dict) -> Tuple[Tensor, Tensor]:
-        """Log-probabilities (N, C) and labels (N,)."""
+        """Log-probabilities (N, C) and labels (N,) of what counts."""
         if 'seg_logits' in sample:
             logits = sample['seg_logits']['data'].float()
             labels = sample['gt_sem_seg']['data'].to(logits.device).long().flatten()
             if len(logits) == 1:  # one channel with a sigmoid for two classes
                 logits = torch.cat([torch.zeros_like(logits), logits])
-            return logits.flatten(1).T.log_softmax(1), labels
+            keep = labels != self.ignore_index
+            return logits.flatten(1).T[keep].log_softmax(1), labels[keep]
         if 'pred_score' in sample and len(sample.get('gt_label', ())) == 1:
             probabilities = sample['pred_score'].double()[None]
             labels = sample['gt_label'].to(probabilities.device).long()

@@ -7,12 +7,12 @@ import os.path as osp
 import pickle
 from typing import Any, Dict, List, NamedTuple, Optional
 
-import torch
 from mmengine.dist import all_gather_object
 from mmengine.evaluator import Evaluator
 from torch import nn
 
 from ..utils.files import write
+from ..utils.models import digest_of
 
 
 class Snapshot(NamedTuple):
@@ -104,13 +104,6 @@ def run_key(model: nn.Module, **about: Any) -> str:
     Args:
         about: Numbers, strings, and dicts and lists of them; of anything else its type counts.
     """
-    digest = hashlib.sha256(
-        json.dumps(about, sort_keys=True, default=lambda value: type(value).__name__).encode()
-    )
-    for name, tensor in sorted(model.state_dict().items()):
-        if torch.is_tensor(tensor):
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
-    return digest.hexdigest()
+    about = dict(about, weights=digest_of(model.state_dict()))
+    text = json.dumps(about, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()

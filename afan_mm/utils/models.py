@@ -56,6 +56,20 @@ def weights_of(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     return checkpoint.get('state_dict', checkpoint)
 
 
+def digest_of(weights: Dict[str, Any]) -> str:
+    """A digest of tensors and of their names, wherever they came from; what else is there does not
+    count.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        if torch.is_tensor(tensor):
+            digest.update(name.encode())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    return digest.hexdigest()
+
+
 def load_exactly(model: nn.Module, path: str) -> None:
     """Load a checkpoint that is one of this very model.
 

@@ -23,5 +23,15 @@ del _late, _part, _rate, _arm
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
-references = ['stock', 'control', 'longer', 'noise', 'sam', 'stock_lr_0.3', 'stock_lr_1']
+references = [
+    'stock',
+    'control',
+    'longer',
+    'noise',
+    'sam',
+    'stock_lr_0.3',
+    'stock_lr_1',
+    'noise_lr_1',
+    'sam_lr_1',
+]
 keep_checkpoints = True

@@ -86,6 +86,17 @@ def test_the_later_half_is_judged(tmp_path):
     assert found['medians']['relative_gain'] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize('reports', [4, 6])
+def test_a_clean_loss_of_zero_has_no_share(reports, tmp_path):
+    """As with ``objective='consistency'``, whose passes start from no divergence."""
+    write(tmp_path / 'run', *[line(10 * i, objective=0.1, gain=0.1) for i in range(1, reports + 1)])
+    found = health.judged_run(tmp_path / 'run')
+    (judged,) = found['verdicts'].values()
+    assert judged['verdict'] == health.UNCLEAR
+    assert judged['reasons'] == ['the clean loss of the tail is 0, of which a gain is no share']
+    assert 'gain 0.1, clean loss 0\n' in health.verdicts_in_words('run', found)
+
+
 def test_weak_says_why_and_how_much_more(tmp_path):
     found = verdict(tmp_path, dict(objective=1.001, gain=0.001, mix_ratio=0.04, zero_share=0.75))
     assert found['reasons'] == [

@@ -11,6 +11,7 @@ from io import BytesIO
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 from PIL import Image
 
 from afan_mm.analysis import robustness_curve as report
@@ -160,6 +161,9 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
         (run,) = robustness_sweep.prepare([(config, weights)], sweep)
         return robustness_sweep.key_of(run, epsilon, sweep)
 
+    loader = CheckpointLoader._schemes  # an address of a store that mmengine knows
+    monkeypatch.setitem(loader, 'store://', lambda name, map_location: torch.load('weights.pth'))
+    assert key('heir.py', 'store://weights') == key()
     keys = [key(), key('heir.py', 'other.pth'), key('heir.py', 'weights.pth', 8.0)]
     keys += [
         key('heir.py', 'weights.pth', 4.0, *options)

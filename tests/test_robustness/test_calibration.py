@@ -29,6 +29,13 @@ def test_a_classifier_by_hand():
     assert found['calibration/nll'] == pytest.approx(expected, rel=1e-6)
 
 
+def test_no_class_of_images_is_ignored():
+    """Label 255 is that of ignored pixels only: ImageNet has a class of this number."""
+    metric = CalibrationMetric()
+    metric.process({}, classifier_samples([[1 / 256] * 256], [255]))
+    assert metric.evaluate(1)['calibration/nll'] == pytest.approx(math.log(256))
+
+
 def test_a_segmentor_is_judged_by_pixel_without_the_ignored():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 5, generator=generator)

@@ -30,6 +30,20 @@ def test_cfg_options(given, message, capsys):
     assert stopped.value.code == 2 and lines[-1].endswith(f'argument --cfg-options: {message}')
 
 
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        (('--jobs', '0'), "argument --jobs: must be an integer >= 1, but got '0'"),
+        (('--seeds', '0-'), 'argument --seeds: must be numbers and ranges such as 0-4, but got 0-'),
+    ],
+)
+def test_options_of_an_experiment(given, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_tool('experiment').parse_args(['experiment.py', *given])
+    lines = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and lines[-1].endswith(message)
+
+
 def test_names_of_installed_configs():
     cfg = configure_train(NAME, '--cfg-options', 'train_cfg.max_epochs=3')
     root = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'configs'

@@ -8,7 +8,8 @@ the stock step.
 
     --variants afan,one_pass             only these, beside stock
     --grow num_strengths=1,2,3,5         afan alone, as a setting grows; also num_steps, shape
-    (square) and batch_size --json FILE, --plot FILE, --markdown other forms of the same figures
+                                         (square) and batch_size
+    --json FILE, --plot FILE, --markdown other forms of the same figures
 """
 
 import argparse

@@ -44,11 +44,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--all', action='store_true', help='all batches of an epoch')
     parser.add_argument('--split', choices=SPLITS, default='train', help='default: train')
     parser.add_argument(
-        '--eigenvalues', type=int, default=5, metavar='K', help='largest in magnitude; default: 5'
+        '--eigenvalues',
+        type=positive_integer,
+        default=5,
+        metavar='K',
+        help='largest in magnitude; default: 5',
     )
     parser.add_argument(
         '--probes',
-        type=int,
+        type=positive_integer,
         default=30,
         metavar='N',
         help='random vectors of the trace; default: 30',

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from afan_mm.analysis.zoo import LIBRARIES, families, is_wanted, read_record, report, try_family
-from afan_mm.cli.command_line import run
+from afan_mm.cli.command_line import positive_integer, run
 from afan_mm.conversion.presets import PRESETS
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import write_json
@@ -60,11 +60,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='families to try again; default: those not tried yet',
     )
     parser.add_argument(
-        '--jobs', type=int, default=1, help='families at a time; default: %(default)s'
+        '--jobs', type=positive_integer, default=1, help='families at a time; default: %(default)s'
     )
     parser.add_argument(
         '--time-limit',
-        type=int,
+        type=positive_integer,
         default=600,
         metavar='SECONDS',
         help='for one family; default: %(default)s',
