@@ -3,7 +3,7 @@ backward.
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Iterator, Optional, Set, Union
 
 import torch
 from mmengine.dist import get_rank
@@ -62,7 +62,7 @@ class AFANOptimMixin:
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._guarded = False
-        self._checked = False
+        self._checked: Optional[Set[str]] = None  # names of sites, once a step is over
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -121,10 +121,22 @@ class AFANOptimMixin:
                 session.discard()
                 raise
             self._guarded |= bool(session.sites or session.declared)
-            if not self._checked:
-                session.check_all_ran()
-            self._checked = True
+            self._check_sites(session)
         self._inner_count = count + 1
+
+    def _check_sites(self, session: Session) -> None:
+        """Raise if a site that takes part for the first time had no passes.
+
+        What a step taps beyond what modules declare is looked at in the first step only.
+        """
+        due = session.wanted
+        if self._checked is None:
+            self._checked, due = set(), due | session.sites.keys()
+        elif due <= self._checked:
+            return
+        due = due - self._checked
+        session.check_ran(due)
+        self._checked |= due
 
     def resolve_clean_weight(self, model: nn.Module) -> None:
         """Replace 'complement' by its number.
