@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..health import Health
 from ..isolation import replaced
 from ..joint import complement
+from ..ranks import raise_on_all
 from ..session import Session
 from ..site import declared_sites
 from ..steering import Steering
@@ -63,6 +64,7 @@ class AFANOptimMixin:
         self._session: Optional[Session] = None
         self._guarded = False
         self._checked: Optional[Set[str]] = None  # names of sites, once a step is over
+        self._replicas: Optional[DistributedDataParallel] = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -79,6 +81,7 @@ class AFANOptimMixin:
                 f'{type(model).__name__}'
             )
         self.resolve_clean_weight(host)
+        self._replicas = None if host is model else model
         replicas = model if host is not model and self.should_sync() else None
         if self._session is not None:  # nobody called backward
             self._session.discard()
@@ -125,17 +128,22 @@ class AFANOptimMixin:
         self._inner_count = count + 1
 
     def _check_sites(self, session: Session) -> None:
-        """Raise if a site that takes part for the first time had no passes.
+        """Raise if a site that takes part for the first time had no passes, here or on any rank.
 
-        What a step taps beyond what modules declare is looked at in the first step only.
+        Ranks must agree on when to ask each other: what modules declare is the same on all of them,
+        what else a step taps need not be, and is looked at in the first step only.
         """
-        due = session.wanted
+        due, error = session.wanted, None
         if self._checked is None:
             self._checked, due = set(), due | session.sites.keys()
         elif due <= self._checked:
             return
         due = due - self._checked
-        session.check_ran(due)
+        try:
+            session.check_ran(due)
+        except (RuntimeError, ValueError) as found:
+            error = found
+        raise_on_all(error, self._replicas)
         self._checked |= due
 
     def resolve_clean_weight(self, model: nn.Module) -> None:
