@@ -1,7 +1,7 @@
 """The clean forward pass of a step: which sites it meets, and where they are in its graph."""
 
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Sequence
+from typing import AbstractSet, Any, Callable, ContextManager, Dict, Iterator, List, Sequence, Set
 
 from torch import Tensor, nn
 
@@ -162,9 +162,18 @@ class Recording:
         each = [settings for module in self._components for settings in declared_by(module)]
         return [settings for settings in each if settings.num_strengths]
 
-    def check_all_ran(self) -> None:
-        """Raise if a site of this step had no passes: it would train as stock, and say nothing."""
-        missed = [s.name for s in self.declared if self.wants(s) and s.name not in self.sites]
+    @property
+    def wanted(self) -> Set[str]:
+        """The names of the declared sites that take part in this step."""
+        return {settings.name for settings in self.declared if self.wants(settings)}
+
+    def check_ran(self, names: AbstractSet[str]) -> None:
+        """Raise if one of these sites had no passes: it would train as stock, and say nothing.
+
+        Args:
+            names: Of sites that take part in this step, and took part in none before.
+        """
+        missed = sorted(names - self.sites.keys())
         if missed:
             raise RuntimeError(
                 f'A-FAN sites {missed} were not reached in the forward pass of the first step: '
@@ -172,14 +181,15 @@ class Recording:
                 'activation checkpointing (with_cp=True). Choose other sites, or write '
                 'num_strengths=0 there'
             )
-        unread = [site.name for site in self.entries if not site.is_read]
+        first = [site for site in self.entries if site.name in names]
+        unread = [site.name for site in first if not site.is_read]
         if unread:
             raise RuntimeError(
                 f'A-FAN sites {unread} were tapped in the first step, but the loss does not '
                 'depend on their features, so there is nothing to attack. Choose other sites or '
                 'other levels'
             )
-        for site in self.entries:
+        for site in first:
             if site.consistency is not None:
                 owners = [m for m in self._components if site.settings in declared_by(m)]
                 site.consistency.check(owners)

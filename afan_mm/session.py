@@ -145,15 +145,15 @@ class Session(Recording):
         """
         if self._directions_only:
             return gradients
-        if not self._directions_known:
-            site.gradients = gradients
-        if site.is_joined or not site.settings.within_backward:
-            return gradients
         if site.has_run:
             raise RuntimeError(
                 f'A-FAN site {site.name!r}: a second backward went through the graph of one '
                 'forward pass. Add the losses up, and call backward once in a step'
             )
+        if not self._directions_known:
+            site.gradients = gradients
+        if site.is_joined or not site.settings.within_backward:
+            return gradients
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
         # passes.
         self.run(site)

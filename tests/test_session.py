@@ -266,15 +266,22 @@ def test_attributes_of_a_host_may_be_called_as_ours():
     assert_same(*found)
 
 
-def test_two_backwards_after_one_forward_are_refused():
-    """The second would run the passes once more."""
+@pytest.mark.parametrize('joint', (False, True), ids=('one-site', 'joint'))
+@pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
+def test_two_backwards_after_one_forward_are_refused(detach, joint):
+    """The passes would follow the first loss alone, or run once more."""
+    first, second = (
+        AFANSettings(name=name, detach=detach, joint=joint, **EXACT) for name in ('site', 'later')
+    )
 
     def run(model, x, y):
         def tail(feature):
+            feature = torch.tanh(feature)
+            feature = tap('later', feature, None, second) if joint else feature
             losses = F.cross_entropy(model.classifier(feature), y, reduction='none')
             return dict(loss_a=losses[:4].mean(), loss_b=losses[4:].mean())
 
-        return tail(tap('site', model.front(x), tail, AFANSettings(**EXACT)))
+        return tail(tap('site', model.front(x), tail, first))
 
     model = host(run)
     wrapper = optim_wrapper(model)

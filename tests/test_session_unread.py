@@ -61,6 +61,47 @@ def test_a_first_batch_that_does_not_read_the_site_stops_the_run(perturbation, d
         gradients(model, dict(batch(), y=None))
 
 
+def seldom(is_tapped=True):
+    """A host with a site 'always', which its loss reads as long as ``model.reads`` is true, and one
+    'seldom' in every other iteration; after a step in which that sits out, as a resumed run may
+    begin.
+    """
+
+    def run(model, x, y):
+        def tail(feature):
+            return dict(loss=F.cross_entropy(model.classifier(feature), y))
+
+        always, other = model.front(x), model.side(x)
+        always = tap('always', always, tail, model.afan[0])
+        always = always if model.reads else always.detach()
+        other = tap('seldom', other, tail, model.afan[1]) if is_tapped else other
+        return dict(loss=tail(always)['loss'] + tail(other)['loss'])
+
+    model = host(run)
+    model.afan = [
+        AFANSettings(name=n, interval=i, **EXACT) for n, i in (('always', 1), ('seldom', 2))
+    ]
+    model.reads = True
+    wrapper = optim_wrapper(model)
+    wrapper.initialize_count_status(model, 1, 100)
+    gradients(model, batch(), wrapper)
+    return model, wrapper
+
+
+def test_a_site_that_sits_out_the_first_step_is_checked_when_it_takes_part():
+    model, wrapper = seldom(is_tapped=False)
+    with pytest.raises(RuntimeError, match=r"sites \['seldom'\] were not reached"):
+        gradients(model, batch(), wrapper)
+
+
+def test_a_site_that_was_seen_to_run_is_not_checked_again_beside_another():
+    """A later batch need not read it."""
+    model, wrapper = seldom()
+    model.reads = False
+    for _ in range(3):
+        gradients(model, batch(), wrapper)
+
+
 @detached_or_not
 def test_a_tail_that_reads_what_a_module_before_the_site_kept(detach):
     """Nothing can be said of a graph that is used up but how to do without."""

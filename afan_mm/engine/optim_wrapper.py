@@ -3,7 +3,7 @@ backward.
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Iterator, Optional, Set, Union
 
 import torch
 from mmengine.dist import get_rank
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..health import Health
 from ..isolation import replaced
 from ..joint import complement
+from ..ranks import raise_on_all
 from ..session import Session
 from ..site import declared_sites
 from ..steering import Steering
@@ -62,7 +63,8 @@ class AFANOptimMixin:
         self.num_void_updates = torch.zeros((), dtype=torch.long)
         self._session: Optional[Session] = None
         self._guarded = False
-        self._checked = False
+        self._checked: Optional[Set[str]] = None  # names of sites, once a step is over
+        self._replicas: Optional[DistributedDataParallel] = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -79,6 +81,7 @@ class AFANOptimMixin:
                 f'{type(model).__name__}'
             )
         self.resolve_clean_weight(host)
+        self._replicas = None if host is model else model
         replicas = model if host is not model and self.should_sync() else None
         if self._session is not None:  # nobody called backward
             self._session.discard()
@@ -121,10 +124,27 @@ class AFANOptimMixin:
                 session.discard()
                 raise
             self._guarded |= bool(session.sites or session.declared)
-            if not self._checked:
-                session.check_all_ran()
-            self._checked = True
+            self._check_sites(session)
         self._inner_count = count + 1
+
+    def _check_sites(self, session: Session) -> None:
+        """Raise if a site that takes part for the first time had no passes, here or on any rank.
+
+        Ranks must agree on when to ask each other: what modules declare is the same on all of them,
+        what else a step taps need not be, and is looked at in the first step only.
+        """
+        due, error = session.wanted, None
+        if self._checked is None:
+            self._checked, due = set(), due | session.sites.keys()
+        elif due <= self._checked:
+            return
+        due = due - self._checked
+        try:
+            session.check_ran(due)
+        except (RuntimeError, ValueError) as found:
+            error = found
+        raise_on_all(error, self._replicas)
+        self._checked |= due
 
     def resolve_clean_weight(self, model: nn.Module) -> None:
         """Replace 'complement' by its number.

@@ -11,8 +11,11 @@ from types import MappingProxyType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.model import MMDistributedDataParallel
 
+from afan_mm import AFANSettings, tap
+from support import toy
 from support.fast_python import python
 from support.tiny import (
     HOSTS,
@@ -96,7 +99,13 @@ def work(rank, port, out):
         world_size=len(RANKS),
         timeout=timedelta(seconds=60),
     )
-    torch.save({host: run(rank, host) for host in HOSTS}, f'{out}/{rank}.pth')
+    results = {host: run(rank, host) for host in HOSTS}
+    results['errors'] = {
+        (missing, accumulative_counts): error_of_first_step(rank, missing, accumulative_counts)
+        for missing in (None, 'tap', 'loss')
+        for accumulative_counts in (1, 2)
+    }
+    torch.save(results, f'{out}/{rank}.pth')
     torch.distributed.destroy_process_group()
 
 
@@ -157,6 +166,31 @@ def buffers_at_forwards(rank, host, kind):
     batches = [batch_of(host, seed=10 * rank + i) for i in range(5)]
     train(replicas, optim_wrapper(replicas, kind, accumulative_counts=2), batches)
     return torch.stack(found)
+
+
+def error_of_first_step(rank, missing, accumulative_counts):
+    """What a first step says in which the last rank does not tap the site, or its loss does not read
+    it.
+    """
+
+    def run(model, x, y):
+        def tail(feature):
+            return dict(loss=F.cross_entropy(model.classifier(feature), y))
+
+        feature = model.front(x)
+        if rank != RANKS[-1] or missing != 'tap':
+            feature = tap('site', feature, tail, model.afan)
+        return tail(feature.detach() if rank == RANKS[-1] and missing == 'loss' else feature)
+
+    model = toy.host(run)
+    model.afan = AFANSettings(name='site', **toy.EXACT)
+    replicas = MMDistributedDataParallel(model)
+    wrapper = optim_wrapper(replicas, accumulative_counts=accumulative_counts)
+    try:
+        replicas.train_step(toy.batch(seed=rank), wrapper)
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture(scope='module')
@@ -287,6 +321,19 @@ def test_ranks_stay_equal(ranks):
         for name, p in first['trained'].items()
         if name.endswith('conv1.weight')
     )
+
+
+@pytest.mark.parametrize('accumulative_counts', (1, 2))
+@pytest.mark.parametrize('missing, message', (('tap', 'not reached'), ('loss', 'does not depend')))
+def test_what_one_rank_finds_missing_stops_all(both_ranks, missing, message, accumulative_counts):
+    """The others would wait for it in their next step."""
+    first, second = (results['errors'] for results in both_ranks)
+    assert "A-FAN sites ['site'] were" in second[missing, accumulative_counts]
+    assert message in second[missing, accumulative_counts]
+    assert (
+        first[missing, accumulative_counts] == f'On rank 1: {second[missing, accumulative_counts]}'
+    )
+    assert first[None, accumulative_counts] is second[None, accumulative_counts] is None
 
 
 if __name__ == '__main__':

@@ -2,8 +2,12 @@
 is as asked for.
 """
 
+from types import SimpleNamespace
+
+import mmcv.ops.sync_bn
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.model.utils import revert_sync_batchnorm
 
 from support.tiny import (
@@ -122,3 +126,33 @@ def test_sync_batch_norm_is_kept_from_the_passes_too():
         train(model, optim_wrapper(model, kind), [batch_of('segmentor')])
         after.append(buffers(model))
     assert_identical(*after)
+
+
+class OwnKernel:
+    """mmcv's kernel is for CUDA; like this it normalises by the batch and writes to the buffers."""
+
+    @staticmethod
+    def apply(x, mean, var, weight, bias, momentum, eps, *group):
+        return F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)
+
+
+def test_sync_batch_norm_of_mmcv_is_kept_from_the_passes_too(monkeypatch):
+    """No batch norm of torch's, so that flags of those do not reach it; 'all' shows that the passes
+    run it.
+    """
+    one_process = SimpleNamespace(group=SimpleNamespace(WORLD=None), get_world_size=lambda group: 1)
+    monkeypatch.setattr(mmcv.ops.sync_bn, 'dist', one_process)
+    monkeypatch.setattr(mmcv.ops.sync_bn, 'SyncBatchNormFunction', OwnKernel)
+    stock, after = config_of('segmentor')[1], {}
+    for bn_stats in (None, 'clean', 'all'):
+        config = stock if bn_stats is None else config_of('segmentor', bn_stats=bn_stats)[0]
+        config.decode_head.norm_cfg = dict(type='MMSyncBN')
+        model = build(config)
+        norms = [type(m) for m in model.decode_head.modules()]
+        assert mmcv.ops.SyncBatchNorm in norms and torch.nn.BatchNorm2d not in norms
+        kind = 'OptimWrapper' if bn_stats is None else 'AFANOptimWrapper'
+        train(model, optim_wrapper(model, kind), [batch_of('segmentor')])
+        after[bn_stats] = buffers(model)
+    assert_identical(after['clean'], after[None])
+    changed = {name for name in after[None] if not after['all'][name].equal(after[None][name])}
+    assert changed == {name for name in after[None] if in_tail('segmentor', name)}
