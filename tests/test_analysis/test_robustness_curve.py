@@ -161,8 +161,9 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
         (run,) = robustness_sweep.prepare([(config, weights)], sweep)
         return robustness_sweep.key_of(run, epsilon, sweep)
 
-    loader = CheckpointLoader._schemes  # an address of a store that mmengine knows
-    monkeypatch.setitem(loader, 'store://', lambda name, map_location: torch.load('weights.pth'))
+    # an address of a store that mmengine knows
+    stores = {'store://': lambda name, map_location: torch.load('weights.pth')}
+    monkeypatch.setattr(CheckpointLoader, '_schemes', stores)
     assert key('heir.py', 'store://weights') == key()
     keys = [key(), key('heir.py', 'other.pth'), key('heir.py', 'weights.pth', 8.0)]
     keys += [
