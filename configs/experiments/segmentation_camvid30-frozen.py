@@ -19,19 +19,11 @@ for _part in ('neck', 'decode_head'):
 for _rate in (0.3, 1.0):  # mmseg's: 0.01
     for _arm in ('stock', 'late', 'noise', 'sam'):
         arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
+    arms[f'control_lr_{_rate:g}'] = dict(reference='control', of=f'late_lr_{_rate:g}')
 del _late, _part, _rate, _arm
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
-references = [
-    'stock',
-    'control',
-    'longer',
-    'noise',
-    'sam',
-    'stock_lr_0.3',
-    'stock_lr_1',
-    'noise_lr_1',
-    'sam_lr_1',
-]
+references = ['stock', 'control', 'longer', 'noise', 'sam', 'stock_lr_0.3']
+references += ['stock_lr_1', 'noise_lr_1', 'sam_lr_1']
 keep_checkpoints = True
