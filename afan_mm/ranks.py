@@ -20,8 +20,7 @@ def raise_on_all(
         RuntimeError: Where something is wrong on another rank only, with what that one says.
     """
     said = None if error is None else str(error)
-    group = None if replicas is None else replicas.process_group
-    all_said = [said] if replicas is None else all_gather_object(said, group)
+    all_said = [] if replicas is None else all_gather_object(said, replicas.process_group)
     if error is not None:
         raise error
     for rank, other in enumerate(all_said):
