@@ -174,6 +174,12 @@ class Recording:
             names: Of sites that take part in this step, and took part in none before.
         """
         missed = sorted(names - self.sites.keys())
+        for site in self.sites.values():
+            if site.settings.name in missed:
+                raise ValueError(
+                    f'the name of a tap must be that of its settings, {site.settings.name!r}, but '
+                    f'got {site.name!r}'
+                )
         if missed:
             raise RuntimeError(
                 f'A-FAN sites {missed} were not reached in the forward pass of the first step: '

@@ -47,7 +47,8 @@ def tap(
     """Make ``features`` a site of the training step that is being recorded.
 
     Args:
-        name: Name of the site; one tap per name and forward pass.
+        name: Name of the site, that of its settings where a module declares it; one tap per name
+            and forward pass.
         features: The clean feature (N, C, *S), or a list or tuple of levels. All of it is
             perturbed.
         tail: ``tail(features, *context)`` runs everything after the site on perturbed features,

@@ -34,6 +34,15 @@ def head_host(**afan):
     return model
 
 
+def test_a_tap_of_another_name_than_its_settings():
+    """The declared site would seem not to have run."""
+    model = head_host()
+    model.head.afan = AFANSettings(name='other', **EXACT)
+    message = "the name of a tap must be that of its settings, 'other', but got 'my_head'"
+    with pytest.raises(ValueError, match=message):
+        model.train_step(batch(), optim_wrapper(model))
+
+
 @pytest.mark.parametrize('detach', (True, False))
 def test_example_of_the_docstring(detach):
     """Its gradients are those of the formula with batch moments, and it learns."""
