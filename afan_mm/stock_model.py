@@ -17,11 +17,15 @@ PRETRAINED = ('Pretrained', 'PretrainedInit')  # the name of an initialisation, 
 
 
 def without_weights(model: dict) -> None:
-    """Let a model load none of the files that its config names."""
+    """Let a model load none of the files that its config names, and none that a library would
+    choose.
+    """
     for node in dicts(model):
         for key in WEIGHTS:
             if isinstance(node.get(key), str):
                 node[key] = None
+        if node.get('pretrained'):  # True, of timm
+            node['pretrained'] = False
         if 'init_cfg' in node:
             node['init_cfg'] = without_pretrained(node['init_cfg'])
 
@@ -37,7 +41,7 @@ def without_pretrained(init_cfg: Any) -> Any:
 def resize(model: dict, shape: Tuple[int, int]) -> None:
     """Let nothing pad images of a shape (H, W) to the size that the config trains on."""
     for node in dicts(model):
-        if 'size' in node.get('data_preprocessor', {}):
+        if 'size' in (node.get('data_preprocessor') or {}):
             node['data_preprocessor'].update(size=shape)
         if 'batch_augments' in node:
             node['batch_augments'] = [

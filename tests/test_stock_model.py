@@ -27,7 +27,7 @@ def test_no_file_is_named():
         pretrained=None,
         head=dict(init_cfg=None),
         neck=dict(init_cfg=[normal]),
-        backbone=dict(type='ResNet', init_cfg=None, pretrained=True),
+        backbone=dict(type='ResNet', init_cfg=None, pretrained=False),
         teachers=[dict(teacher_ckpt=None, init_cfg=normal)],
     )
 
@@ -37,11 +37,13 @@ def test_nothing_pads_to_another_size():
     model = dict(
         data_preprocessor=dict(size=(512, 512), batch_augments=[pad, other]),
         detector=dict(data_preprocessor=dict(batch_augments=None)),
+        teacher=dict(data_preprocessor=None),
     )
     resize(model, (64, 96))
     assert model == dict(
         data_preprocessor=dict(size=(64, 96), batch_augments=[other]),
         detector=dict(data_preprocessor=dict(batch_augments=[])),
+        teacher=dict(data_preprocessor=None),
     )
 
 

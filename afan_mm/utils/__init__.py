@@ -1,3 +1,1 @@
-"""What every part of the package shares, and what imports none of them: errors, checks, files,
-configs, checkpoints.
-"""
+"""What every part of the package shares: errors, checks, files, configs, checkpoints."""

@@ -10,16 +10,14 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import nn
 from torch.profiler import record_function
 
 from ...isolation import isolated_random, replaced
 from ...site import declared_by
-from ...stock_model import without_pretrained
-from ...utils.configs import dicts
+from ...stock_model import build, resize, without_weights
 from .meters import LabelClock, held_memory, peak_memory, timed
 from .schedules import TAILS
 from .variants import Variant, wrapper_config
@@ -151,12 +149,9 @@ def _build(
     config: dict, shape: Tuple[int, int], device: torch.device, twin: Optional[nn.Module]
 ) -> nn.Module:
     config = copy.deepcopy(config)
-    _drop_pretrained(config)
-    # it would pad every image to the config's crop
-    if (config.get('data_preprocessor') or {}).get('size') is not None:
-        config['data_preprocessor']['size'] = shape
-    torch.manual_seed(SEED)
-    model = revert_sync_batchnorm(MODELS.build(config))
+    without_weights(config)
+    resize(config, shape)
+    model = build(config)
     if twin is None:
         logging.disable(logging.INFO)  # mmengine reports every parameter
         model.init_weights()
@@ -170,15 +165,7 @@ def _build(
                     sources[name]._parameters,
                     sources[name]._buffers,
                 )
-    return model.to(device).train()
-
-
-def _drop_pretrained(model: dict) -> None:
-    for node in dicts(model):
-        if node.get('pretrained') is not None:
-            node['pretrained'] = None
-        if 'init_cfg' in node:
-            node['init_cfg'] = without_pretrained(node['init_cfg'])
+    return model.to(device)
 
 
 def _part(label: str) -> str:
