@@ -20,7 +20,12 @@ for _rate in (0.3, 1.0):  # mmseg's: 0.01
     for _arm in ('stock', 'late', 'noise', 'sam'):
         arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
     arms[f'control_lr_{_rate:g}'] = dict(reference='control', of=f'late_lr_{_rate:g}')
-del _late, _part, _rate, _arm
+    for _arm in ('late', 'noise'):  # with masks of its own in the adversarial pass
+        _own = {f'model.{_part}.afan.draws': 'own' for _part in ('neck', 'decode_head')}
+        arms[f'own_{_arm}_lr_{_rate:g}'] = dict(arms[f'{_arm}_lr_{_rate:g}'], **_own)
+    _of = f'own_late_lr_{_rate:g}'
+    arms[f'own_control_lr_{_rate:g}'] = dict(reference='control', of=_of)
+del _late, _part, _rate, _arm, _own, _of
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'

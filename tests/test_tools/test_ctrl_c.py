@@ -23,12 +23,13 @@ WORDS = {
     'setup_env': GOES_ON,
     'quick': GOES_ON,
 }
-INSIDE_OTHERS = 'probe_env'  # no command of a user's
+# no command of a user's; over in a moment
+LEFT_OUT = ('probe_env', 'plain_torch')
 START = "if __name__ == '__main__':"
 COMMANDS = {
     path.stem: path
     for path in [*TOOLS.rglob('*.py'), *(ROOT / 'examples').rglob('*.py')]
-    if START in path.read_text() and path.stem != INSIDE_OTHERS
+    if START in path.read_text() and path.stem not in LEFT_OUT
 }
 
 
