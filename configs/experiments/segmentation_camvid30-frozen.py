@@ -20,7 +20,7 @@ for _rate in (0.3, 1.0):  # mmseg's: 0.01
     for _arm in ('stock', 'late', 'noise', 'sam'):
         arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
     arms[f'control_lr_{_rate:g}'] = dict(reference='control', of=f'late_lr_{_rate:g}')
-    for _arm in ('late', 'noise'):  # with masks of its own in the adversarial pass
+    for _arm in ('late', 'noise'):  # own masks in the adversarial pass, as docs/study.md has them
         _own = {f'model.{_part}.afan.draws': 'own' for _part in ('neck', 'decode_head')}
         arms[f'own_{_arm}_lr_{_rate:g}'] = dict(arms[f'{_arm}_lr_{_rate:g}'], **_own)
     _of = f'own_late_lr_{_rate:g}'
@@ -30,5 +30,5 @@ seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'mIoU'
 references = ['stock', 'control', 'longer', 'noise', 'sam', 'stock_lr_0.3']
-references += ['stock_lr_1', 'noise_lr_1', 'sam_lr_1']
+references += ['stock_lr_1', 'noise_lr_1', 'own_noise_lr_1', 'sam_lr_1']
 keep_checkpoints = True
