@@ -182,7 +182,7 @@ class Recording:
                 )
         if missed:
             raise RuntimeError(
-                f'A-FAN sites {missed} were not reached in the forward pass of the first step: '
+                f'A-FAN sites {missed} were not reached in the forward pass of their first step: '
                 'their modules did not run, or ran without gradients, as inside re-entrant '
                 'activation checkpointing (with_cp=True). Choose other sites, or write '
                 'num_strengths=0 there'
@@ -191,7 +191,7 @@ class Recording:
         unread = [site.name for site in first if not site.is_read]
         if unread:
             raise RuntimeError(
-                f'A-FAN sites {unread} were tapped in the first step, but the loss does not '
+                f'A-FAN sites {unread} were tapped in their first step, but the loss does not '
                 'depend on their features, so there is nothing to attack. Choose other sites or '
                 'other levels'
             )

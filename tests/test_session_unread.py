@@ -57,7 +57,9 @@ def test_a_batch_that_does_not_read_the_site_runs_as_many_passes_and_counts_none
 @pytest.mark.parametrize('perturbation', ('gradient', 'none'))
 def test_a_first_batch_that_does_not_read_the_site_stops_the_run(perturbation, detach):
     model, _ = reader(detach=detach, perturbation=perturbation)
-    with pytest.raises(RuntimeError, match=r"sites \['site'\] were tapped in the first step, but"):
+    with pytest.raises(
+        RuntimeError, match=r"sites \['site'\] were tapped in their first step, but"
+    ):
         gradients(model, dict(batch(), y=None))
 
 

@@ -1,7 +1,5 @@
 """Sharpness in feature space: how fast the loss rises when the feature at a site is perturbed."""
 
-import copy
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
@@ -9,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..isolation import evaluation_mode, flow_modules, isolated_random, restored_state
-from ..session import Session
+from ..observation import Observation
 from ..settings import AFANSettings
 from ..site import Site
 from ..utils.checks import check_integer
@@ -63,7 +60,7 @@ class SiteLosses(NamedTuple):
     finite: bool
 
 
-class _Sharpness(Session):
+class _Sharpness(Observation):
     """Finds the directions as training does, and follows them instead of training on them."""
 
     def __init__(self, model: nn.Module, settings: SharpnessSettings, key: str):
@@ -75,16 +72,10 @@ class _Sharpness(Session):
         """See :func:`~afan_mm.tap`."""
         return super().tap(name, features, tail, self.settings.at(settings), context)
 
-    def finish(self, loss: Tensor) -> None:
-        """End where the directions are known: no parameter gets a gradient."""
-        self.find_gradients(loss)
-        self.remove_hooks()
-        for site in self.entries:
-            if self.settings.sites is None or site.name in self.settings.sites:
-                self.run(site)
-
     def run(self, site: Site) -> None:
-        """The losses along the directions of one site."""
+        """The losses along the directions of one site, if it is one to look at."""
+        if self.settings.sites is not None and site.name not in self.settings.sites:
+            return
         site.check()
         with self.isolated(site):
             found = self.direction(site)
@@ -149,22 +140,7 @@ def image_sharpness(
         ValueError: If the model has no such site in this pass.
     """
     session = _Sharpness(model, settings, key=str(settings.seed + index))
-    device = next(model.parameters()).device
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(isolated_random(settings.seed + index, device))
-        stack.enter_context(restored_state(model))
-        stack.enter_context(evaluation_mode(model, flow_modules(model)))
-        with session.record():
-            data = model.data_preprocessor(copy.deepcopy(batch), True)
-            losses = model._run_forward(data, mode='loss')
-        missing = sorted(set(settings.sites or ()) - set(session.sites))
-        if missing or not session.sites:
-            raise ValueError(
-                f'sites must be among {sorted(session.sites)}, those that this model has switched '
-                f'on, but got {missing or "none"}'
-            )
-        session.finish(model.parse_losses(losses)[0])
+    session.observe(batch, settings.sites, settings.seed + index)
     return session.found
 
 

@@ -59,7 +59,7 @@ class Plan:
             data=self.datasets.about(cfg, cfg.train_dataloader.dataset),
             curve=curve,
         )
-        key = f'{name}-{seed}-{digest(about)}'
+        key = f'{self.arms.first_alike(name)}-{seed}-{digest(about)}'
         measured_on = dict(
             loader=loader,
             evaluator=evaluator,
@@ -136,6 +136,12 @@ def _code_of(measure: dict) -> List[str]:
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:
     """The runs of these arms and seeds that can be started by now, seed after seed, so that whoever
-    stops early has whole pairs.
+    stops early has whole pairs; arms that are one run are there once.
     """
-    return [plan.spec(arm, seed) for seed in seeds for arm in arms if not plan.waits(arm)]
+    runs: Dict[str, RunSpec] = {}
+    for seed in seeds:
+        for arm in arms:
+            if not plan.waits(arm):
+                spec = plan.spec(arm, seed)
+                runs.setdefault(spec.key, spec)
+    return list(runs.values())

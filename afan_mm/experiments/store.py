@@ -15,7 +15,15 @@ from ..utils.files import write_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # Of the package: what no training runs through.
-ELSEWHERE = ('analysis', 'cli', 'conversion', 'experiments', 'robustness', 'visualization')
+ELSEWHERE = (
+    'analysis',
+    'cli',
+    'conversion',
+    'experiments',
+    'observation.py',
+    'robustness',
+    'visualization',
+)
 TRAINS = ('experiments/sam.py',)
 # Of those beside robustness/: what an attack runs through.
 ATTACKS = ('attack.py', 'feature_cache.py', 'functional.py', 'isolation.py', 'norms.py')

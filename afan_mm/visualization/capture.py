@@ -1,17 +1,13 @@
 """What A-FAN does to the features of one batch, kept instead of trained on."""
 
-import copy
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
-import torch
 from torch import Tensor, nn
 
 from ..augment import Strength, mix
 from ..functional import draw_strengths, full_precision
-from ..isolation import evaluation_mode, flow_modules, isolated_random, restored_state
-from ..session import Session
+from ..observation import Observation
 from ..settings import AFANSettings
 from ..site import Site
 from ..steering import Steering
@@ -43,7 +39,7 @@ class SiteFeatures(NamedTuple):
     extent: Tuple[float, float] = (1.0, 1.0)
 
 
-class _Capture(Session):
+class _Capture(Observation):
     """Finds the directions as training does, and keeps the perturbed features instead of training
     on them.
     """
@@ -61,14 +57,6 @@ class _Capture(Session):
         self.num_strengths = num_strengths
         self.magnify = magnify
         self.captured: List[SiteFeatures] = []
-
-    def finish(self, loss: Tensor) -> None:
-        """End where the directions are known: no parameter gets a gradient."""
-        if self.sites:
-            self.find_gradients(loss)
-        self.remove_hooks()
-        for site in self.entries:
-            self.run(site)
 
     def run(self, site: Site) -> None:
         """Keep what the site's passes would train on."""
@@ -147,23 +135,7 @@ def capture(
         ValueError: If the model has no such site in this pass.
     """
     session = _Capture(model, key, scale, num_strengths, magnify, steering)
-    device = next(model.parameters()).device
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(isolated_random(0, device))
-        stack.enter_context(restored_state(model))
-        stack.enter_context(evaluation_mode(model, flow_modules(model)))
-        with session.record():
-            data = model.data_preprocessor(copy.deepcopy(batch), True)
-            losses = model._run_forward(data, mode='loss')
-        missing = set(sites or ()) - set(session.sites)
-        if missing or not session.sites:
-            raise ValueError(
-                f'sites must be among {sorted(session.sites)}, those that this model has switched '
-                'on, '
-                f'but got {sorted(missing)}'
-            )
-        session.finish(model.parse_losses(losses)[0])
+    data = session.observe(batch, sites)
     return [
         each._replace(extent=_extent(data))
         for each in session.captured

@@ -9,6 +9,12 @@ from support.paths import CONFIGS
 
 CAMVID = CONFIGS / 'experiments' / 'ablation_camvid.py'
 BCCD = CONFIGS / 'experiments' / 'ablation_bccd.py'
+CIFAR = CONFIGS / 'experiments' / 'ablation_cifar10-500.py'
+LAST = {
+    CAMVID: {'B4': 'backbone.timm_model.blocks.6'},
+    BCCD: {'B4': 'backbone.layer4'},
+    CIFAR: dict(S6='backbone.timm_model.blocks.5', S7='backbone.timm_model.blocks.6', V='output'),
+}
 
 
 def report(**values):
@@ -62,29 +68,34 @@ def test_picture_marks_the_best():
     assert (draw_ablation(results) != other).any()
 
 
-@pytest.mark.parametrize('path', (CAMVID, BCCD), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', (CAMVID, BCCD, CIFAR), ids=lambda path: path.stem)
 def test_experiments(path, tmp_path):
     """Four panels; every arm is a config of its own, with the sites and settings of its name."""
     experiment = read_experiment(str(path))
     plan = Plan(experiment, Store(tmp_path))
+    size = 'length' if path == CIFAR else 'step_size'
     panels = {name.partition('-')[0] for name in experiment.arms}
-    assert panels == {'stock', 'steps', 'strengths', 'location', 'step_size'}
-    last = 'backbone.layer3' if path == CAMVID else 'backbone.layer4'
+    assert panels == {'stock', 'steps', 'strengths', 'location', size}
     for name in experiment.arms:
         cfg = plan.arms.config(name)
         if name == 'stock':
-            assert cfg.optim_wrapper.type == 'OptimWrapper'
+            assert cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper'
             continue
         panel, _, setting = name.partition('-')
-        sites = cfg.model.neck.afan
+        sites = [site for site in cfg.model.neck.afan if site.num_strengths]
         assert cfg.optim_wrapper.type == 'AFANOptimWrapper'
         if panel == 'location':
-            stages = [site.site[-1] for site in sites]
-            assert stages == [part[1] for part in setting.split('+')]
+            assert len(sites) == len(setting.split('+'))
+            known = LAST[path]
+            assert all(s.site == known[w] for s, w in zip(sites, setting.split('+')) if w in known)
         else:
-            assert [site.site for site in sites] == [last]
+            assert [site.site for site in sites] == list(LAST[path].values())
         if panel in ('steps', 'strengths'):
             key = dict(steps='num_steps', strengths='num_strengths')[panel]
-            assert sites[0][key] == int(setting)
+            assert {site.get(key, 1) for site in sites} == {int(setting)}
+        if path == CIFAR:  # the passes of several strengths share the weight
+            assert {site.adv_weight * site.num_strengths for site in sites} == {0.5}
         if panel == 'step_size':
             assert sites[0].epsilon == float(setting) / 255
+        if panel == 'length':
+            assert {site.epsilon for site in sites} == {float(setting)}

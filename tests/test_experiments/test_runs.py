@@ -126,6 +126,20 @@ def test_another_seed_has_other_weights_and_data(tmp_path):
     assert one['first_batches'] != two['first_batches']
 
 
+def test_arms_of_one_config_are_one_run(tmp_path):
+    """As the panels of an ablation, which share the setting that they vary."""
+    write_project('mmpretrain', tmp_path)
+    arms = {'stock': {}, 'steps-1': afan_overrides('mmpretrain')}
+    arms['strengths-3'] = afan_overrides('mmpretrain')
+    plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
+    failed, said = execute(plan)
+    assert not failed and said[0].endswith('2 runs, 0 of them stored')
+    assert [record['arm'] for record in plan.store.all()] == ['steps-1', 'stock']
+    values = collect(plan, list(arms), [0])['metrics'][PRIMARY['mmpretrain']]['values']
+    assert values['steps-1'] == values['strengths-3'] != {}
+    assert execute(plan, arms=['strengths-3'])[1] == ['trial: 1 runs, 1 of them stored']
+
+
 def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
     write_project('mmpretrain', tmp_path)
     broken = {'model.head.in_channels': 3}

@@ -56,5 +56,5 @@ def test_a_level_that_nobody_reads(detach):
             messages.append(str(error))
     assert messages[0] is messages[2] is messages[3] is None
     assert messages[1].startswith(
-        "A-FAN sites ['neck'] were tapped in the first step, but the loss"
+        "A-FAN sites ['neck'] were tapped in their first step, but the loss"
     )
