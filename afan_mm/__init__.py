@@ -10,7 +10,7 @@ from .models import AFANClsHead, AFANDecodeHead, AFANModel, AFANNeckWrapper, AFA
 from .pretrained import partly_frozen  # noqa: F401  registers it
 from .robustness import RobustTestLoop  # noqa: F401  registers it
 from .settings import AFANSettings
-from .site import is_recording, tap
+from .taps import is_recording, tap
 
 __version__ = '0.1.0'
 __all__ = [

@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Set, 
 import torch
 from torch import nn
 
+from .declared import declared_by
 from .isolation import replaced
 from .settings import AFANSettings
-from .site import declared_by
 
 NAME = 'afan_auxiliary'  # in the names of parameters and buffers
 ADVICE = "write model=dict(type='AFANModel', base='<type of the stock model>', ...)"

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .changes import Change
 from .settings import AFANSettings
-from .site import Features, Site, Tail, taps_go_to
+from .site import Features, Site, Tail
+from .taps import taps_go_to
 
 SHARED = (
     'num_strengths',

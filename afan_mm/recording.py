@@ -6,10 +6,12 @@ from typing import AbstractSet, Any, Callable, ContextManager, Dict, Iterator, L
 from torch import Tensor, nn
 
 from .consistency import note
+from .declared import declared_by, trained_modules
 from .gradients import Gate, summed
 from .joint import check_group
 from .settings import AFANSettings
-from .site import Features, Site, declared_by, taps_go_to, trained_modules
+from .site import Features, Site
+from .taps import taps_go_to
 
 
 class Recording:
@@ -139,7 +141,7 @@ class Recording:
                 self._hooks.append(hook)
 
     def gates_of(self, settings: AFANSettings) -> List[Any]:
-        """See :func:`~afan_mm.site.gates_of`."""
+        """See :func:`~afan_mm.taps.gates_of`."""
         return [
             outputs[0].grad_fn
             for name, outputs in self._outputs.items()

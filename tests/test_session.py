@@ -13,7 +13,7 @@ from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 
 class MyHead(BaseModule):
-    """The example of ``afan_mm/site.py``, as it stands there."""
+    """The example of ``afan_mm/taps.py``, as it stands there."""
 
     def __init__(self, afan=None):
         super().__init__()

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ..conversion import ConversionError, converted
+from ..declared import declared_by, trained_modules
 from ..settings import AFANSettings
-from ..site import declared_by, trained_modules
 from ..utils.errors import UsageError
 from ..utils.files import write_json
 from .checkpoints import build_model, named_paths, read_states

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..auxiliary_norms import check_auxiliary_norms
 from ..conversion.host import in_scope
+from ..declared import declared_sites, trained_modules
 from ..engine import AFANFeatureMapHook, AFANHook
 from ..engine.optim_wrapper import AFANOptimMixin, check_arguments
 from ..engine.site_table import check_sites
@@ -27,7 +28,6 @@ from ..models.component import (
     find_model,
     parameter,
 )
-from ..site import declared_sites, trained_modules
 from ..utils.errors import UsageError, describe, is_message, where_raised
 
 COMPONENTS = dict(

@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..site import declared_by, trained_modules
+from ..declared import declared_by, trained_modules
 from ..utils.errors import UsageError, describe
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint

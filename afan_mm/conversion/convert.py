@@ -11,9 +11,11 @@ from ..utils.checks import check_choice, check_number
 from .cost import estimated_cost
 from .host import ConversionError, Host, find_host, in_scope, refuse_converted
 from .late import MAX_TAIL_SHARE, late_sites, shown
-from .placement import Parts, Sites, checked, read_sites
+from .part_checks import checked
+from .placement import Parts
 from .presets import PRESETS, SITES, preset_settings
 from .pure_python import with_classes
+from .sites import Sites, read_sites
 from .training import training_overrides
 
 

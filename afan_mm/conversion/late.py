@@ -16,7 +16,7 @@ from ..models.point import Point
 from ..random_batches import LIBRARIES
 from ..utils.errors import describe
 from .host import ConversionError, Host, level_read
-from .placement import HEADS, NECK_SITES
+from .sites import HEADS, NECK_SITES
 from .stages import inner_modules, stages
 from .tail_share import Meter, identity
 from .trial_step import Shape, shapes_of, trial_step

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..auxiliary_norms import check_auxiliary_norms
+from ..declared import declared_sites, trained_modules
 from ..joint import adversarial_weight, units
-from ..site import declared_sites, trained_modules
 from ..utils.checks import check_integer
 from ..utils.models import unwrapped
 from .optim_wrapper import AFANOptimMixin

@@ -12,12 +12,12 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..declared import declared_sites
 from ..health import Health
 from ..isolation import replaced
 from ..joint import complement
 from ..ranks import raise_on_all
 from ..session import Session
-from ..site import declared_sites
 from ..steering import Steering
 from ..utils.checks import check_number
 from ..utils.models import unwrapped

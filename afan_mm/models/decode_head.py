@@ -7,8 +7,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..contribution import Losses
+from ..declared import declared_by
 from ..settings import AFANSettings
-from ..site import Losses, declared_by
 from .component import AFANComponent, did_you_mean
 from .point import Passage, Point, as_levels, modules_after
 from .rerun import Rerun

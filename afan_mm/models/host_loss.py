@@ -6,8 +6,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from torch import Tensor, nn
 
 from ..consistency import Prediction
+from ..contribution import Losses
+from ..declared import declared_by
 from ..isolation import replaced
-from ..site import Losses, clean_predictions, declared_by, forget_predictions, is_recording
+from ..taps import clean_predictions, forget_predictions, is_recording
 from .point import Passage
 from .rerun import Rerun
 from .tape import answered, pack, unpack

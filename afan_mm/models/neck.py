@@ -9,9 +9,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..declared import declared_by
 from ..isolation import replaced
 from ..settings import AFANSettings
-from ..site import declared_by
 from .component import AFANComponent, check_part
 from .host_loss import HostLoss, proposing
 from .point import Levels, Passage, Point, as_levels, modules_after

@@ -7,9 +7,10 @@ from typing import Any, Callable, ContextManager, List, NamedTuple, Optional, Se
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..contribution import Losses
 from ..isolation import replaced
 from ..settings import AFANSettings
-from ..site import Losses, is_perturbing, tap
+from ..taps import is_perturbing, tap
 
 
 class Point(NamedTuple):

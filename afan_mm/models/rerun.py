@@ -5,8 +5,9 @@ from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence
 
 from torch import Tensor, nn
 
+from ..contribution import Losses
 from ..settings import AFANSettings
-from ..site import Losses, gates_of, is_recording, note_clean_losses, tap
+from ..taps import gates_of, is_recording, note_clean_losses, tap
 from .point import Levels, Passage
 from .tape import Tape, pack
 

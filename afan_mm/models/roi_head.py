@@ -7,9 +7,10 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..contribution import Losses
+from ..declared import declared_by
 from ..isolation import replaced
 from ..settings import AFANSettings
-from ..site import Losses, declared_by
 from .component import AFANComponent, find_model
 from .point import Passage, Point
 from .rerun import Rerun

@@ -2,7 +2,8 @@
 
 from .canvas import save_png, to_rgb
 from .capture import SiteFeatures, capture, first_sample
-from .feature_maps import CHANNELS, choose_view, draw_site
+from .feature_maps import draw_site
+from .view import CHANNELS, choose_view
 
 __all__ = [
     'CHANNELS',

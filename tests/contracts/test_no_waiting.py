@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from afan_mm import AFANSettings, tap
-from afan_mm.site import declared_sites
+from afan_mm.declared import declared_sites
 from support.tiny import build, optim_wrapper, segmentation_batch, segmentor_config, with_afan
 from support.toy import batch, host
 from support.versions import runs_without_values

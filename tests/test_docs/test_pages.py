@@ -100,7 +100,7 @@ def test_the_page_lists_every_file_as_it_is():
     assert page.count('<!-- tree ') == 4 and '\n- `session.py`: One training step' in page
     assert tree.filled(page) == page
     changed = re.sub(r'\n- `session.py`.*', '', page).replace(
-        '`site.py`: Where', '`site.py`: There'
+        '`taps.py`: Where', '`taps.py`: There'
     )
     assert changed != page and tree.filled(changed) == page
 

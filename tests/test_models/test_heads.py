@@ -16,9 +16,9 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
 from afan_mm import AFANSettings, tap
+from afan_mm.declared import declared_sites
 from afan_mm.engine.site_table import check_sites
 from afan_mm.isolation import restored_state
-from afan_mm.site import declared_sites
 from support.exact import EPSILON, assert_same, objective_gradients
 from support.tiny import (
     build,

@@ -15,8 +15,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch.profiler import record_function
 
+from ...declared import declared_by
 from ...isolation import isolated_random, replaced
-from ...site import declared_by
 from ...stock_model import build, resize, without_weights
 from .meters import LabelClock, held_memory, peak_memory, timed
 from .schedules import TAILS

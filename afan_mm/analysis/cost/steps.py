@@ -7,7 +7,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from ...attack import pgd
-from ...site import declared_by
+from ...declared import declared_by
 from .schedules import Schedule, SiteReached
 
 PIXEL_EPSILON = 4 / 255  # its size does not change the work
