@@ -43,7 +43,8 @@ def gradient_of(
     try:
         return torch.autograd.grad(loss, inputs, retain_graph=retain_graph, allow_unused=True)
     except RuntimeError as error:
-        if 'checkpoint' not in str(error).lower():
+        said = str(error).lower()
+        if not ('checkpoint' in said and 'compatible with .grad()' in said):
             raise
         raise RuntimeError(
             'A-FAN needs torch.autograd.grad here, which re-entrant activation checkpointing '

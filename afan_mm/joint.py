@@ -9,7 +9,7 @@ alone.
 """
 
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, NoReturn, Sequence, Tuple
 
 from torch import Tensor
 
@@ -55,6 +55,20 @@ def units(settings: Sequence[AFANSettings]) -> List[AFANSettings]:
     running = [each for each in settings if each.num_strengths]
     joint = [each for each in running if each.joint]
     return [each for each in running if not each.joint or each is joint[0]]
+
+
+def needs_directions_first(settings: Sequence[AFANSettings]) -> bool:
+    """Whether a step takes the directions from a backward of their own: an attached site adds to
+    the gradient that a site upstream of it would take its direction from.
+
+    Args:
+        settings: Those of the sites whose passes run, see :func:`units`.
+    """
+    return (
+        len(settings) > 1
+        and any(each.within_backward for each in settings)
+        and any(each.follows_gradient for each in settings)
+    )
 
 
 def adversarial_weight(settings: Sequence[AFANSettings]) -> float:
@@ -135,6 +149,32 @@ class JointPass:
                 f'that enters at {first!r}, which comes first, does not reach them. Set '
                 'joint=False there, or add a joint site before both'
             )
+
+
+class JointBackward:
+    """Takes the taps of the later sites of a group while a pass of its first site goes backward:
+    layers run there again, which are checkpointed, and the perturbation is gone by then.
+
+    Args:
+        sites: Those later ones.
+    """
+
+    records = False
+
+    def __init__(self, sites: Sequence[Site]):
+        self._names = {site.name for site in sites}
+
+    def wants(self, settings: AFANSettings) -> bool:
+        """Whether this is one of them."""
+        return settings.name in self._names
+
+    def tap(self, name: str, *args) -> NoReturn:
+        """Raise; see :func:`~afan_mm.tap`."""
+        raise RuntimeError(
+            f'A-FAN site {name!r} has joint=True and is inside activation checkpointing, which '
+            'runs its layers again in the backward, where it is not perturbed. Set joint=False '
+            'there, choose a site outside, or do not checkpoint these layers (with_cp=False)'
+        )
 
 
 @contextmanager

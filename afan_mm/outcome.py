@@ -3,7 +3,7 @@ next step.
 """
 
 from functools import lru_cache
-from typing import Callable, Optional, Sequence, Union
+from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.profiler import record_function
 
 from .health import Health
 from .isolation import restored_state
+from .settings import AFANSettings
 from .site import Site
 from .steering import Steering
 from .tails import objective_of
@@ -33,6 +34,7 @@ class Outcome:
         self.health = health
         self.steering = steering
         self.scale = scale
+        self._gains: Dict[str, Tuple[AFANSettings, Tensor]] = {}
 
     def scale_of(self, site: Site) -> Union[float, Tensor]:
         """The factor on the epsilon of a site and of those joined to it."""
@@ -53,7 +55,8 @@ class Outcome:
             site: Where they entered.
             finite: Whether the directions were; see :class:`~afan_mm.attack.Perturbation`.
             losses: Of each pass, without a graph.
-            clean_pass: Runs the tail on the clean feature and gives its loss.
+            clean_pass: Runs the tail, with the norms of the passes, on the clean feature and gives
+                its loss.
         """
 
         def clean_loss() -> Tensor:
@@ -62,28 +65,44 @@ class Outcome:
             with torch.no_grad(), restored_state(self.model):  # no trace, whatever bn_stats
                 return clean_pass()
 
-        self._steer(site, finite, losses, clean_loss)
+        self._note_gain(site, finite, losses, clean_loss)
         once = lru_cache(maxsize=None)(clean_loss)
         with record_function(f'afan/{site.name}/health'):
             # of the passes of joint sites each site has figures of its own
             for each in site.group:
                 self.health.add_step(each.name, finite, once)
 
-    def _steer(
+    def step_over(self) -> None:
+        """All passes are over: tell the controller of epsilon what they did.
+
+        In the order of the names, the same on all ranks, which average each gain; the order of the
+        passes need not be.
+        """
+        for name in sorted(self._gains):
+            settings, gain = self._gains[name]
+            self.steering.update(settings, gain)
+            self.health.add_factor(name, self.steering.factor(settings, gain))
+        self._gains.clear()
+
+    def _note_gain(
         self,
         site: Site,
         finite: Tensor,
         losses: Sequence[Tensor],
         clean_loss: Callable[[], Tensor],
     ) -> None:
-        """Tell the controller of epsilon what the passes did; not while warming up."""
-        if self.steering is None or site.settings.target_gain is None or self.scale < 1:
+        """What the passes of a steered site did; not while warming up, nor where nothing is
+        perturbed.
+        """
+        settings = site.settings
+        unsteered = self.steering is None or settings.target_gain is None
+        if unsteered or self.scale < 1 or settings.perturbation == 'none':
             return
-        if site.clean_losses is not None and site.consistency is None:
+        known = site.clean_losses is not None and site.consistency is None
+        if known and settings.bn_stats != 'auxiliary':  # those of the clean pass had other norms
             clean = objective_of(self.model, site.as_of_host(site.clean_losses))
         else:
             clean = clean_loss()
         gain = torch.stack(list(losses)).mean() - clean
         gain = torch.where(finite, gain, torch.full_like(gain, torch.nan))
-        self.steering.update(site.settings, gain)
-        self.health.add_factor(site.name, self.steering.factor(site.settings, gain))
+        self._gains[site.name] = settings, gain

@@ -32,7 +32,7 @@ from .draws import Draws
 from .gradients import average_over_ranks, explained, gradient_of, summed, zero_unless
 from .health import Health
 from .isolation import isolated_random, restored_state
-from .joint import perturbing
+from .joint import JointBackward, needs_directions_first, perturbing
 from .outcome import Outcome
 from .pixels import pixel_bounds
 from .recording import Recording
@@ -40,6 +40,7 @@ from .settings import AFANSettings
 from .site import Features, Site, Tail
 from .steering import Steering
 from .tails import losses_of_tail, objective_of_tail
+from .taps import taps_go_to
 
 
 class Session(Recording):
@@ -112,9 +113,7 @@ class Session(Recording):
         """
         self.back_propagate = back_propagate
         sites = self.entries
-        # An attached site adds to the gradient that a site upstream of it would take its direction
-        # from.
-        if len(sites) > 1 and any(site.settings.within_backward for site in sites):
+        if needs_directions_first([site.settings for site in sites]):
             with record_function('afan/directions'):
                 self.find_gradients(loss)
         self.forget_outputs()
@@ -126,6 +125,7 @@ class Session(Recording):
                 # at its gate in vain runs too: other ranks' losses may have read theirs.
                 if not site.has_run:
                     self.run(site)
+        self.outcome.step_over()
         if self.replicas is not None:
             average_over_ranks(self.replicas)
 
@@ -171,18 +171,17 @@ class Session(Recording):
         site.is_read = any(g is not None for each in site.group for g in each.gradients)
         for each in site.group:
             each.check()
-        with self.isolated(site):
-            with self.norms(site):
-                with record_function(f'afan/{site.name}/attack'):
-                    found = self.direction(site)
-                passes = self.draws.strengths(site)
-                site.gradients = []  # as large as the feature, and of no more use
-                for later in site.joined:
-                    later.release()
-                for feature in site.features:
-                    feature.requires_grad_(not site.settings.detach)
-                losses = [self.adversarial_pass(site, found, each) for each in passes[:-1]]
-                losses.append(self.adversarial_pass(site, found, passes[-1], is_last=True))
+        with self.isolated(site), self.norms(site):
+            with record_function(f'afan/{site.name}/attack'):
+                found = self.direction(site)
+            passes = self.draws.strengths(site)
+            site.gradients = []  # as large as the feature, and of no more use
+            for later in site.joined:
+                later.release()
+            for feature in site.features:
+                feature.requires_grad_(not site.settings.detach)
+            losses = [self.adversarial_pass(site, found, each) for each in passes[:-1]]
+            losses.append(self.adversarial_pass(site, found, passes[-1], is_last=True))
             self.outcome.passes_over(
                 site, found.finite, losses, lambda: self.loss(site, site.features)
             )
@@ -256,7 +255,9 @@ class Session(Recording):
         counted = torch.where(found.finite, loss, torch.zeros_like(loss))
         weight = settings.adv_weight * settings.interval * strengths[0].weight
         if counted.requires_grad:  # it does where the clean loss reads the site
-            with record_function(f'afan/{site.name}/backward'):
+            with record_function(f'afan/{site.name}/backward'), taps_go_to(
+                JointBackward(site.joined)
+            ):
                 self.back_propagate(self.weigh(weight * counted))
         return loss.detach()
 
@@ -266,7 +267,9 @@ class Session(Recording):
         """
         deltas = [delta.detach().requires_grad_() for delta in deltas]
         first, *later = [adding(each) for each in site.split(deltas)]
-        return self.gradient_of(self.loss(site, first(site.features), later), deltas)
+        loss = self.loss(site, first(site.features), later)
+        with taps_go_to(JointBackward(site.joined)):
+            return self.gradient_of(loss, deltas)
 
     def gradient_of(
         self, loss: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False

@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from afan_mm import AFANSettings, draws, tap
 from support.exact import EPSILON, assert_same
@@ -348,3 +349,26 @@ def test_weights_that_leave_nothing_are_refused():
         gradients(model, batch(), wrapper)
     with pytest.raises(ValueError, match="clean_weight must be .*'complement', but got 'rest'"):
         optim_wrapper(model, clean_weight='rest')
+
+
+@pytest.mark.parametrize('num_steps', (1, 2))
+def test_a_later_site_inside_a_checkpoint_is_refused(num_steps):
+    """Its layers run again in the pass's backward, and would do so unperturbed."""
+    afan = {
+        name: AFANSettings(name=name, num_steps=num_steps, **SETTINGS)
+        for name in ('first', 'second')
+    }
+
+    def run(model, x, y):
+        def inner(feature):
+            feature = tap('second', model.middle(torch.tanh(feature)), no_tail, afan['second'])
+            return model.classifier(torch.tanh(feature))
+
+        def tail(feature):
+            logits = checkpoint(inner, feature, use_reentrant=False)
+            return dict(loss=F.cross_entropy(logits, y))
+
+        return tail(tap('first', model.front(x), tail, afan['first']))
+
+    with pytest.raises(RuntimeError, match="site 'second' has joint=True and is inside activation"):
+        gradients(host(run), batch())

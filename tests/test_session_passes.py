@@ -19,7 +19,7 @@ from support.tiny import gradients, optim_wrapper
 from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
 
 
-def chain(model, x, y, detach):
+def chain(model, x, y, detach=(False, False), **changes):
     """Site 'first' lies upstream of site 'second'."""
 
     def second_tail(f):
@@ -28,13 +28,34 @@ def chain(model, x, y, detach):
     def first_tail(f):
         return second_tail(model.middle(torch.tanh(f)))
 
-    first = tap(
-        'first', model.front(x), first_tail, AFANSettings(name='first', detach=detach[0], **EXACT)
-    )
+    afan = [
+        AFANSettings(name=name, detach=each, **dict(EXACT, **changes))
+        for name, each in zip(('first', 'second'), detach)
+    ]
+    first = tap('first', model.front(x), first_tail, afan[0])
     second = model.middle(torch.tanh(first))
-    return second_tail(
-        tap('second', second, second_tail, AFANSettings(name='second', detach=detach[1], **EXACT))
-    )
+    return second_tail(tap('second', second, second_tail, afan[1]))
+
+
+@pytest.mark.parametrize('perturbation', ('gradient', 'gaussian', 'none'))
+def test_a_backward_of_its_own_for_directions_alone(perturbation, monkeypatch):
+    """Noise and the control need none; the control is then the clean gradient, once for each
+    pass.
+    """
+    searches, find = [], Session.find_gradients
+
+    def spy(self, loss):
+        searches.append(self)
+        find(self, loss)
+
+    monkeypatch.setattr(Session, 'find_gradients', spy)
+    model, data = host(lambda model, x, y: chain(model, x, y, perturbation=perturbation)), batch()
+    ours = gradients(model, data)
+    assert len(searches) == (perturbation == 'gradient')
+    if perturbation == 'none':
+        clean = gradients(host(lambda model, x, y: chain(model, x, y, num_strengths=0)), data)
+        passes = 1 + 2 * len(RATIOS) * EXACT['adv_weight']
+        assert_same(ours, {k: None if g is None else passes * g for k, g in clean.items()})
 
 
 @pytest.mark.parametrize('detach', ((True, True), (True, False), (False, True), (False, False)))

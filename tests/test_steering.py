@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from afan_mm import AFANSettings, steering, tap
+from afan_mm.auxiliary_norms import add_auxiliary_norms
 from afan_mm.steering import Steering
 from support.exact import assert_same
 from support.tiny import (
@@ -114,6 +115,72 @@ def test_ranks_share_the_mean_gain(monkeypatch):
     controller, settings = Steering(), AFANSettings(**SETTINGS)
     controller.update(settings, torch.tensor(0.1))
     assert float(controller.factor(settings, torch.zeros(()))) == pytest.approx(1)
+
+
+@pytest.mark.parametrize('late_is_read', (True, False))
+def test_ranks_average_the_sites_in_one_order(late_is_read, monkeypatch):
+    """That of their names, whether a rank's loss reads a site, whose passes then run at its gate,
+    or not.
+    """
+    afan = {name: AFANSettings(name=name, **SETTINGS) for name in ('early', 'late')}
+
+    def run(model, x, y):
+        def last(feature):
+            return dict(loss_late=F.cross_entropy(model.classifier(feature), y))
+
+        def tail(feature):
+            loss = F.cross_entropy(model.classifier(feature), y)
+            late = tap('late', model.middle(feature), last, afan['late'])
+            return dict(loss_early=loss, **(last(late) if late_is_read else {}))
+
+        return tail(tap('early', model.front(x), tail, afan['early']))
+
+    order, update = [], Steering.update
+
+    def spy(self, settings, gain):
+        order.append(settings.name)
+        update(self, settings, gain)
+
+    monkeypatch.setattr(Steering, 'update', spy)
+    model = host(run)
+    wrapper = optim_wrapper(model)
+    wrapper._checked = set(afan)  # by an earlier batch, in which all were read
+    gradients(model, batch(), wrapper)
+    assert order == ['early', 'late']
+
+
+def test_passes_with_norms_of_their_own_are_compared_with_these():
+    """An auxiliary norm that triples its output does not pass for a perturbation's effect."""
+    settings = dict(SETTINGS, epsilon=1e-9, bn_stats='auxiliary')
+    afan = AFANSettings(**settings)
+
+    def run(model, x, y):
+        def tail(feature):
+            return dict(loss=F.cross_entropy(model.classifier(model.norm(feature)), y))
+
+        return tail(tap('afan', model.front(x), tail, afan))
+
+    model = host(run)
+    model.afan = afan
+    add_auxiliary_norms(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'auxiliary' in name and name.endswith('weight'):
+                parameter.mul_(3)
+    wrapper = optim_wrapper(model)
+    wrapper.health.due = True
+    gradients(model, batch(), wrapper)
+    report = wrapper.health.report()
+    assert report['afan/gain'] == pytest.approx(0, abs=1e-6)
+    assert math.log(report['afan/epsilon_factor']) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_what_is_not_perturbed_is_not_steered():
+    """The control of a steered arm: no epsilon would give it a gain."""
+    model = steered_host(perturbation='none')
+    wrapper = optim_wrapper(model)
+    gradients(model, batch(), wrapper)
+    assert float(wrapper.steering.factor(AFANSettings(), torch.zeros(()))) == 1
 
 
 def test_a_resumed_wrapper_goes_on():

@@ -1,7 +1,7 @@
 """The hook that checks the set-up, warms the strength up and reports what the perturbations do."""
 
 import math
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Set
 
 import torch
 from mmengine.hooks import Hook
@@ -12,6 +12,7 @@ from torch import nn
 from ..auxiliary_norms import check_auxiliary_norms
 from ..declared import declared_sites, trained_modules
 from ..joint import adversarial_weight, units
+from ..steering import LARGEST_FACTOR
 from ..utils.checks import check_integer
 from ..utils.models import unwrapped
 from .optim_wrapper import AFANOptimMixin
@@ -40,6 +41,7 @@ class AFANHook(Hook):
         self.interval = check_integer('interval of AFANHook', interval, 1)
         self._longest = 1
         self._strong: Dict[str, str] = {}  # sites that may turn out too strong, and the unit there
+        self._unreached: Set[str] = set()  # sites whose target_gain no epsilon was found for
         self._void_updates = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -114,6 +116,8 @@ class AFANHook(Hook):
                     'finite, or there was no loss to take them from, and their adversarial passes '
                     'counted nothing'
                 )
+            if key.endswith('epsilon_factor'):
+                self._tell_unreached(runner, key.split('/')[0], value)
 
     def _tell_strong(self, runner: Runner) -> None:
         for name, size in runner.optim_wrapper.health.relative_sizes().items():
@@ -124,6 +128,16 @@ class AFANHook(Hook):
                     f'of the feature there. Was epsilon ({unit}) meant to be that large, or does a '
                     "'/ 255' lack?"
                 )
+
+    def _tell_unreached(self, runner: Runner, name: str, factor: float) -> None:
+        largest = 0.99 * LARGEST_FACTOR
+        if name not in self._unreached and not 1 / largest < factor < largest:
+            self._unreached.add(name)
+            runner.logger.warning(
+                f'A-FAN: epsilon at {name!r} is {factor:.3g} times what was set, as far as it is '
+                'steered, and its target_gain is not reached. Is it too much for what this '
+                'perturbation can do there, or too little for what its random draws do?'
+            )
 
     def _tell_void_updates(self, runner: Runner) -> None:
         void = int(runner.optim_wrapper.num_void_updates)

@@ -7,7 +7,7 @@ from typing import Sequence, Tuple
 from rich.console import Console
 from rich.table import Table
 
-from ..joint import check_group, units
+from ..joint import check_group, needs_directions_first, units
 from ..settings import AFANSettings
 from .optim_wrapper import AFANOptimMixin
 
@@ -86,8 +86,7 @@ def site_table(sites: Sites) -> str:
         )
     text = StringIO()
     Console(file=text, width=160).print(table)
-    running = units([s for _, s in sites])
-    if len(running) > 1 and any(s.within_backward for s in running):
+    if needs_directions_first(units([s for _, s in sites])):
         text.write(
             'and one more backward from the clean loss to the sites, for directions free of '
             'adversarial gradients\n'

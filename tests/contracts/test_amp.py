@@ -28,6 +28,7 @@ SCALE = 2.0**10
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 DEVICES = ('cpu', pytest.param('cuda', marks=with_gpu))
 KINDS = (('cpu', 'bfloat16'), ('cpu', 'float16'), pytest.param('cuda', 'float16', marks=with_gpu))
+joint_or_not = pytest.mark.parametrize('joint', (False, True), ids=('apart', 'joint'))
 detached_or_not = pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
 
 
@@ -74,28 +75,31 @@ def see(module, what):
     return seen
 
 
+@joint_or_not
 @pytest.mark.parametrize('num_steps', (1, 2))
 @detached_or_not
 @pytest.mark.parametrize('device, dtype', KINDS)
-def test_passes_run_under_autocast(device, dtype, detach, num_steps):
+def test_passes_run_under_autocast(device, dtype, detach, num_steps, joint):
     """Every run of the tail's last layer, the clean one among them, computes in half precision;
     gradients are float32 and finite.
     """
-    model = model_of(device, detach=detach, num_steps=num_steps)
+    model = model_of(device, detach=detach, num_steps=num_steps, joint=joint)
     dtypes = see(model.decode_head.conv_seg, lambda output: output.dtype)
     (kept,) = gradients_at_updates(model, amp_wrapper(model, dtype), [batch_of('segmentor')])
-    assert dtypes == [getattr(torch, dtype)] * (1 + 2 * (num_steps - 1 + 2))
+    sites = 1 if joint else 2
+    assert dtypes == [getattr(torch, dtype)] * (1 + sites * (num_steps - 1 + 2))
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in kept.values())
 
 
+@joint_or_not
 @pytest.mark.parametrize('num_steps', (1, 2))
 @detached_or_not
 @pytest.mark.parametrize('device', DEVICES)
-def test_gradients_are_scaled_alike(device, detach, num_steps):
+def test_gradients_are_scaled_alike(device, detach, num_steps, joint):
     """Under the scaler, all gradients are the scale times those without it, and the update gets the
     unscaled ones.
     """
-    settings = dict(detach=detach, num_steps=num_steps)
+    settings = dict(detach=detach, num_steps=num_steps, joint=joint)
     plain = gradients(model_of(device, **settings), batch_of('segmentor'))
     model = model_of(device, **settings)
     scaled = gradients(model, batch_of('segmentor'), amp_wrapper(model, 'float32'))
