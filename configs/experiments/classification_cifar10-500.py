@@ -8,6 +8,7 @@ arms = dict(
     stock=dict(),
     late=dict(config=_late),
     control=dict(of='late'),
+    longer=dict(factor=2),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
 )
@@ -18,5 +19,5 @@ del _site, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
 primary = 'accuracy/top1'
-references = ['stock', 'control', 'noise', 'sam']
+references = ['stock', 'control', 'longer', 'noise', 'sam']
 keep_checkpoints = True

@@ -3,10 +3,11 @@
 # name of the file in its `_base_`. `afan convert CONFIG` takes this preset, and finds late sites in
 # a model.
 #
-# Where each value comes from: docs/study.md has what five seeds show of the whole. Single values
-# come from small pilots of one to three seeds, in which
+# Where each value comes from: docs/study.md has what five to ten seeds show of the whole. Single
+# values come from small pilots of one to three seeds, in which
 # - late sites perturbed together gained more than any of them alone, or than early ones;
-# - the l2 norm at each position, a tenth of the feature's own length there, did so on two tasks;
+# - a tenth of the feature's own length in the l2 norm did so on two tasks: of each sample's in
+#   classification, of each position's in segmentation;
 # - moments of the batch took most of the perturbation away again, hence moments=None;
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
