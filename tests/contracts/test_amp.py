@@ -8,7 +8,7 @@ import importlib
 import pytest
 import torch
 
-from afan_mm import augment, session
+from afan_mm import augment, passes
 from support.tiny import (
     assert_close,
     assert_identical,
@@ -144,7 +144,7 @@ def directions(model, wrapper, monkeypatch):
         return perturbation
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, 'perturb', keep)
+        patch.setattr(passes, 'perturb', keep)
         gradients(model, batch_of('segmentor'), wrapper)
     return found
 
