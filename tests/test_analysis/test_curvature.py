@@ -337,7 +337,7 @@ def test_another_loss_does_not_resume(tmp_path):
     losses.model.auxiliary_head.loss_decode.loss_weight *= 2
     doubled = FixedLosses(losses.model, losses.batches, about=dict(loss_weight=2))
     assert largest(doubled) == pytest.approx(2 * first, rel=1e-3)
-    labelled = FixedLosses(losses.model, copy.deepcopy(losses.batches))
+    labelled = FixedLosses(doubled.model, copy.deepcopy(doubled.batches), about=doubled.about)
     for sample in labelled.batches[0]['data_samples']:
         sample.gt_sem_seg.data[:] = 255
         sample.gt_sem_seg.data[0, 0, 0] = 0
