@@ -236,9 +236,11 @@ class _Stages:
         return found
 
     def _remove_vectors(self) -> None:
-        path = None if self.folder is None else osp.join(self.folder, 'eigenpairs.npz')
-        if path is not None and osp.isfile(path):
-            os.remove(path)
+        if self.folder is not None:
+            for name in ('products.bin', 'eigenpairs.npz'):
+                path = osp.join(self.folder, name)
+                if osp.isfile(path):  # the products only of a run that was killed in between
+                    os.remove(path)
 
     def _traces(self, basis: Optional[Eigenpairs]) -> List[Tuple[float, float]]:
         terms = self.state.setdefault('traces', [])
