@@ -14,9 +14,14 @@ from ..utils.errors import UsageError, describe
 from ..utils.models import load_exactly
 
 
-def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
-    """The model of a config, stock or with A-FAN components, in evaluation mode and without norms
-    for training alone.
+def build_model(cfg: Config, device: str = 'cpu', auxiliary: bool = False) -> nn.Module:
+    """The model of a config, stock or with A-FAN components, in evaluation mode.
+
+    Args:
+        cfg: The config.
+        device: Defaults to 'cpu'.
+        auxiliary: Whether it keeps the norms for training alone, which the directions of a site
+            with ``bn_stats='auxiliary'`` are found with. Defaults to False.
 
     Raises:
         UsageError: If there is no such device.
@@ -26,7 +31,8 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
     if 'data_preprocessor' in cfg:  # where mmpretrain has it; mmengine's runner does the same
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = revert_sync_batchnorm(MODELS.build(config))
-    remove_auxiliary_norms(model)
+    if not auxiliary:
+        remove_auxiliary_norms(model)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

@@ -28,7 +28,7 @@ def fixed_losses(
     Args:
         cfg: With a data loader of that split.
         model: Of this config.
-        batches: How many; None for an epoch.
+        batches: How many, kept in memory; None for an epoch.
         split: 'train', with the training pipeline and its random changes, or 'val' or 'test', whose
             pipelines have none; their images differ in size, and come one by one. Defaults to
             'train'.
@@ -41,7 +41,8 @@ def fixed_losses(
     if loader is None:
         raise UsageError(f'--split must name data of the config, but it has no {split}_dataloader')
     loader = loader if split == 'train' else annotated(loader)
-    return FixedLosses(model, take_batches(loader, batches, seed), seed)
+    about = [cfg.model, cfg.get('data_preprocessor')]
+    return FixedLosses(model, take_batches(loader, batches, seed), seed, about)
 
 
 def hessian_of_checkpoints(
@@ -137,7 +138,7 @@ def sharpness_of_checkpoints(
     cfg: Config,
     checkpoints: Sequence[str],
     settings: SharpnessSettings,
-    images: Optional[int] = None,
+    images: Optional[int] = 100,
     split: str = 'val',
     json_file: Optional[str] = None,
     device: str = 'cpu',
@@ -149,7 +150,8 @@ def sharpness_of_checkpoints(
             :func:`~afan_mm.conversion.converted` with the preset 'paper'.
         checkpoints, json_file, device: As of :func:`hessian_of_checkpoints`.
         settings: See :func:`~afan_mm.analysis.sharpness.measure_sharpness`.
-        images: So many of the split, drawn from the seed. Defaults to None, all.
+        images: So many of the split, drawn from the seed; they are kept in memory. Defaults to 100;
+            None for all.
         split: Defaults to 'val'.
 
     Returns:

@@ -1,14 +1,17 @@
 """Curvature of the training loss: Table 1 of the paper, for any model."""
 
+import os
 import os.path as osp
 from contextlib import ExitStack
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
+from scipy.sparse.linalg import ArpackError
 from torch import Tensor
 
 from ..robustness.resume import run_key
-from ..utils.checks import check_integer
+from ..utils.checks import check_integer, check_number
+from ..utils.errors import describe
 from ..utils.files import replacing, write_json
 from .hessian import (
     HessianOperator,
@@ -39,7 +42,8 @@ class CurvatureSettings(NamedTuple):
         num_probes: Random vectors for the trace; 0 for none. Defaults to 30.
         num_density_probes: Random vectors for the spectral density; 0, the default, for none.
         num_density_steps: Lanczos steps for each of these. Defaults to 40.
-        tol: Relative accuracy at which the eigenvalues stop. Defaults to 1e-3.
+        tol: Relative accuracy at which the eigenvalues stop; 0 for that of the machine. Defaults to
+            1e-3.
         seed: Of start vector and probes. Defaults to 0.
     """
 
@@ -55,6 +59,7 @@ class CurvatureSettings(NamedTuple):
         for key in ('num_eigenvalues', 'num_probes', 'num_density_probes'):
             check_integer(key, getattr(self, key), least=0)
         check_integer('num_density_steps', self.num_density_steps, least=1)
+        check_number('tol', self.tol)
 
 
 def measure_curvature(
@@ -73,9 +78,10 @@ def measure_curvature(
         losses: The model and its batches.
         settings: What to compute. Defaults to None, those of :class:`CurvatureSettings`.
         parameters: By name. Defaults to None, all that require a gradient.
-        work_dir: Folder for what is done so far; a later call with the same weights, data and
-            settings goes on there. It holds, for as long as the eigenvalues are not done, every
-            product: P numbers each. Defaults to None, nothing is kept.
+        work_dir: Folder for what is done so far; a later call with the same weights, loss, data and
+            settings goes on there. Beside single figures it holds every product, P numbers each,
+            until the eigenvalues are done, and the eigenvectors until the trace is; a later call
+            for more probes finds the vectors again. Defaults to None, nothing is kept.
 
     Returns:
         Plain numbers, ready for JSON:
@@ -91,7 +97,7 @@ def measure_curvature(
 
     Raises:
         ValueError: If a setting is wrong, the loss is not finite, or reads no parameter that has a
-            second derivative.
+            second derivative, or the eigenvalues do not converge.
     """
     settings = settings or CurvatureSettings()
     settings.check()
@@ -171,41 +177,70 @@ class _Stages:
             self.state = read_state(osp.join(folder, 'state.json')) or self.state
 
     def run(self) -> Dict[str, Any]:
-        basis = self._eigenvalues() if self.settings.num_eigenvalues else None
+        settings, state = self.settings, self.state
+        basis = None
+        if settings.num_eigenvalues:
+            todo = len(state.get('traces', ())) < settings.num_probes
+            if todo or 'eigenvalues' not in state:
+                basis = self._eigenpairs()
         result: Dict[str, Any] = {}
-        if basis is not None:
-            pairs = zip(basis.values.tolist(), basis.errors.tolist())
-            result['eigenvalues'] = [dict(value=v, error=e) for v, e in pairs]
-        if self.settings.num_probes:
-            result['trace'] = [t._asdict() for t in combine_traces(self._traces(basis), basis)]
-        if self.settings.num_density_probes:
+        if settings.num_eigenvalues:
+            result['eigenvalues'] = [dict(value=v, error=e) for v, e in state['eigenvalues']]
+        if settings.num_probes:
+            terms = self._traces(basis)
+            found = combine_traces(terms, state.get('trace of the eigenvectors'))
+            result['trace'] = [trace._asdict() for trace in found]
+        self._remove_vectors()
+        if settings.num_density_probes:
             result['density'] = self._density()
-        return {**result, 'products': self.state['products']}
+        return {**result, 'products': state['products']}
 
     def _save(self, stage: str, products: int) -> None:
         self.state['products'][stage] = products
         if self.folder is not None:
             write_json(osp.join(self.folder, 'state.json'), self.state)
 
-    def _eigenvalues(self) -> Eigenpairs:
-        path = None if self.folder is None else osp.join(self.folder, 'eigenpairs.npz')
-        if path is not None and osp.isfile(path):
+    def _eigenpairs(self) -> Eigenpairs:
+        """Found, or in the folder of a run that stopped before it had all traces."""
+        if self.folder is None:
+            return self._find_eigenpairs(self.operator)
+        path = osp.join(self.folder, 'eigenpairs.npz')
+        if 'eigenvalues' in self.state and osp.isfile(path):
             with np.load(path) as stored:
                 return Eigenpairs(**stored)
-        operator: Any = self.operator
-        if self.folder is not None:
-            operator = JournalledOperator(operator, osp.join(self.folder, 'products.bin'))
+        operator = JournalledOperator(self.operator, osp.join(self.folder, 'products.bin'))
+        try:
+            found = self._find_eigenpairs(operator)
+        except ValueError:
+            operator.remove()
+            raise
+        with replacing(path) as temporary:
+            np.savez(temporary, **found._asdict())
+        operator.remove()
+        return found
+
+    def _find_eigenpairs(self, operator: Any) -> Eigenpairs:
         with Progress('Lanczos', None) as progress:
             counted = CountedOperator(operator, progress.advance)
             s = self.settings
-            found = largest_eigenvalues(counted, s.num_eigenvalues, tol=s.tol, seed=s.seed)
-        if path is not None:
-            with replacing(path) as temporary:
-                np.savez(temporary, **found._asdict())
+            try:
+                found = largest_eigenvalues(counted, s.num_eigenvalues, tol=s.tol, seed=s.seed)
+            except ArpackError as error:
+                raise ValueError(
+                    'tol must be larger, or num_eigenvalues another, for the eigenvalues to '
+                    f'converge, but got {s.tol:g} and {s.num_eigenvalues}: {describe(error)}'
+                ) from error
+        self.state['eigenvalues'] = list(zip(found.values.tolist(), found.errors.tolist()))
+        self.state['trace of the eigenvectors'] = found.trace
         self._save('eigenvalues', counted.products)
-        if self.folder is not None:
-            operator.remove()
         return found
+
+    def _remove_vectors(self) -> None:
+        if self.folder is not None:
+            for name in ('products.bin', 'eigenpairs.npz'):
+                path = osp.join(self.folder, name)
+                if osp.isfile(path):  # the products only of a run that was killed in between
+                    os.remove(path)
 
     def _traces(self, basis: Optional[Eigenpairs]) -> List[Tuple[float, float]]:
         terms = self.state.setdefault('traces', [])

@@ -1,8 +1,6 @@
 """The loss over a line or a plane of weights: Figure 3 of the paper, for any model."""
 
-import hashlib
 import itertools
-import json
 import math
 import os.path as osp
 import tempfile
@@ -16,6 +14,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from ..utils.checks import check_integer
 from ..utils.files import write_json
+from .digests import digest
 from .directions import State, Surface, line_direction, random_direction, weights_at
 from .losses import FixedLosses
 from .products import read_state
@@ -45,8 +44,8 @@ def measure_landscape(
         seed: Of the directions; the second is that of ``seed + 1``. Defaults to 0.
         processes: How many points are computed at once, each by a copy of model and batches.
             Defaults to 1.
-        path: JSON file of the numbers; a later call with the same weights, data and directions
-            computes only the points that it lacks. Defaults to None, no file.
+        path: JSON file of the numbers; a later call with the same weights, loss, data and
+            directions computes only the points that it lacks. Defaults to None, no file.
 
     Returns:
         ``axes``, ``about`` (kind, seed, images), and ``losses`` by checkpoint: nested lists, the
@@ -110,7 +109,10 @@ class _Run:
         self.about = about
         self.path = path
         data = losses.digest()
-        self.keys = {name: _digest(surface, data, self.axes) for name, surface in surfaces.items()}
+        self.keys = {
+            name: digest(data, self.axes, surface.origin, surface.directions)
+            for name, surface in surfaces.items()
+        }
         stored = (read_state(path) or {}).get('points', {}) if path is not None else {}
         # points of other surfaces in the file are another figure's
         self.points = {key: stored.get(key, {}) for key in self.keys.values()}
@@ -187,16 +189,6 @@ def loss_at(losses: FixedLosses, surface: Surface, steps: Sequence[float]) -> fl
 
 def _label(index: Index) -> str:
     return ','.join(map(str, index))
-
-
-def _digest(surface: Surface, data: str, axes: List[List[float]]) -> str:
-    digest = hashlib.sha256(json.dumps([data, axes]).encode())
-    for state in (surface.origin, *surface.directions):
-        for name in sorted(state):
-            digest.update(name.encode())
-            values = state[name].detach().cpu().contiguous().flatten()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 _of_worker: Any = None

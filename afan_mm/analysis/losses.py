@@ -1,7 +1,6 @@
 """A model's own loss on batches that stay the same, as a function of its weights alone."""
 
 import copy
-import hashlib
 import math
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..isolation import evaluation_mode, flow_modules, isolated_random
 from ..utils.checks import check_integer
 from ..utils.configs import type_name
+from .digests import digest
 
 
 class FixedLosses:
@@ -27,18 +27,21 @@ class FixedLosses:
         model: The host. Its ``parse_losses`` turns a dict of losses into the objective.
         batches: As from a data loader, with ground truth; see :func:`take_batches`.
         seed: Of the draws. Defaults to 0.
+        about: What else the loss depends on that neither the weights nor the batches show, such as
+            the model's config with the settings of its losses; part of :meth:`digest`. Defaults to
+            None.
 
     Attributes:
         num_images: In all batches.
         weights: Share of each batch in the mean, by its number of images.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[dict], seed: int = 0):
+    def __init__(self, model: nn.Module, batches: Sequence[dict], seed: int = 0, about: Any = None):
         if not batches:
             raise ValueError('batches must hold at least one batch, but got none')
         self.model = model
         self.batches = list(batches)
-        self.seed = seed
+        self.seed, self.about = seed, about
         sizes = [count_images(batch) for batch in self.batches]
         self.num_images = sum(sizes)
         self.weights = [size / self.num_images for size in sizes]
@@ -65,12 +68,10 @@ class FixedLosses:
         return math.fsum(weight * float(self(index)) for index, weight in enumerate(self.weights))
 
     def digest(self) -> str:
-        """Of the data and the seed: whether two runs look at the same samples."""
-        digest = hashlib.sha256(str(self.seed).encode())
-        for batch in self.batches:
-            for image in batch['inputs']:
-                digest.update(image.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """Of the images with their annotations, the seed and what the loss is: whether two runs
+        look at the same loss.
+        """
+        return digest(self.seed, self.about, self.batches)
 
 
 def count_images(batch: dict) -> int:

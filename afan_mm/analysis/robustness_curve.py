@@ -25,7 +25,8 @@ def figures(entries: Sequence[Entry], metric: Optional[str] = None) -> Tuple[str
     by epsilon.
 
     Args:
-        entries: One for each evaluation.
+        entries: One for each evaluation. A figure that was not finite is None there, as JSON has no
+            NaN, and NaN here.
         metric: Its name. Defaults to the first that ends in mIoU or mAP.
 
     Raises:
@@ -41,10 +42,18 @@ def figures(entries: Sequence[Entry], metric: Optional[str] = None) -> Tuple[str
     curves: Curves = defaultdict(lambda: dict(clean=[], robust=defaultdict(list)))
     for entry in entries:
         curve = curves[entry['label']]
-        curve['robust'][entry['epsilon']].append(entry['robust'][metric])
+        curve['robust'][entry['epsilon']].append(_number(entry['robust'][metric]))
         if entry['epsilon'] == entries[0]['epsilon']:  # once for each checkpoint
-            curve['clean'].append(entry['clean'][metric])
+            curve['clean'].append(_number(entry['clean'][metric]))
     return metric, curves
+
+
+def _number(value: Optional[float]) -> float:
+    return float('nan') if value is None else value
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    return np.array([value for value in values if np.isfinite(value)])
 
 
 def caption(metric: str, entries: Sequence[Entry]) -> str:
@@ -60,10 +69,15 @@ def caption(metric: str, entries: Sequence[Entry]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """'mean', or 'mean ± standard deviation' of several seeds (n - 1)."""
-    if len(values) == 1:
-        return f'{values[0]:.4g}'
-    return f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}'
+    """'mean', or 'mean ± standard deviation' of several seeds (n - 1); of those that have the
+    figure, and '-' where none has it.
+    """
+    found = _finite(values)
+    if not len(found):
+        return '-'
+    deviation = f' ± {np.std(found, ddof=1):.2g}' if len(found) > 1 else ''
+    counted = f' ({len(found)} of {len(values)})' if len(found) < len(values) else ''
+    return f'{np.mean(found):.4g}{deviation}{counted}'
 
 
 def table(about: str, curves: Curves) -> str:
@@ -91,8 +105,8 @@ def table(about: str, curves: Curves) -> str:
 
 
 def plot(metric: str, about: str, curves: Curves, file_format: str) -> bytes:
-    """A line for each label, with a band of one standard deviation where there are several seeds;
-    the file as bytes.
+    """A line for each label, with a band of one standard deviation where there are several seeds
+    and a gap where none has the figure; the file as bytes.
     """
     # The names stand beside the axes: the longer they are, the wider the picture.
     figure = Figure(figsize=(7 + 0.085 * max(map(len, curves)), 4.5), layout='constrained')
@@ -103,14 +117,15 @@ def plot(metric: str, about: str, curves: Curves, file_format: str) -> bytes:
         colour = COLOURS[index % len(COLOURS)]
         robust = {0.0: curve['clean'], **curve['robust']}
         epsilons = sorted(robust)
-        mean = np.array([np.mean(robust[e]) for e in epsilons])
+        found = [_finite(robust[e]) for e in epsilons]
+        mean = np.array([each.mean() if len(each) else np.nan for each in found])
         axes.plot(epsilons, mean, color=colour, marker=MARKERS[index % len(MARKERS)])
         if len(curve['clean']) > 1:
-            std = np.array([np.std(robust[e], ddof=1) for e in epsilons])
+            std = np.array([each.std(ddof=1) if len(each) > 1 else 0.0 for each in found])
             axes.fill_between(
                 epsilons, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0
             )
-        labels.append((mean[-1], label, colour))
+        labels.append(([0.0, *_finite(mean)][-1], label, colour))
     axes.set(xlabel='epsilon of the attack, in 1/255', ylabel=metric, ylim=(0, None))
     axes.set_title(about, fontsize=9, loc='left')
     axes.spines[['top', 'right']].set_visible(False)

@@ -21,6 +21,8 @@ from ..utils.files import write_json
 from ..utils.models import digest_of, read_checkpoint, weights_of
 from .robustness_curve import Entry, figures
 
+# of a config, what the figures depend on; mmpretrain has the preprocessor beside the model
+PARTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_evaluator', 'test_cfg')
 SWEPT = ('attack', 'epsilon', 'step_size')  # of test_cfg
 
 
@@ -78,9 +80,7 @@ def prepare(
                 f'{runs[0]["library"]}, and {config} of {library}'
             )
         weights = digest_of(weights_of(read_checkpoint(checkpoint)))
-        parts = {
-            key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-        }
+        parts = {key: cfg.get(key) for key in PARTS}
         text = json.dumps(parts, sort_keys=True, default=str)
         test_set = json.dumps(cfg.get('test_dataloader'), sort_keys=True, default=str)
         if test_set not in data:  # reading a large test set takes a while

@@ -35,9 +35,15 @@ class SharpnessSettings(NamedTuple):
 
     def at(self, site: AFANSettings) -> AFANSettings:
         """The settings with which a site is looked at: whatever it is trained with, along the
-        gradient and by itself.
+        gradient of the tail's loss, as far as its epsilon says, and by itself.
         """
-        plain = dict(perturbation='gradient', noise_epsilon=None, joint=False)
+        plain = dict(
+            perturbation='gradient',
+            noise_epsilon=None,
+            joint=False,
+            objective='loss',
+            target_gain=None,
+        )
         return replace(site, **{**plain, **self.overrides})
 
 

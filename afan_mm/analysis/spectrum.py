@@ -28,6 +28,11 @@ class Eigenpairs(NamedTuple):
     vectors: np.ndarray
     products: np.ndarray
 
+    @property
+    def trace(self) -> float:
+        """``tr(Q' H Q)`` of the vectors Q."""
+        return float(np.sum(self.vectors * self.products))
+
 
 class Trace(NamedTuple):
     """An estimate of a trace.
@@ -112,7 +117,7 @@ def probe_trace(
 
 
 def combine_traces(
-    terms: Sequence[Tuple[float, float]], basis: Optional[Eigenpairs] = None
+    terms: Sequence[Tuple[float, float]], exact: Optional[float] = None
 ) -> List[Trace]:
     """The estimates that the terms of :func:`probe_trace` give, the better one first.
 
@@ -120,11 +125,14 @@ def combine_traces(
     to the mean of the second ones the trace on the basis, ``tr(Q' H Q)``, which is exact; here the
     basis is what Lanczos found instead of products with random vectors. It is better where few
     eigenvalues hold most of the spectrum, and both rest on the same products.
+
+    Args:
+        terms: Of each probe.
+        exact: The trace on the basis, :attr:`Eigenpairs.trace`. Defaults to None, no basis.
     """
     plain, rest = zip(*terms)
     found = [_mean(plain, 0.0, 'hutchinson')]
-    if basis is not None:
-        exact = float(np.sum(basis.vectors * basis.products))
+    if exact is not None:
         found.append(_mean(rest, exact, 'hutch++'))
     return sorted(found, key=lambda trace: trace.error)
 
@@ -154,7 +162,7 @@ def estimate_trace(
     for index in range(num_probes):
         terms.append(probe_trace(operator, rademacher(operator.shape[0], seed, index), basis))
         on_probe()
-    return combine_traces(terms, basis)[0]
+    return combine_traces(terms, None if basis is None else basis.trace)[0]
 
 
 def lanczos_quadrature(

@@ -6,12 +6,12 @@ from typing import Iterator, List, Optional, Sequence
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import nn
 
+from ..analysis.checkpoints import build_model
 from ..declared import declared_by, trained_modules
-from ..utils.errors import UsageError, describe
+from ..utils.errors import UsageError
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint
 from ..visualization import (
@@ -71,7 +71,7 @@ def draw_feature_maps(
     missing = missing_data(cfg, split, images, indices)
     sources = find_sources(images, indices, parts, missing is None)
     names = names_of(sources)
-    model = build_model(cfg, checkpoint, device or get_device())
+    model = load_model(cfg, checkpoint, device or get_device())
     if missing is not None:
         yield (
             f"the data of --split {split} is not there: every image is compared with the model's "
@@ -96,15 +96,14 @@ def draw_feature_maps(
             yield f'{path}: site {features.name}, loss against {target}{finite}'
 
 
-def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
+def load_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
     """The model of an A-FAN config with the weights of a checkpoint, in evaluation mode.
 
     Raises:
         UsageError: If the model has no site, the checkpoint is not one of it, or there is no such
             device.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = build_model(cfg, device, auxiliary=True)
     sites = [settings for _, module in trained_modules(model) for settings in declared_by(module)]
     if not any(settings.num_strengths for settings in sites):
         raise UsageError(
@@ -112,12 +111,7 @@ def build_model(cfg: Config, checkpoint: str, device: str) -> nn.Module:
             'tools/convert_config.py writes the A-FAN config of a stock one'
         )
     load_exactly(model, checkpoint)
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise UsageError(
-            f'--device must be a device of this machine, but got {device}: {describe(error)}'
-        ) from error
+    return model
 
 
 def names_of(sources: Sequence[Source]) -> List[str]:

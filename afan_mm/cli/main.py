@@ -57,6 +57,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         script = shipped('tools') / TOOLS[name][0]
         sys.argv = [f'afan {name}', *options]
         # Not by runpy, which would put the path of the script in the place of the command.
-        exec(compile(script.read_bytes(), str(script), 'exec'), dict(__name__='__main__'))
+        code = compile(script.read_bytes(), str(script), 'exec')
+        exec(code, dict(__name__='__main__', __file__=str(script)))
     else:
         sys.exit(f'afan: no command {name!r}\n\n{usage()}')

@@ -72,12 +72,13 @@ def find_sources(
         data_there: Whether the data is on the disk.
 
     Raises:
-        UsageError: If there is no such image, none at all, or one that cannot be read.
+        UsageError: If there is no such image, none at all, or one that cannot be read, or the
+            images of the data are no files.
     """
     paths = [path for image in images for path in _expand(image)]
     datasets = [DATASETS.build(part) for part in parts] if data_there else []
     places = [
-        Source(osp.realpath(dataset.get_data_info(i)['img_path']), dataset, i)
+        Source(_path_of(dataset, i), dataset, i)
         for dataset in datasets
         for i in range(len(dataset))
     ]
@@ -125,7 +126,8 @@ def load(
     if source.dataset is not None:
         packed = source.dataset.prepare_data(source.index)
         sample = packed['data_samples']
-        if 'gt_sem_seg' in sample or 'bboxes' in sample.get('gt_instances', {}):
+        has_boxes = 'bboxes' in sample.get('gt_instances', {})
+        if has_boxes or 'gt_sem_seg' in sample or 'gt_label' in sample:
             return dict(inputs=[packed['inputs']], data_samples=[sample]), 'ground truth'
     steps = [TRANSFORMS.build(step) for step in pipeline if 'Annotations' not in type_name(step)]
     try:
@@ -149,9 +151,13 @@ def _set_target(sample: Any, predicted: Any, score_thr: float) -> str:
     if 'pred_sem_seg' in predicted and 'pred_instances' not in predicted:
         sample.gt_sem_seg = PixelData(data=predicted.pred_sem_seg.data)
         return 'its own prediction (no annotation)'
+    if 'pred_label' in predicted:
+        sample.set_gt_label(predicted.pred_label)
+        return 'its own prediction (no annotation)'
     if 'pred_instances' not in predicted:
         raise UsageError(
-            'an image without annotation needs a model that predicts boxes or a map of labels'
+            'an image without annotation needs a model that predicts boxes, a map of labels or a '
+            'label'
         )
     kept = predicted.pred_instances[predicted.pred_instances.scores > score_thr]
     sample.gt_instances = InstanceData(bboxes=kept.bboxes, labels=kept.labels)
@@ -163,6 +169,16 @@ def _set_target(sample: Any, predicted: Any, score_thr: float) -> str:
             kept.masks.numpy().astype('uint8'), *sample.img_shape[:2]
         )
     return f'its own {len(kept)} predictions above {score_thr:g} (no annotation)'
+
+
+def _path_of(dataset: Any, index: int) -> str:
+    info = dataset.get_data_info(index)
+    if 'img_path' not in info:  # those of mmpretrain's CIFAR10 are arrays
+        raise UsageError(
+            '--split must name data whose images are files, but those of '
+            f'{type(dataset).__name__} are not'
+        )
+    return osp.realpath(info['img_path'])
 
 
 def _expand(image: str) -> List[str]:

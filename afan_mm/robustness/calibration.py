@@ -17,12 +17,12 @@ class CalibrationMetric(BaseMetric):
     ``ece``, a fraction: the top label's confidence in ``num_bins`` equal bins of (0, 1], the mean
     of abs(accuracy - confidence) weighted by what is in each bin (Guo et al. 2017, Eq. 3). ``nll``:
     the mean negative log-probability of the true class, in nats. A classifier is judged by image, a
-    segmentor by pixel, without those it ignores.
+    segmentor by pixel, without those it ignores. Both are NaN where nothing counts.
 
     Args:
         num_bins: Defaults to 15.
-        ignore_index: Label of pixels that do not count; any label of an image does. Defaults to
-            255.
+        ignore_index: Label of pixels that do not count, as in the model's decode head; any label of
+            an image counts. Defaults to 255.
         kwargs: Of mmengine's ``BaseMetric``.
     """
 
@@ -43,7 +43,7 @@ class CalibrationMetric(BaseMetric):
 
     def compute_metrics(self, results: List[Tuple[Tensor, float]]) -> Dict[str, float]:
         """Over all images."""
-        bins = torch.stack([bins for bins, _ in results]).sum(0)
+        bins = sum_of([bins for bins, _ in results], self.num_bins)
         total = float(bins[0].sum())
         nll = sum(nll for _, nll in results) / total if total else float('nan')
         return dict(ece=calibration_error(bins), nll=nll)
@@ -56,6 +56,7 @@ class CalibrationMetric(BaseMetric):
             if len(logits) == 1:  # one channel with a sigmoid for two classes
                 logits = torch.cat([torch.zeros_like(logits), logits])
             keep = labels != self.ignore_index
+            self._check(labels[keep], len(logits))
             return logits.flatten(1).T[keep].log_softmax(1), labels[keep]
         if 'pred_score' in sample and len(sample.get('gt_label', ())) == 1:
             probabilities = sample['pred_score'].double()[None]
@@ -65,6 +66,15 @@ class CalibrationMetric(BaseMetric):
             'CalibrationMetric needs the outputs of a segmentor or of a classifier with one label '
             f'for each image, but got {sorted(sample)}'
         )
+
+    def _check(self, labels: Tensor, num_classes: int) -> None:
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        if len(wrong):
+            raise ValueError(
+                "ignore_index of CalibrationMetric must be the decode head's, and all other labels "
+                f'from 0 to {num_classes - 1}, but got a label {int(wrong[0])} with '
+                f'ignore_index={self.ignore_index}'
+            )
 
 
 def check_bins(num_bins: int) -> None:
@@ -92,6 +102,11 @@ def counted(confidence: Tensor, right: Tensor, num_bins: int) -> Tensor:
     index = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
     rows = (torch.ones_like(confidence), confidence, right.double())
     return torch.stack([torch.bincount(index, row, minlength=num_bins) for row in rows]).cpu()
+
+
+def sum_of(bins: List[Tensor], num_bins: int) -> Tensor:
+    """What :func:`counted` gave of all images together; zeros where there is none."""
+    return torch.stack(bins).sum(0) if bins else torch.zeros(3, num_bins, dtype=torch.float64)
 
 
 def calibration_error(bins: Tensor) -> float:

@@ -8,7 +8,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from .calibration import calibration_error, check_bins, counted
+from .calibration import calibration_error, check_bins, counted, sum_of
 
 
 @METRICS.register_module()
@@ -50,7 +50,7 @@ class DetectionCalibrationMetric(BaseMetric):
 
     def compute_metrics(self, results: List[Tensor]) -> Dict[str, float]:
         """Over all images."""
-        return dict(d_ece=calibration_error(torch.stack(results).sum(0)))
+        return dict(d_ece=calibration_error(sum_of(results, self.num_bins)))
 
     def _judged(self, sample: dict) -> Tuple[Tensor, Tensor]:
         """The scores of the detections that count, and which are right."""

@@ -184,7 +184,9 @@ class RobustTestLoop(TestLoop):
 
     def _resume(self) -> UnfinishedRun:
         cfg, log = self.runner.cfg, self.runner.logger.info
-        about = {key: cfg.get(key) for key in ('model', 'test_dataloader', 'test_evaluator')}
+        # mmpretrain has the preprocessor beside the model
+        parts = ('model', 'data_preprocessor', 'test_dataloader', 'test_evaluator')
+        about = {key: cfg.get(key) for key in parts}
         key = run_key(
             self.model,
             settings=asdict(self.settings),

@@ -11,10 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from scipy.integrate import trapezoid
+from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 
+from afan_mm.analysis import commands
 from afan_mm.analysis.curvature import CurvatureSettings, losses_tail, measure_curvature
 from afan_mm.analysis.curvature_report import curvature_notes, curvature_table, draw_density
 from afan_mm.analysis.hessian import HessianOperator
@@ -33,6 +36,7 @@ from support.tiny import (
     parameters,
     random_streams,
     seed_everything,
+    segmentation_batch,
     stock_config,
     with_afan,
 )
@@ -309,9 +313,66 @@ def test_resume(tmp_path, monkeypatch):
             pass
     assert not stops and found == expected
     assert total <= len(computed) <= total + 3  # a density's probe is begun again
+    assert [path.name for path in tmp_path.rglob('*.*')] == ['state.json']  # no vector is left
     computed.clear()
+    assert measure_curvature(losses, settings, chosen, str(tmp_path)) == expected and not computed
     more = measure_curvature(losses, settings._replace(num_probes=7), chosen, str(tmp_path))
-    assert len(computed) == 2 and more['trace'][0]['probes'] == 7
+    # for Hutch++ of two more probes the vectors are found again
+    assert len(computed) == lanczos + 2 and more['trace'][0]['probes'] == 7
+    assert more['eigenvalues'] == expected['eigenvalues']
+    assert [path.name for path in tmp_path.rglob('*.*')] == ['state.json']
+
+
+def test_another_loss_does_not_resume(tmp_path):
+    """The settings of a loss, which no weight and no image shows, and the labels."""
+    losses = losses_of(num_batches=1)
+    chosen = {n: p for n, p in losses.model.named_parameters() if n.startswith('auxiliary_head')}
+    chosen = {n: p for n, p in chosen.items() if 'conv_seg' in n}
+
+    def largest(losses):
+        found = measure_curvature(losses, CurvatureSettings(1, 0), chosen, str(tmp_path))
+        return found['eigenvalues'][0]['value']
+
+    first = largest(losses)
+    losses.model.auxiliary_head.loss_decode.loss_weight *= 2
+    doubled = FixedLosses(losses.model, losses.batches, about=dict(loss_weight=2))
+    assert largest(doubled) == pytest.approx(2 * first, rel=1e-3)
+    labelled = FixedLosses(doubled.model, copy.deepcopy(doubled.batches), about=doubled.about)
+    for sample in labelled.batches[0]['data_samples']:
+        sample.gt_sem_seg.data[:] = 255
+        sample.gt_sem_seg.data[0, 0, 0] = 0
+    assert largest(labelled) != pytest.approx(2 * first, rel=0.1)
+
+
+def test_a_loss_of_a_config_is_told_from_that_of_another(monkeypatch):
+    monkeypatch.setattr(commands, 'take_batches', lambda *args: [segmentation_batch()])
+    digests = set()
+    for changes in ({}, {'model.a.loss_weight': 2}, {'data_preprocessor.mean': [3]}):
+        cfg = Config(dict(model=dict(a=dict(b=1)), train_dataloader={}))
+        cfg.merge_from_dict(changes)
+        digests.add(commands.fixed_losses(cfg, None, 1).digest())
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize('tol', (float('nan'), -1.0, float('inf')))
+def test_tol_is_checked(tol):
+    with pytest.raises(ValueError, match=f'tol must be a finite number >= 0, but got {tol}'):
+        measure_curvature(None, CurvatureSettings(tol=tol))
+
+
+def test_eigenvalues_that_do_not_converge(tmp_path, monkeypatch):
+    """One line that says what to change, and no file of products that nothing reads."""
+
+    def refuse(operator, *args, **kwargs):
+        operator @ np.ones(operator.shape[0])
+        raise ArpackNoConvergence('No convergence (9 iterations)', [], [])
+
+    monkeypatch.setattr('afan_mm.analysis.curvature.largest_eigenvalues', refuse)
+    losses = losses_of(num_batches=1)
+    chosen = {n: p for n, p in losses.model.named_parameters() if 'conv_seg' in n}
+    message = r'tol must be larger, .*but got 0\.001 and 5: ArpackNoConvergence.*9 iterations'
+    with pytest.raises(ValueError, match=message):
+        measure_curvature(losses, parameters=chosen, work_dir=str(tmp_path))
     assert not list(tmp_path.rglob('products.bin'))
 
 

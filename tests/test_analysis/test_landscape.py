@@ -171,6 +171,10 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     calls.clear()
     measure_landscape(losses, states, [axis], seed=1, path=path)
     assert len(calls) == 6
+    calls.clear()
+    another = FixedLosses(losses.model, losses.batches, about=dict(loss_weight=2))
+    measure_landscape(another, states, [axis], seed=1, path=path)
+    assert len(calls) == 6
 
 
 def test_losses_that_are_not_finite():

@@ -77,6 +77,27 @@ def test_mean_and_spread_by_hand():
         report.figures(entries, 'mDice')
 
 
+def test_a_figure_that_is_not_finite():
+    """None in the file: a dash in the table where no seed has it, the mean of the others else."""
+    entries = [
+        entry('stock', 0, None, None),
+        entry('stock', 0, 34, 34),
+        entry('afan', 0, 31, 31),
+        entry('stock', 4, None, None),
+        entry('stock', 4, 34, 16),
+        entry('afan', 4, 31, None),
+    ]
+    metric, curves = report.figures(entries)
+    rows = [line.split('|')[1:-1] for line in report.table('', curves).splitlines()[4:]]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert cells[0] == ['stock', '2', '34 (1 of 2)', '34 (1 of 2)', '16 (1 of 2)']
+    assert cells[1] == ['afan', '1', '31', '31', '-']
+    assert report.spread([float('nan'), 30, 34]) == '32 ± 2.8 (2 of 3)'
+    assert len(report.plot(metric, '', curves, 'png')) > 1000
+    nothing = report.figures([entry('stock', 4, None, None)])
+    assert len(report.plot(nothing[0], '', nothing[1], 'png')) > 1000
+
+
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp('curve')
@@ -172,6 +193,7 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
             ('--attack', 'cospgd'),
             ('--num-images', '2'),
             ('--cfg-options', 'test_cfg.num_steps=3'),
+            ('--cfg-options', 'data_preprocessor.mean=[1,2,3]'),  # where mmpretrain has it
         )
     ]
     assert key() == keys[0]
@@ -186,7 +208,7 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
     os.utime(str(image), ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     keys.append(key())
     os.utime(str(image), ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert key() == keys[0] and len(set(keys)) == len(keys) == 8
+    assert key() == keys[0] and len(set(keys)) == len(keys) == 9
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,18 @@ def test_joint_sites_are_looked_at_one_by_one():
         assert losses[1] == found[1][name][1] and losses[2] == found[1][name][2]
 
 
+def test_what_a_site_trains_on_does_not_matter():
+    """Neither a divergence, whose direction and size are others, nor a steered epsilon."""
+    trained = dict(epsilon=EPSILON, objective='consistency', target_gain=0.1)
+    batch = segmentation_batch(num_samples=1)
+    ours, expected = (
+        image_sharpness(afan_model(afan), batch, SharpnessSettings(2, 1))['neck']
+        for afan in (trained, dict(epsilon=EPSILON))
+    )
+    assert ours.settings == expected.settings and ours.clean == expected.clean > 0
+    np.testing.assert_array_equal(ours.adversarial, expected.adversarial)
+
+
 def test_statistics_by_hand(monkeypatch):
     """Two images whose losses rise by 1 and 3; one whose direction is not finite is left out."""
     import afan_mm.analysis.sharpness as module

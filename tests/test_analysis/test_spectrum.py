@@ -97,7 +97,7 @@ def test_hutchinson_is_kept_where_it_is_better():
         vectors=np.full((8, 1), 8**-0.5), products=(operator @ np.full((8, 1), 8**-0.5))
     )
     first, second = combine_traces(
-        [probe_trace(operator, rademacher(8, 0, i), basis) for i in range(6)], basis
+        [probe_trace(operator, rademacher(8, 0, i), basis) for i in range(6)], basis.trace
     )
     assert (first.method, second.method) == ('hutchinson', 'hutch++')
     assert first.value == 11 and first.error == 0 < second.error

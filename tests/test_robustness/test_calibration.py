@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import METRICS
 
-from afan_mm.robustness import CalibrationMetric
+from afan_mm.robustness import CalibrationMetric, DetectionCalibrationMetric
 from afan_mm.robustness.calibration import bin_counts
 
 
@@ -86,3 +86,30 @@ def test_outputs_of_a_detector_are_refused():
         CalibrationMetric().process({}, [dict(pred_instances={})])
     with pytest.raises(ValueError, match='num_bins must be an integer >= 1, but got 0'):
         CalibrationMetric(num_bins=0)
+
+
+def test_an_evaluation_of_nothing_is_nan():
+    """As where every pixel is ignored."""
+    sample = dict(
+        seg_logits=dict(data=torch.ones(3, 1, 2)), gt_sem_seg=dict(data=torch.full((1, 1, 2), 255))
+    )
+    for samples in ([], [sample]):
+        metric = CalibrationMetric()
+        metric.process({}, samples)
+        found = metric.evaluate(1)
+        assert math.isnan(found['calibration/ece']) and math.isnan(found['calibration/nll'])
+    assert math.isnan(DetectionCalibrationMetric().evaluate(1)['calibration/d_ece'])
+
+
+@pytest.mark.parametrize('label', (254, -100))
+def test_the_ignored_label_of_the_decode_head(label):
+    sample = dict(
+        seg_logits=dict(data=torch.ones(3, 1, 2)),
+        gt_sem_seg=dict(data=torch.tensor([[[1, label]]])),
+    )
+    metric = CalibrationMetric(ignore_index=label)
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['calibration/nll'] == pytest.approx(math.log(3))
+    message = f"ignore_index .* must be the decode head's, .* from 0 to 2, but got a label {label} "
+    with pytest.raises(ValueError, match=message + 'with ignore_index=255'):
+        CalibrationMetric().process({}, [sample])

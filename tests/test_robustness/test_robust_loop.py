@@ -175,6 +175,16 @@ def test_another_run_does_not_resume(data, attacks, tmp_path):
     )
 
 
+def test_the_key_has_the_preprocessor_beside_the_model(data, tmp_path, monkeypatch):
+    """Where mmpretrain has it: other means are another evaluation."""
+    keys = []
+    monkeypatch.setattr(loop, 'run_key', lambda model, **about: keys.append(about['cfg']) or '')
+    runner = runner_of(config('mmseg', data, tmp_path))
+    runner.cfg.data_preprocessor = dict(mean=[1.0])
+    runner.test_loop._resume()
+    assert keys[0]['data_preprocessor'] == dict(mean=[1.0]) and keys[0]['model'] is not None
+
+
 def test_run_key_names_weights_and_settings():
     model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
     key = run_key(model, epsilon=1, data=[Path])

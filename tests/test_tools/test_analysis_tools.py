@@ -17,12 +17,13 @@ from afan_mm.analysis import commands
 from afan_mm.analysis.checkpoints import build_model, named_paths, read_states
 from afan_mm.analysis.commands import sharpness_of_checkpoints
 from afan_mm.analysis.sharpness import SharpnessSettings
+from afan_mm.auxiliary_norms import auxiliary_norms
 from afan_mm.utils.configs import read_config
 from afan_mm.utils.errors import UsageError
 from support.digits import digits_voc
 from support.paths import TOOLS
 from support.robust_runs import config, make_data
-from support.tiny import build
+from support.tiny import build, stock_config
 
 
 class Toy(BaseModel):
@@ -129,6 +130,15 @@ def test_landscape(project, tool, capsys):
         assert cv2.imread(str(folder / 'plane' / f'{name}.png')) is not None
 
 
+@pytest.mark.parametrize('given', (('nan', 'nan'), ('-1', 'inf'), ('1', '-1'), ('0', '0')))
+def test_range_of_a_landscape(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['landscape', 'gone.py', 'gone.pth', '--range', *given])
+    message = f'--range must be two finite numbers, LOW < HIGH, but got {" ".join(given)}'
+    with pytest.raises(UsageError, match=message):
+        landscape.main()
+
+
 def test_landscape_of_one_end(tool):
     with pytest.raises(UsageError, match='--line must have two checkpoints .* but got 1 and 1'):
         tool(landscape, 'one.pth', '--line', '--split', 'test', '--batches', '1')
@@ -151,6 +161,10 @@ def test_sharpness(project, tool, capsys):
         assert found['adversarial']['mean'][-1] > 0
         assert site in printed
     assert cv2.imread(str(folder / 'sharp.png')) is not None
+
+
+def test_sharpness_keeps_no_more_than_a_hundred_images_in_memory():
+    assert sharpness.parse_args(['config.py', 'one.pth']).images == 100
 
 
 def test_sharpness_of_a_wrong_site(tool):
@@ -206,6 +220,15 @@ def test_checkpoint_of_another_model(tmp_path):
     torch.save(dict(state_dict=torch.nn.Linear(2, 3).state_dict()), tmp_path / 'other.pth')
     with pytest.raises(UsageError, match='checkpoint must be of the model of the config'):
         read_states(torch.nn.Linear(2, 2), dict(other=str(tmp_path / 'other.pth')))
+
+
+def test_auxiliary_norms_stay_where_they_are_asked_for():
+    """The pictures of features need them; all else looks at the model that is deployed."""
+    afan = dict(epsilon=0.1, epsilon_unit='pixel', moments=None, bn_stats='auxiliary')
+    stock = stock_config('segmentor')
+    model = dict(stock, type='AFANModel', base=stock['type'], afan=afan)
+    cfg = Config(dict(model=model, default_scope='mmseg'))
+    assert not auxiliary_norms(build_model(cfg)) and auxiliary_norms(build_model(cfg, 'cpu', True))
 
 
 def test_preprocessor_beside_the_model():

@@ -5,6 +5,7 @@ input.
 import argparse
 import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from afan_mm.cli.main import TOOLS as COMMANDS
+from afan_mm.cli.main import main as afan
 from afan_mm.utils.errors import UsageError
 from support.fast_python import python
 from support.paths import TOOLS
@@ -268,3 +270,13 @@ def test_demo_ends_with_ten_lines_of_commands_there_are(tmp_path, monkeypatch):
     commands = [line.split()[1] for line in text.splitlines() if line.startswith('  afan ')]
     assert len(text.splitlines()) == 10 and commands == ['health', 'features', 'test', 'convert']
     assert set(commands) <= set(COMMANDS) and 'work_dirs/demo/segmentation/iter_300.pth' in text
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command_starts(name, monkeypatch, capsys):
+    """And calls itself what the user called it."""
+    monkeypatch.setattr(sys, 'argv', ['afan'])
+    with pytest.raises(SystemExit) as end:
+        afan([name, '-h'])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: afan {name} ')

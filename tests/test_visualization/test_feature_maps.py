@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from afan_mm.cli import targeted_images
-from afan_mm.cli.feature_maps import build_model
+from afan_mm.cli.feature_maps import load_model
 from afan_mm.engine import AFANFeatureMapHook, feature_map_hook
 from afan_mm.settings import AFANSettings
 from afan_mm.utils.errors import UsageError
@@ -448,7 +448,7 @@ def test_target_is_in_the_frame_of_the_input(project):
     """
     cfg = Config.fromfile(str(project / 'afan_segmentor.py'))
     init_default_scope('mmseg')
-    model = build_model(cfg, str(project / 'segmentor.pth'), 'cpu')
+    model = load_model(cfg, str(project / 'segmentor.pth'), 'cpu')
     parts = targeted_images.find_parts(cfg, 'val')
     (source,) = targeted_images.find_sources(['a.png'], [], parts, True)
     batch, target = targeted_images.load(source, parts[0]['pipeline'], model, 0.3)
@@ -457,6 +457,92 @@ def test_target_is_in_the_frame_of_the_input(project):
     assert target == 'ground truth' and np.array_equal(
         batch['data_samples'][0].gt_sem_seg.data[0].numpy(), expected
     )
+
+
+@pytest.fixture(scope='module')
+def classifier(project):
+    """Two labelled images; the preprocessor beside the model, as in MMPretrain's configs."""
+    (project / 'data' / 'labels.txt').write_text('a.png 1\nb.png 0\n')
+    part = dict(type='ResNet_CIFAR', depth=18, stem_channels=4, base_channels=4, style='pytorch')
+    neck = dict(type='AFANNeckWrapper', base='GlobalAveragePooling')
+    dataset = dict(
+        type='CustomDataset',
+        data_root=str(project / 'data'),
+        ann_file='labels.txt',
+        data_prefix='JPEGImages',
+        metainfo=dict(classes=['c0', 'c1', 'c2']),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(30, 20)),
+            dict(type='PackInputs'),
+        ],
+    )
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            custom_imports=dict(imports=['afan_mm'], allow_failed_imports=False),
+            data_preprocessor=dict(num_classes=3, mean=[7.0], std=[64.0]),
+            model=dict(
+                type='ImageClassifier',
+                backbone=part,
+                neck=dict(neck, afan=dict(epsilon=EPSILON, site='backbone.layer1')),
+                head=dict(type='LinearClsHead', num_classes=3, in_channels=32),
+            ),
+            val_dataloader=dict(batch_size=1, dataset=dataset),
+        )
+    )
+    init_default_scope('mmpretrain')
+    seed_everything(0)
+    weights = dict(state_dict=MODELS.build(cfg.model).state_dict())
+    cfg.dump(str(project / 'afan_classifier.py'))
+    torch.save(weights, str(project / 'classifier.pth'))
+    return cfg
+
+
+def test_tool_on_a_classifier(classifier, project, tmp_path, monkeypatch, capsys):
+    """A label of the data, and the predicted one of a strange image."""
+    (tmp_path / 'c.png').write_bytes((project / 'data' / 'JPEGImages' / 'a.png').read_bytes())
+    out = tmp_path / 'out'
+    draw(
+        monkeypatch,
+        project,
+        'classifier',
+        *('b.png', tmp_path / 'c.png', '--out-dir', out, '--device', 'cpu'),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith('site backbone.layer1, loss against ground truth')
+    assert lines[1].endswith('loss against its own prediction (no annotation)')
+    assert sorted(path.name for path in out.iterdir()) == [
+        'b_backbone.layer1.png',
+        'c_backbone.layer1.png',
+    ]
+
+
+def test_label_and_pixels_of_a_classifier(classifier, project):
+    """The label is that of the file, and the means beside the model are taken off."""
+    init_default_scope('mmpretrain')
+    model = load_model(classifier, str(project / 'classifier.pth'), 'cpu')
+    parts = targeted_images.find_parts(classifier, 'val')
+    (source,) = targeted_images.find_sources([], [0], parts, True)
+    batch, target = targeted_images.load(source, parts[0]['pipeline'], model, 0.3)
+    assert target == 'ground truth' and batch['data_samples'][0].gt_label.tolist() == [1]
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    torch.testing.assert_close(inputs[0], (batch['inputs'][0].float() - 7) / 64)
+
+
+def test_images_that_are_no_files(monkeypatch):
+    """As those of MMPretrain's CIFAR10."""
+
+    class Arrays:
+        def __len__(self):
+            return 1
+
+        def get_data_info(self, index):
+            return dict(img=np.zeros((2, 2, 3)), gt_label=0)
+
+    monkeypatch.setattr(targeted_images.DATASETS, 'build', lambda part: Arrays())
+    with pytest.raises(UsageError, match='--split must name data whose .* those of Arrays are not'):
+        targeted_images.find_sources([], [0], [{}], True)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='N',
         help='batches of the data, of one image each but for --split train; default: 4',
     )
-    parser.add_argument('--all', action='store_true', help='all batches of an epoch')
+    parser.add_argument(
+        '--all', action='store_true', help='all batches of an epoch; their images stay in memory'
+    )
     parser.add_argument('--split', choices=SPLITS, default='train', help='default: train')
     parser.add_argument(
         '--eigenvalues',
@@ -74,7 +76,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--work-dir',
         default='work_dirs/hessian',
         help='where an interrupted run keeps what is done: each product of Lanczos, 4 bytes for '
-        'every weight, until it ends; default: work_dirs/hessian',
+        'every weight, until it ends, and then the vectors it found, 16 K bytes for every weight, '
+        'until the trace is done; default: work_dirs/hessian',
     )
     parser.add_argument('--device', default=None, help='default: a GPU where there is one')
     return parser.parse_args(argv)

@@ -10,6 +10,7 @@ The numbers go to landscape.json in DIR, and a run that was interrupted goes on 
 """
 
 import argparse
+import math
 import os.path as osp
 from typing import Optional, Sequence
 
@@ -55,7 +56,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='N',
         help='batches of the data, of one image each but for --split train; default: 4',
     )
-    parser.add_argument('--all', action='store_true', help='all batches of an epoch')
+    parser.add_argument(
+        '--all', action='store_true', help='all batches of an epoch; their images stay in memory'
+    )
     parser.add_argument('--split', choices=SPLITS, default='train', help='default: train')
     parser.add_argument('--seed', type=int, default=0, help='of data and directions; default: 0')
     parser.add_argument(
@@ -69,9 +72,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     check_output('--out-dir', osp.join(args.out_dir, ''))
+    low, high = args.range or ((-0.5, 1.5) if args.line else (-1.0, 1.0))
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(
+            f'--range must be two finite numbers, LOW < HIGH, but got {low:g} {high:g}'
+        )
     cfg = read_config(args.config, args.cfg_options)
     check_data(cfg, [f'{args.split}_dataloader'])
-    low, high = args.range or ((-0.5, 1.5) if args.line else (-1.0, 1.0))
     counts = [args.points] if args.points_y is None else [args.points, args.points_y]
     numbers = osp.join(args.out_dir, 'landscape.json')
     try:

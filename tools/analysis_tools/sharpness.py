@@ -31,7 +31,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add_config_options(parser)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument(
-        '--images', type=positive_integer, metavar='N', help='drawn from the seed; default: all'
+        '--images',
+        type=positive_integer,
+        default=100,
+        metavar='N',
+        help='drawn from the seed, and kept in memory; all where there are fewer; default: 100',
     )
     parser.add_argument(
         '--split', choices=('train', 'val', 'test'), default='val', help='default: val'

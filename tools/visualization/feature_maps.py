@@ -9,8 +9,9 @@ instance --cfg-options model.neck.afan.site=backbone.layer1.
 
 The direction of a perturbation comes from a loss. An image of the config's data (--split) is
 compared with its annotation; any other image has none, and is compared with the model's own
-prediction. The picture and the log say which. The model is in evaluation mode, and moments are
-those of the one image.
+prediction. The picture and the log say which. The model may be a detector, a segmentor or a
+classifier, and its images must be files; it is in evaluation mode, and moments are those of the one
+image.
 """
 
 import argparse
