@@ -64,15 +64,24 @@ def write_config(path: str, text: str, expected: Config) -> None:
     """Write a config, once it has been read in its place and is what it should be.
 
     Raises:
-        UsageError: If it is not, or the file cannot be written.
+        UsageError: If it cannot be read, is not, or the file cannot be written.
     """
     try:
         with replacing(path) as temporary:
             with open(temporary, 'w', encoding='utf-8') as file:
                 file.write(text)
-            check_same(Config.fromfile(temporary), expected)
+            check_same(_read_back(temporary), expected)
     except OSError as error:
         raise UsageError(str(error)) from error
+
+
+def _read_back(path: str) -> Config:
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program and may fail in any way
+        raise UsageError(
+            f'the new config cannot be read: {describe(error)}; nothing was written'
+        ) from error
 
 
 def read_stock(config: str) -> Config:

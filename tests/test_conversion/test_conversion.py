@@ -177,16 +177,20 @@ def test_what_is_not_stated_is_kept():
 
 def test_hooks_and_imports_are_added_to():
     hook = dict(type='EMAHook', momentum=0.1)
-    for imports in ('garden', ['garden']):
+    for imports, given, allowed in (
+        ('garden', {}, False),
+        (['garden'], dict(allow_failed_imports=False), False),
+        (['garden'], dict(allow_failed_imports=True), True),
+    ):
         cfg = config(
             segmentor_config(),
             custom_hooks=[hook],
-            custom_imports=dict(imports=imports, allow_failed_imports=True),
+            custom_imports=dict(given, imports=imports),
         )
         overrides = convert(cfg, **PAPER).overrides
         assert overrides['custom_hooks'] == [hook, dict(type='AFANHook')]
         assert overrides['custom_imports'] == dict(
-            imports=['garden', 'afan_mm'], allow_failed_imports=False
+            imports=['garden', 'afan_mm'], allow_failed_imports=allowed
         )
 
 

@@ -439,6 +439,29 @@ def test_text_that_does_not_read_back_is_not_written(project, monkeypatch):
     assert files(project) == before
 
 
+def test_an_import_that_may_be_missing(project, monkeypatch):
+    add(
+        project / 'configs/stock.py',
+        "custom_imports = dict(imports=['gone'], allow_failed_imports=True)\n",
+    )
+    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
+    found = Config.fromfile('new/afan.py').custom_imports
+    assert found == dict(imports=['gone', 'afan_mm'], allow_failed_imports=True)
+
+
+def test_text_that_cannot_be_read_is_not_written(project, monkeypatch):
+    monkeypatch.setattr(
+        config_file, 'config_text', lambda *args: WRITTEN.replace('afan_mm', 'gone')
+    )
+    before = files(project)
+    with pytest.raises(
+        UsageError,
+        match='^the new config cannot be read: ImportError: .*gone.*; nothing was written$',
+    ):
+        use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
+    assert files(project) == before
+
+
 def test_what_a_config_cannot_state(project):
     cfg = Config.fromfile('configs/stock.py')
     conversion = convert(cfg, preset='paper', optim_wrapper=dict(clean_weight=object))
