@@ -53,11 +53,12 @@ def check_path(host: Host, path: str) -> None:
     part = host.config[first]
     if isinstance(part, (list, tuple)):
         index, _, rest = rest.partition('.')
-        part = part[int(index)] if index.isdigit() and int(index) < len(part) else None
-    if not isinstance(part, dict):
-        raise ConversionError(
-            f'sites must be modules of the host, but {host.name(first)} is {part}'
-        )
+        if not index.isdigit() or int(index) >= len(part):
+            raise ConversionError(
+                f'sites must be modules of the host, but got {path!r}; {host.name(first)} is a '
+                f'list of {len(part)}'
+            )
+        part = part[int(index)]
     try:
         module = _built(lambda: MODELS.build(copy.deepcopy(part)))
     except Exception:  # what cannot be built alone is left to the run

@@ -59,7 +59,7 @@ class Parts:
             return self._leave_out(
                 ('neck',),
                 f'{kind} takes no neck, so there is no place for the wrapper; ask for the path of '
-                f'a module, in one of {", ".join(self._modules())}',
+                f'a module, in one of {", ".join(self.host.modules)}',
             )
         if not AFANModel.accepts(self.host.cls):
             return self._leave_out(
@@ -76,13 +76,6 @@ class Parts:
         self.stated.update(type='AFANModel', base=base, afan=afan if len(afan) > 1 else afan[0])
         sites = ' and '.join(repr(each['site']) for each in afan)
         self.choices.append((self.host.name(), f'{kind} takes no neck, and stays; site: {sites}'))
-
-    def _modules(self) -> List[str]:
-        return [
-            key
-            for key, part in self.host.config.items()
-            if isinstance(part, dict) and 'type' in part and key != 'data_preprocessor'
-        ]
 
     def _neck_settings(self, site: str, settings: Dict[str, Any]) -> Dict[str, Any]:
         checked(settings, 'neck')

@@ -471,11 +471,13 @@ def test_refused_config(case):
     'sites,settings,message',
     [
         ('', {}, "sites must be 'neck', 'output', 'head'.*got ''"),
-        ('nek', {}, "got 'nek' for a EncoderDecoder with type, "),
+        ('nek', {}, "got 'nek' for a EncoderDecoder with backbone, decode_head, auxiliary_head$"),
         ('backbon.layer2', {}, "got 'backbon.layer2'"),
         ('backbone.layer7', {}, "got 'backbone.layer7'; model.backbone, a .*, has .*layer4"),
         ('decode_head.bottlenek', {}, "site must be one of .*but got 'bottlenek'"),
-        ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with type, "),
+        ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with backbone, "),
+        ('test_cfg.mode', {}, "got 'test_cfg.mode' for a EncoderDecoder with backbone, "),
+        ('data_preprocessor.mean', {}, "got 'data_preprocessor.mean' for a EncoderDecoder with"),
         ('neck,neck', {}, 'different ones'),
         ('head,head', {}, 'different ones'),
         ('neck', dict(epsilon=-1), 'epsilon must be a finite number >= 0'),
@@ -486,6 +488,17 @@ def test_refused_config(case):
 def test_refused_arguments(sites, settings, message):
     with pytest.raises(ConversionError, match=message):
         convert(config(segmentor_config()), sites.split(','), **settings)
+
+
+def test_site_that_is_in_no_module():
+    model = detector_config()
+    message = "got 'train_cfg.rcnn' for a FasterRCNN with backbone, neck, rpn_head, roi_head$"
+    with pytest.raises(ConversionError, match=message):
+        convert(config(model, 'mmdet'), ['train_cfg.rcnn'])
+    model.neck = [model.neck]
+    assert convert(config(model, 'mmdet'), ['neck.0.lateral_convs'], preset=None)
+    with pytest.raises(ConversionError, match="got 'neck.1.fpn_convs'; model.neck is a list of 1"):
+        convert(config(model, 'mmdet'), ['neck.1.fpn_convs'])
 
 
 def test_nothing_fits():
