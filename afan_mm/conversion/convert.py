@@ -80,14 +80,14 @@ def convert(
     if names is None:
         names = SITES.get(preset)
     most = _checked_share(names, max_tail_share)
-    ready, notes = preset_settings(cfg, preset, afan) if preset else ({}, [])
-    ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
     model = cfg.get('model')
     with in_scope(
         (model.get('_scope_') if isinstance(model, dict) else None) or cfg.get('default_scope')
     ):
         host = find_host(model)
         refuse_converted(model, 'model')
+        ready, notes = preset_settings(cfg, preset, afan, host.library) if preset else ({}, [])
+        ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
         overrides = training_overrides(cfg, ready['optim_wrapper'])
         settings = {part: {**afan, **ready[part]} for part in ('neck', 'head')}
         if most is None:

@@ -8,6 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model, parameter
+from ..random_batches import LIBRARIES
 from ..utils.configs import type_name
 from ..utils.errors import UsageError
 
@@ -25,6 +26,12 @@ class Host(NamedTuple):
     path: Tuple[str, ...]
     config: dict
     cls: type
+
+    @property
+    def library(self) -> Optional[str]:
+        """The library whose model it is or derives from; None: no library's."""
+        packages = (cls.__module__.partition('.')[0] for cls in self.cls.__mro__)
+        return next((package for package in packages if package in LIBRARIES), None)
 
     @property
     def modules(self) -> List[str]:

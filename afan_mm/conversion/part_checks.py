@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import MODELS
 
 from ..settings import AFANSettings
+from ..stock_model import without_weights
 from ..utils.configs import type_name
 from ..utils.errors import describe
 from .host import ConversionError, Host
@@ -30,7 +31,7 @@ def default_site(component: type, head: dict, stock: type) -> Optional[str]:
     None if it has none.
     """
     try:
-        return _built(lambda: component.default_site(dict(copy.deepcopy(head), type=stock)))
+        return _built(component.default_site, dict(head, type=stock))
     except Exception as error:
         raise ConversionError(f'{type_name(head)} cannot be built: {describe(error)}') from error
 
@@ -40,7 +41,8 @@ def check_head_site(component: type, head: dict, site: str) -> None:
     arguments = {key: value for key, value in head.items() if key != 'type'}
     try:
         _built(
-            lambda: component(base=head['type'], afan=dict(site=site), **copy.deepcopy(arguments))
+            lambda config: component(**config),
+            dict(arguments, base=head['type'], afan=dict(site=site)),
         )
     except Exception as error:  # a head may need more than its config to be built
         if isinstance(error, ValueError) and 'site must be' in str(error):
@@ -60,7 +62,7 @@ def check_path(host: Host, path: str) -> None:
             )
         part = part[int(index)]
     try:
-        module = _built(lambda: MODELS.build(copy.deepcopy(part)))
+        module = _built(MODELS.build, part)
     except Exception:  # what cannot be built alone is left to the run
         return
     names = [name for name, _ in module.named_modules() if name]
@@ -73,16 +75,19 @@ def check_path(host: Host, path: str) -> None:
         )
 
 
-def _built(build: Callable[[], Any]) -> Any:
-    """What ``build`` returns, without weights where that can be: they take time and random
-    numbers.
+def _built(build: Callable[[dict], Any], part: dict) -> Any:
+    """What ``build`` makes of the config of a part: of no pretrained weights, and without any
+    where that can be, as they take time and random numbers.
     """
-    for device in ('meta', 'cpu'):
-        try:
-            with torch.device(device), torch.random.fork_rng(), warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # the run will give them again
-                return build()
-        except Exception:  # building may fail in any way
-            if device == 'cpu':
-                raise
-    return None
+
+    def built_on(device: str) -> Any:
+        config = copy.deepcopy(part)  # some modules take theirs apart
+        without_weights(config)
+        with torch.device(device), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the run will give them again
+            return build(config)
+
+    try:
+        return built_on('meta')
+    except Exception:  # building may fail in any way
+        return built_on('cpu')

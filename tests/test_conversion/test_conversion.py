@@ -34,6 +34,19 @@ OPTIMIZER = dict(type='SGD', lr=0.1)
 STOCK = dict(type='OptimWrapper', optimizer=OPTIMIZER)
 
 
+GARDEN = """
+from mmengine.registry import MODELS, Registry
+from mmpretrain.models import ImageClassifier
+
+GARDEN = Registry('model', parent=MODELS, scope='conversion_garden')
+
+
+@GARDEN.register_module()
+class ConversionClassifier(ImageClassifier):
+    pass
+"""
+
+
 def config(model, scope='mmseg', optim_wrapper=None, **others):
     optim_wrapper = (
         dict(type='OptimWrapper', optimizer=OPTIMIZER) if optim_wrapper is None else optim_wrapper
@@ -55,6 +68,15 @@ class ConversionHead(FCNHead):
 @MODELS.register_module()
 class ConversionPlain(nn.Module):
     """A module without a loss."""
+
+
+@MODELS.register_module()
+class ConversionTrained(nn.Sequential):
+    """A backbone that would fetch weights while it is built, as timm's do."""
+
+    def __init__(self, pretrained=False, checkpoint=None):
+        assert not pretrained and checkpoint is None, 'no weights here'
+        super().__init__(nn.Conv2d(3, 8, 1))
 
 
 @MODELS.register_module()
@@ -406,6 +428,29 @@ def test_sites_on_paths_of_a_host_without_a_place_for_a_neck():
         convert(cfg, ['output'])
     with pytest.raises(ConversionError, match='sites must be modules of the host'):
         convert(cfg, ['backbone.layer9'])
+
+
+@pytest.mark.parametrize('weights', [dict(pretrained=True), dict(checkpoint='https://weights')])
+def test_path_is_checked_without_weights(weights):
+    model = segmentor_config()
+    model.backbone = dict(type='ConversionTrained', **weights)
+    new = converted(config(model), ['backbone.0'], preset=None)
+    assert new.model.neck.afan == dict(site='backbone.0') and new.model.backbone == model.backbone
+    with pytest.raises(ConversionError, match="got 'backbone.1'; .* a ConversionTrained, has 0$"):
+        convert(config(model), ['backbone.1'])
+
+
+@pytest.mark.parametrize('kind', ['mmpretrain.ImageClassifier', 'ConversionClassifier'])
+def test_settings_of_a_classifier_in_a_scope_of_its_own(kind, tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'conversion_garden.py').write_text(GARDEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = config(
+        dict(type=kind, backbone=dict(type='mmpretrain.ResNet', depth=18)),
+        'conversion_garden',
+        train_dataloader=dict(dataset=dict(type='mmpretrain.CIFAR10')),
+    )
+    assert 'entry cls_cifar, for CIFAR10' in convert(cfg, ['neck'], 'paper').notes[0]
 
 
 def test_scope_in_a_type():
