@@ -124,8 +124,15 @@ def same(one: Any, other: Any) -> bool:
         return all(key in one and key in other and same(one[key], other[key]) for key in keys)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
-    # a function is made anew each time a config is read
-    return one == other or callable(one) and callable(other)
+    return one == other or callable(one) and callable(other) and _origin(one) == _origin(other)
+
+
+def _origin(value: Any) -> Tuple[Any, ...]:
+    """What stays of a function or class that a config defines, which is made anew each time the
+    config is read.
+    """
+    names = (getattr(value, name, None) for name in ('__module__', '__qualname__'))
+    return type(value), *names
 
 
 def check_same(found: Config, expected: Config) -> None:
@@ -245,13 +252,9 @@ def _code(value: Any, stock: Any, name: str) -> str:
         return _extended_list(value, stock, name)
     if isinstance(value, (list, tuple)):
         inside = ', '.join(_code(each, None, '') for each in value)
-        return (
-            f'[{inside}]'
-            if isinstance(value, list)
-            else f'({inside})'
-            if len(value) > 1
-            else f'({inside}, )'
-        )
+        if isinstance(value, list):
+            return f'[{inside}]'
+        return f'({inside}, )' if len(value) == 1 else f'({inside})'
     if isinstance(value, float):
         return _number(value)
     if value is None or isinstance(value, (bool, int, str)):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmseg.models.decode_heads import FCNHead, PSPHead
 
 import afan_mm
-from afan_mm.conversion import ConversionError, config_file, convert, converted
+from afan_mm.conversion import Conversion, ConversionError, config_file, convert, converted
 from afan_mm.conversion.convert import inherit
 from afan_mm.conversion.presets import preset_entry
 from afan_mm.conversion.pure_python import is_pure_python
@@ -460,6 +461,42 @@ def test_text_that_cannot_be_read_is_not_written(project, monkeypatch):
     ):
         use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
     assert files(project) == before
+
+
+DEFINED = """
+_base_ = []
+def scaled(x):
+    return 2 * x
+class Own:
+    pass
+parts = dict(function=scaled, other=lambda x: x, type=Own)
+"""
+
+
+def test_what_a_config_defines_reads_back(tmp_path):
+    (tmp_path / 'config.py').write_text(DEFINED)
+    one, other = (Config.fromfile(str(tmp_path / 'config.py')) for _ in range(2))
+    assert one.parts.function is not other.parts.function and one.parts.type != other.parts.type
+    config_file.check_same(one, other)
+
+
+def test_another_class_does_not_read_back():
+    one, other, third = (
+        Config(dict(model=dict(type=kind))) for kind in (FCNHead, PSPHead, lambda x: x)
+    )
+    config_file.check_same(one, one)
+    for wrong in (other, third):
+        with pytest.raises(UsageError, match='does not read back as it should in model'):
+            config_file.check_same(wrong, one)
+
+
+@pytest.mark.parametrize('value', [(), (1,), (1, 2), [], [()], dict(levels=())])
+def test_sequences_are_written_as_they_are(value):
+    cfg = Config(dict(model=dict()))
+    text = config_file.config_text('x.py', cfg, Conversion(dict(stated=value), [], [], []))
+    found = {}
+    exec(text, found)
+    assert found['stated'] == value
 
 
 def test_what_a_config_cannot_state(project):
