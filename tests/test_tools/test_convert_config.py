@@ -15,6 +15,7 @@ from mmseg.models.decode_heads import FCNHead, PSPHead
 
 import afan_mm
 from afan_mm.conversion import Conversion, ConversionError, config_file, convert, converted
+from afan_mm.conversion.config_text import config_text
 from afan_mm.conversion.convert import inherit
 from afan_mm.conversion.presets import preset_entry
 from afan_mm.conversion.pure_python import is_pure_python
@@ -490,10 +491,26 @@ def test_another_class_does_not_read_back():
             config_file.check_same(wrong, one)
 
 
+@pytest.mark.parametrize(
+    'value, text',
+    [
+        ('abcd', '[*_base_.x, dict(n=9)]'),
+        ('Abcd', '[dict(_base_.x[0], m=5), *_base_.x[1:], dict(n=9)]'),
+        ('aBcd', '[*_base_.x[:1], dict(_base_.x[1], m=5), *_base_.x[2:], dict(n=9)]'),
+        ('abcD', '[*_base_.x[:3], dict(_base_.x[3], m=5), dict(n=9)]'),
+    ],
+)
+def test_a_list_repeats_no_more_of_the_stock_one_than_it_changes(value, text):
+    stock = [dict(n=i) for i in range(4)]
+    new = [dict(n=i, m=5) if each.isupper() else dict(n=i) for i, each in enumerate(value)]
+    conversion = Conversion(dict(x=[*new, dict(n=9)]), [], [], [])
+    assert config_text('x.py', dict(x=stock), conversion).splitlines()[2] == f'x = {text}'
+
+
 @pytest.mark.parametrize('value', [(), (1,), (1, 2), [], [()], dict(levels=())])
 def test_sequences_are_written_as_they_are(value):
     cfg = Config(dict(model=dict()))
-    text = config_file.config_text('x.py', cfg, Conversion(dict(stated=value), [], [], []))
+    text = config_text('x.py', cfg, Conversion(dict(stated=value), [], [], []))
     found = {}
     exec(text, found)
     assert found['stated'] == value
@@ -503,7 +520,7 @@ def test_what_a_config_cannot_state(project):
     cfg = Config.fromfile('configs/stock.py')
     conversion = convert(cfg, preset='paper', optim_wrapper=dict(clean_weight=object))
     with pytest.raises(ConversionError, match="a config cannot state <class 'object'>"):
-        config_file.config_text('./configs/stock.py', cfg, conversion)
+        config_text('./configs/stock.py', cfg, conversion)
 
 
 # What the first config of some folders is, in place of a config that can be converted.
@@ -535,7 +552,7 @@ def test_every_family(host, least):
         try:
             cfg = config_file.read_stock(str(path))
             conversion = convert(cfg, preset='paper', epsilon=0.1, num_strengths=2)
-            text = config_file.config_text(str(path), cfg, conversion)
+            text = config_text(str(path), cfg, conversion)
         except (ConversionError, UsageError) as error:
             reasons[folder.name] = str(error)
             continue
