@@ -40,10 +40,7 @@ def check_head_site(component: type, head: dict, site: str) -> None:
     """ConversionError where the component of a head refuses a site that was asked for."""
     arguments = {key: value for key, value in head.items() if key != 'type'}
     try:
-        _built(
-            lambda config: component(**config),
-            dict(arguments, base=head['type'], afan=dict(site=site)),
-        )
+        _built(lambda rest: component(base=head['type'], afan=dict(site=site), **rest), arguments)
     except Exception as error:  # a head may need more than its config to be built
         if isinstance(error, ValueError) and 'site must be' in str(error):
             raise ConversionError(str(error)) from error
@@ -76,8 +73,8 @@ def check_path(host: Host, path: str) -> None:
 
 
 def _built(build: Callable[[dict], Any], part: dict) -> Any:
-    """What ``build`` makes of the config of a part: of no pretrained weights, and without any
-    where that can be, as they take time and random numbers.
+    """What ``build`` makes of the config of a part, without pretrained weights, and where that can
+    be without any: they take time and random numbers.
     """
 
     def built_on(device: str) -> Any:
