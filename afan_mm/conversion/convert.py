@@ -18,6 +18,8 @@ from .pure_python import with_classes
 from .sites import Sites, read_sites
 from .training import training_overrides
 
+APART = ('neck', 'head', 'optim_wrapper')  # of which settings of their own can be given
+
 
 class Conversion(NamedTuple):
     """What turns a stock config into an A-FAN config.
@@ -71,7 +73,6 @@ def convert(
         ConversionError: If nothing fits, or not the sites that were asked for; if the config trains
             nothing, has A-FAN components already, or an optim wrapper that A-FAN has no twin of.
     """
-    own = {key: dict(afan.pop(key, None) or {}) for key in ('neck', 'head', 'optim_wrapper')}
     try:
         check_choice('preset', preset, (*PRESETS, None))
     except ValueError as error:
@@ -80,22 +81,20 @@ def convert(
     if names is None:
         names = SITES.get(preset)
     most = _checked_share(names, max_tail_share)
-    ready, notes = preset_settings(cfg, preset, afan) if preset else ({}, [])
-    ready = {key: {**ready.get(key, {}), **own[key]} for key in own}
     model = cfg.get('model')
     with in_scope(
         (model.get('_scope_') if isinstance(model, dict) else None) or cfg.get('default_scope')
     ):
         host = find_host(model)
         refuse_converted(model, 'model')
-        overrides = training_overrides(cfg, ready['optim_wrapper'])
-        settings = {part: {**afan, **ready[part]} for part in ('neck', 'head')}
+        settings, optim_wrapper, notes = _settings(cfg, host, preset, afan)
+        overrides = training_overrides(cfg, optim_wrapper)
         if most is None:
             chosen = read_sites(names, host)
         else:
             chosen, how = _late(cfg, host, most, settings)
             notes += how
-        _check_weights(ready['optim_wrapper'], chosen, settings)
+        _check_weights(optim_wrapper, chosen, settings)
         parts = Parts(host, chosen)
         parts.add_neck(settings['neck'])
         parts.add_head(settings['head'])
@@ -123,6 +122,20 @@ def converted(
     arguments, ``max_tail_share`` among them; tools/convert_config.py writes the same one.
     """
     return inherit(cfg, convert(cfg, sites, preset, **afan).overrides)
+
+
+def _settings(
+    cfg: Config, host: Host, preset: Optional[str], given: Dict[str, Any]
+) -> Tuple[Dict[str, Dict[str, Any]], Dict[str, Any], List[str]]:
+    """Settings of neck and head, keys of the optim wrapper, and sentences on where they come from.
+
+    Args:
+        given: The arguments ``afan`` of :func:`convert`.
+    """
+    shared = {key: value for key, value in given.items() if key not in APART}
+    ready, notes = preset_settings(cfg, preset, shared, host.library) if preset else ({}, [])
+    neck, head, optim_wrapper = ({**ready.get(key, {}), **(given.get(key) or {})} for key in APART)
+    return dict(neck={**shared, **neck}, head={**shared, **head}), optim_wrapper, notes
 
 
 def _checked_share(sites: Optional[Sequence[str]], most: Optional[float]) -> Optional[float]:
@@ -168,8 +181,8 @@ def _late(
     costs: List[Tuple[AFANSettings, float]] = []
     for site in late:
         one = read_sites([site.name], host)
-        key = one.neck[0] if one.neck else f'head.{one.head[0]}'
-        costs.append((own['neck' if one.neck else 'head'], site.share))
+        part, key = ('neck', one.neck[0]) if one.neck else ('head', f'head.{one.head[0]}')
+        costs.append((own[part], site.share))
         reasons[key] = f'tail share {shown(site.share)}'
         if site.levels is not None:
             levels[key] = site.levels

@@ -8,10 +8,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model, parameter
+from ..random_batches import LIBRARIES
 from ..utils.configs import type_name
 from ..utils.errors import UsageError
 
 PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
+NO_MODULES = ('data_preprocessor', 'init_cfg')  # have a type, and no features
 
 
 class ConversionError(UsageError):
@@ -24,6 +26,19 @@ class Host(NamedTuple):
     path: Tuple[str, ...]
     config: dict
     cls: type
+
+    @property
+    def library(self) -> Optional[str]:
+        """The library whose model it is or derives from; None: no library's."""
+        packages = (cls.__module__.partition('.')[0] for cls in self.cls.__mro__)
+        return next((package for package in packages if package in LIBRARIES), None)
+
+    @property
+    def modules(self) -> List[str]:
+        """The keys of its parts that are modules or lists of such, in which sites can be."""
+        return [
+            key for key, part in self.config.items() if key not in NO_MODULES and _has_type(part)
+        ]
 
     def name(self, *keys: Any) -> str:
         """A part of it as messages write it, such as 'model.decode_head[1]'."""
@@ -73,13 +88,13 @@ def find_host(model: Any, path: Tuple[str, ...] = ('model',)) -> Host:
     training lies in ``detector``.
     """
     name = '.'.join(path)
-    if not isinstance(model, dict) or 'type' not in model:
+    if not isinstance(model, dict) or not _has_type(model):
         raise ConversionError(f'{name} must be a dict with a type, but got {model!r}')
     cls = find_class(model['type'], name)
     if any(model.get(part) for part in PARTS):
         return Host(path, model, cls)
     for key, part in model.items():
-        if isinstance(part, dict) and 'type' in part and _is_model(part['type']):
+        if isinstance(part, dict) and _has_type(part) and _is_model(part['type']):
             return find_host(part, (*path, key))
     raise ConversionError(
         f'{name} is a {cls.__name__} with none of {", ".join(PARTS)}, and no model in it has one'
@@ -137,6 +152,13 @@ def last_level_read(reader: dict, count: Optional[int]) -> int:
     if not read or min(read) < 0 or max(read) + 1 == count:
         return -1
     return max(read)
+
+
+def _has_type(part: Any) -> bool:
+    """Whether a part says what to build, or each of a list of parts."""
+    if isinstance(part, (list, tuple)):
+        return len(part) > 0 and all(map(_has_type, part))
+    return isinstance(part, dict) and 'type' in part
 
 
 def _known_class(kind: Any) -> type:

@@ -136,9 +136,10 @@ def _known_points(host: Host, model: nn.Module) -> Dict[str, Point]:
         points['neck'] = Point(model.backbone)
     key, head = _head(host, model)
     if head is not None and HEADS[key].accepts(type(head)):
-        inside = list(HEADS[key].known_points(head).items())
-        names = [f'{key}.{site}' for site, _ in inside[:-1]] + ['head'] * bool(inside)
-        points.update(zip(names, (point for _, point in inside)))
+        inside = HEADS[key].known_points(head)
+        last = list(inside)[-1:]  # which the head has by itself
+        for site, point in inside.items():
+            points['head' if site in last else f'{key}.{site}'] = point
     return points
 
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import MODELS
 
 from ..settings import AFANSettings
+from ..stock_model import without_weights
 from ..utils.configs import type_name
 from ..utils.errors import describe
 from .host import ConversionError, Host
@@ -30,7 +31,7 @@ def default_site(component: type, head: dict, stock: type) -> Optional[str]:
     None if it has none.
     """
     try:
-        return _built(lambda: component.default_site(dict(copy.deepcopy(head), type=stock)))
+        return _built(component.default_site, dict(head, type=stock))
     except Exception as error:
         raise ConversionError(f'{type_name(head)} cannot be built: {describe(error)}') from error
 
@@ -39,9 +40,7 @@ def check_head_site(component: type, head: dict, site: str) -> None:
     """ConversionError where the component of a head refuses a site that was asked for."""
     arguments = {key: value for key, value in head.items() if key != 'type'}
     try:
-        _built(
-            lambda: component(base=head['type'], afan=dict(site=site), **copy.deepcopy(arguments))
-        )
+        _built(lambda rest: component(base=head['type'], afan=dict(site=site), **rest), arguments)
     except Exception as error:  # a head may need more than its config to be built
         if isinstance(error, ValueError) and 'site must be' in str(error):
             raise ConversionError(str(error)) from error
@@ -53,13 +52,14 @@ def check_path(host: Host, path: str) -> None:
     part = host.config[first]
     if isinstance(part, (list, tuple)):
         index, _, rest = rest.partition('.')
-        part = part[int(index)] if index.isdigit() and int(index) < len(part) else None
-    if not isinstance(part, dict):
-        raise ConversionError(
-            f'sites must be modules of the host, but {host.name(first)} is {part}'
-        )
+        if not index.isdigit() or int(index) >= len(part):
+            raise ConversionError(
+                f'sites must be modules of the host, but got {path!r}; {host.name(first)} is a '
+                f'list of {len(part)}'
+            )
+        part = part[int(index)]
     try:
-        module = _built(lambda: MODELS.build(copy.deepcopy(part)))
+        module = _built(MODELS.build, part)
     except Exception:  # what cannot be built alone is left to the run
         return
     names = [name for name, _ in module.named_modules() if name]
@@ -72,16 +72,19 @@ def check_path(host: Host, path: str) -> None:
         )
 
 
-def _built(build: Callable[[], Any]) -> Any:
-    """What ``build`` returns, without weights where that can be: they take time and random
-    numbers.
+def _built(build: Callable[[dict], Any], part: dict) -> Any:
+    """What ``build`` makes of the config of a part, without pretrained weights, and where that can
+    be without any: they take time and random numbers.
     """
-    for device in ('meta', 'cpu'):
-        try:
-            with torch.device(device), torch.random.fork_rng(), warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # the run will give them again
-                return build()
-        except Exception:  # building may fail in any way
-            if device == 'cpu':
-                raise
-    return None
+
+    def built_on(device: str) -> Any:
+        config = copy.deepcopy(part)  # some modules take theirs apart
+        without_weights(config)
+        with torch.device(device), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the run will give them again
+            return build(config)
+
+    try:
+        return built_on('meta')
+    except Exception:  # building may fail in any way
+        return built_on('cpu')

@@ -30,12 +30,11 @@ class Parts:
         """The neck wrapper, if any of the sites is its."""
         if not self.sites.neck:
             return
-        stock = self.host.config.get('neck')
-        several = isinstance(stock, (list, tuple)) and len(stock) > 0
-        first = stock[0] if several else stock
-        where = ('neck', 0) if several else ('neck',)
         if parameter(self.host.cls, 'neck') is None:
             return self._add_model(settings)
+        stock = self.host.config.get('neck')
+        several = isinstance(stock, (list, tuple)) and len(stock) > 0
+        first, where = (stock[0], ('neck', 0)) if several else (stock, ('neck',))
         if not callable(getattr(self.host.cls, 'loss', None)):
             return self._leave_out(
                 where,
@@ -47,8 +46,7 @@ class Parts:
         except (TypeError, KeyError) as error:
             return self._leave_out(where, str(error.args[0]))
         afan = [self._neck_settings(site, settings) for site in self.sites.neck]
-        part = dict(type='AFANNeckWrapper', base=base, afan=afan if len(afan) > 1 else afan[0])
-        self._state('neck', stock, 0, part)
+        self._state('neck', stock, 0, _component('AFANNeckWrapper', base, afan))
         self.choices.append((self.host.name(*where), self._neck_reason(first, several, afan)))
 
     def _add_model(self, settings: Dict[str, Any]) -> None:
@@ -59,7 +57,7 @@ class Parts:
             return self._leave_out(
                 ('neck',),
                 f'{kind} takes no neck, so there is no place for the wrapper; ask for the path of '
-                f'a module, in one of {", ".join(self._modules())}',
+                f'a module, in one of {", ".join(self.host.modules)}',
             )
         if not AFANModel.accepts(self.host.cls):
             return self._leave_out(
@@ -72,27 +70,20 @@ class Parts:
             if site == 'input':
                 each = {'site': 'backbone', 'levels': (-1,), **each}
             afan.append(each)
-        base = self.host.config['type']
-        self.stated.update(type='AFANModel', base=base, afan=afan if len(afan) > 1 else afan[0])
+        self.stated.update(_component('AFANModel', self.host.config['type'], afan))
         sites = ' and '.join(repr(each['site']) for each in afan)
         self.choices.append((self.host.name(), f'{kind} takes no neck, and stays; site: {sites}'))
 
-    def _modules(self) -> List[str]:
-        return [
-            key
-            for key, part in self.host.config.items()
-            if isinstance(part, dict) and 'type' in part and key != 'data_preprocessor'
-        ]
-
     def _neck_settings(self, site: str, settings: Dict[str, Any]) -> Dict[str, Any]:
         checked(settings, 'neck')
-        afan = dict(settings)
         if '.' in site:
             check_path(self.host, site)
-        stated = {} if site == 'input' else dict(site=site)
+        stated: Dict[str, Any] = {} if site == 'input' else dict(site=site)
         by_itself = (level_read(self.host) if site == 'input' else -1,)
         levels = self.sites.levels.get(site, by_itself)
-        return dict(stated if levels == (-1,) else dict(stated, levels=levels), **afan)
+        if levels != (-1,):
+            stated['levels'] = levels
+        return {**stated, **settings}
 
     def _neck_reason(self, stock: Optional[dict], several: bool, afan: List[dict]) -> str:
         text = (
@@ -153,24 +144,19 @@ class Parts:
                 'itself; '
                 f"a submodule of it can be asked for, as '{key}.NAME'",
             )
+        checked(settings, 'head')
         afan, reasons = [], []
         stages = ' of every stage' if isinstance(head.get('bbox_head'), list) else ''
         for site in self.sites.head:
             if site:
                 check_head_site(component, head, site)
-            checked(settings, 'head')
-            afan.append(dict(dict(site=site) if site else {}, **settings))
+            afan.append({**(dict(site=site) if site else {}), **settings})
             why = self.sites.reasons.get(f'head.{site}') or _head_reason(key, site, default)
             reasons.append(f"'{site or default}'{stages}, {why}")
-        part = dict(type=component.__name__, base=head['type'])
-        self._state(key, stock, last, dict(part, afan=afan if len(afan) > 1 else afan[0]))
-        stage = 'the last of the heads; ' if several else ''
-        self.choices.append(
-            (
-                self.host.name(*where),
-                f'{stage}{type_name(head)} stays; site: {" and ".join(reasons)}',
-            )
-        )
+        self._state(key, stock, last, _component(component.__name__, head['type'], afan))
+        which = 'the last of the heads; ' if several else ''
+        why = f'{which}{type_name(head)} stays; site: {" and ".join(reasons)}'
+        self.choices.append((self.host.name(*where), why))
 
     def _state(self, key: str, stock: Any, index: int, part: Dict[str, Any]) -> None:
         """A list is stated whole, as an inheriting one replaces it; a dict by what differs."""
@@ -188,6 +174,11 @@ class Parts:
         if self.sites.asked:
             raise ConversionError(f'no site in {name}: {reason}')
         self.left_out.append((name, reason))
+
+
+def _component(kind: str, base: Any, afan: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """What is stated of a part: settings of an only site stand by themselves."""
+    return dict(type=kind, base=base, afan=afan if len(afan) > 1 else afan[0])
 
 
 def _head_reason(key: str, site: str, default: Optional[str]) -> str:

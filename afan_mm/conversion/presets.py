@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -24,9 +24,13 @@ def read_preset(preset: str) -> Config:
     return Config.fromfile(str(shipped('configs') / '_base_' / 'presets' / f'{preset}.py'))
 
 
-def preset_entry(cfg: Config) -> Tuple[str, str]:
+def preset_entry(cfg: Config, library: Optional[str] = None) -> Tuple[str, str]:
     """The name of the presets' entry for the task and data of a config, and a sentence on why this
     one.
+
+    Args:
+        cfg: The stock config.
+        library: That of its model. Defaults to the ``default_scope``.
     """
     parts = dicts((cfg.get('train_dataloader') or {}).get('dataset'))
     kinds = {
@@ -40,7 +44,7 @@ def preset_entry(cfg: Config) -> Tuple[str, str]:
             dict(CityscapesDataset='seg_cityscapes', PascalVOCDataset=f'seg_{year}'),
             'seg_voc12',
         )
-    elif cfg.get('default_scope') == 'mmpretrain':
+    elif (library or cfg.get('default_scope')) == 'mmpretrain':
         known, usual = CLASSIFICATION, 'cls_imagenet'
     else:
         known, usual = dict(VOCDataset='det_voc07', CocoDataset='det_coco'), 'det_coco'
@@ -54,7 +58,7 @@ def preset_entry(cfg: Config) -> Tuple[str, str]:
 
 
 def preset_settings(
-    cfg: Config, preset: str, given: Dict[str, Any]
+    cfg: Config, preset: str, given: Dict[str, Any], library: Optional[str] = None
 ) -> Tuple[Dict[str, Dict[str, Any]], List[str]]:
     """Settings of ``neck`` and ``head``, keys of ``optim_wrapper``, and sentences for the reader on
     where they come from.
@@ -63,8 +67,9 @@ def preset_settings(
         cfg: The stock config.
         preset: One of ``PRESETS``.
         given: Settings of every site, which win over those of the preset.
+        library: As that of :func:`preset_entry`.
     """
-    name, reason = preset_entry(cfg)
+    name, reason = preset_entry(cfg, library)
     entry = read_preset(preset)[name]
     parts: Dict[str, Dict[str, Any]] = dict(optim_wrapper={})
     for part in ('neck', 'head'):

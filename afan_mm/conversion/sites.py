@@ -39,14 +39,16 @@ def read_sites(names: Optional[Sequence[str]], host: Host) -> Sites:
             neck.append(NECK_SITES[name])
         elif name == 'head':
             heads.append('')
-        elif rest and first in host.config:
-            (heads if first in HEADS else neck).append(rest if first in HEADS else name)
+        elif rest and first in host.modules:
+            if first in HEADS:
+                heads.append(rest)
+            else:
+                neck.append(name)
         else:
             raise ConversionError(
                 "sites must be 'neck', 'output', 'head', the path of a module of the host such as "
-                "'backbone.layer3', or a site "
-                f"of its head such as 'roi_head.map'; got {name!r} for a {host.cls.__name__} with "
-                f'{", ".join(host.config)}'
+                "'backbone.layer3', or a site of its head such as 'roi_head.map'; got "
+                f'{name!r} for a {host.cls.__name__} with {", ".join(host.modules)}'
             )
     if not neck + heads or any(len(set(part)) < len(part) for part in (neck, heads)):
         raise ConversionError(f'sites must be different ones, but got {", ".join(names)}')

@@ -54,5 +54,6 @@ def _imports(stock: Dict[str, Any]) -> Dict[str, Any]:
     imports = [imports] if isinstance(imports, str) else list(imports)
     return dict(
         imports=imports if 'afan_mm' in imports else imports + ['afan_mm'],
-        allow_failed_imports=False,
+        # said of all of them: what the stock config can do without, the new one can, too
+        allow_failed_imports=stock.get('allow_failed_imports', False),
     )

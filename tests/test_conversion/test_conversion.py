@@ -34,6 +34,19 @@ OPTIMIZER = dict(type='SGD', lr=0.1)
 STOCK = dict(type='OptimWrapper', optimizer=OPTIMIZER)
 
 
+GARDEN = """
+from mmengine.registry import MODELS, Registry
+from mmpretrain.models import ImageClassifier
+
+GARDEN = Registry('model', parent=MODELS, scope='conversion_garden')
+
+
+@GARDEN.register_module()
+class ConversionClassifier(ImageClassifier):
+    pass
+"""
+
+
 def config(model, scope='mmseg', optim_wrapper=None, **others):
     optim_wrapper = (
         dict(type='OptimWrapper', optimizer=OPTIMIZER) if optim_wrapper is None else optim_wrapper
@@ -55,6 +68,15 @@ class ConversionHead(FCNHead):
 @MODELS.register_module()
 class ConversionPlain(nn.Module):
     """A module without a loss."""
+
+
+@MODELS.register_module()
+class ConversionTrained(nn.Sequential):
+    """A backbone that would fetch weights while it is built, as timm's do."""
+
+    def __init__(self, pretrained=False, checkpoint=None):
+        assert not pretrained and checkpoint is None, 'no weights here'
+        super().__init__(nn.Conv2d(3, 8, 1))
 
 
 @MODELS.register_module()
@@ -177,16 +199,20 @@ def test_what_is_not_stated_is_kept():
 
 def test_hooks_and_imports_are_added_to():
     hook = dict(type='EMAHook', momentum=0.1)
-    for imports in ('garden', ['garden']):
+    for imports, given, allowed in (
+        ('garden', {}, False),
+        (['garden'], dict(allow_failed_imports=False), False),
+        (['garden'], dict(allow_failed_imports=True), True),
+    ):
         cfg = config(
             segmentor_config(),
             custom_hooks=[hook],
-            custom_imports=dict(imports=imports, allow_failed_imports=True),
+            custom_imports=dict(given, imports=imports),
         )
         overrides = convert(cfg, **PAPER).overrides
         assert overrides['custom_hooks'] == [hook, dict(type='AFANHook')]
         assert overrides['custom_imports'] == dict(
-            imports=['garden', 'afan_mm'], allow_failed_imports=False
+            imports=['garden', 'afan_mm'], allow_failed_imports=allowed
         )
 
 
@@ -404,6 +430,29 @@ def test_sites_on_paths_of_a_host_without_a_place_for_a_neck():
         convert(cfg, ['backbone.layer9'])
 
 
+@pytest.mark.parametrize('weights', [dict(pretrained=True), dict(checkpoint='https://weights')])
+def test_path_is_checked_without_weights(weights):
+    model = segmentor_config()
+    model.backbone = dict(type='ConversionTrained', **weights)
+    new = converted(config(model), ['backbone.0'], preset=None)
+    assert new.model.neck.afan == dict(site='backbone.0') and new.model.backbone == model.backbone
+    with pytest.raises(ConversionError, match="got 'backbone.1'; .* a ConversionTrained, has 0$"):
+        convert(config(model), ['backbone.1'])
+
+
+@pytest.mark.parametrize('kind', ['mmpretrain.ImageClassifier', 'ConversionClassifier'])
+def test_settings_of_a_classifier_in_a_scope_of_its_own(kind, tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'conversion_garden.py').write_text(GARDEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = config(
+        dict(type=kind, backbone=dict(type='mmpretrain.ResNet', depth=18)),
+        'conversion_garden',
+        train_dataloader=dict(dataset=dict(type='mmpretrain.CIFAR10')),
+    )
+    assert 'entry cls_cifar, for CIFAR10' in convert(cfg, ['neck'], 'paper').notes[0]
+
+
 def test_scope_in_a_type():
     model = segmentor_config()
     model.decode_head.type = f'mmseg.{model.decode_head.type}'
@@ -467,11 +516,13 @@ def test_refused_config(case):
     'sites,settings,message',
     [
         ('', {}, "sites must be 'neck', 'output', 'head'.*got ''"),
-        ('nek', {}, "got 'nek' for a EncoderDecoder with type, "),
+        ('nek', {}, "got 'nek' for a EncoderDecoder with backbone, decode_head, auxiliary_head$"),
         ('backbon.layer2', {}, "got 'backbon.layer2'"),
         ('backbone.layer7', {}, "got 'backbone.layer7'; model.backbone, a .*, has .*layer4"),
         ('decode_head.bottlenek', {}, "site must be one of .*but got 'bottlenek'"),
-        ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with type, "),
+        ('roi_head.map', {}, "got 'roi_head.map' for a EncoderDecoder with backbone, "),
+        ('test_cfg.mode', {}, "got 'test_cfg.mode' for a EncoderDecoder with backbone, "),
+        ('data_preprocessor.mean', {}, "got 'data_preprocessor.mean' for a EncoderDecoder with"),
         ('neck,neck', {}, 'different ones'),
         ('head,head', {}, 'different ones'),
         ('neck', dict(epsilon=-1), 'epsilon must be a finite number >= 0'),
@@ -482,6 +533,17 @@ def test_refused_config(case):
 def test_refused_arguments(sites, settings, message):
     with pytest.raises(ConversionError, match=message):
         convert(config(segmentor_config()), sites.split(','), **settings)
+
+
+def test_site_that_is_in_no_module():
+    model = detector_config()
+    message = "got 'train_cfg.rcnn' for a FasterRCNN with backbone, neck, rpn_head, roi_head$"
+    with pytest.raises(ConversionError, match=message):
+        convert(config(model, 'mmdet'), ['train_cfg.rcnn'])
+    model.neck = [model.neck]
+    assert convert(config(model, 'mmdet'), ['neck.0.lateral_convs'], preset=None)
+    with pytest.raises(ConversionError, match="got 'neck.1.fpn_convs'; model.neck is a list of 1"):
+        convert(config(model, 'mmdet'), ['neck.1.fpn_convs'])
 
 
 def test_nothing_fits():

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmseg.models.decode_heads import FCNHead, PSPHead
 
 import afan_mm
-from afan_mm.conversion import ConversionError, config_file, convert, converted
+from afan_mm.conversion import Conversion, ConversionError, config_file, convert, converted
+from afan_mm.conversion.config_text import config_text
 from afan_mm.conversion.convert import inherit
 from afan_mm.conversion.presets import preset_entry
 from afan_mm.conversion.pure_python import is_pure_python
@@ -439,11 +441,86 @@ def test_text_that_does_not_read_back_is_not_written(project, monkeypatch):
     assert files(project) == before
 
 
+def test_an_import_that_may_be_missing(project, monkeypatch):
+    add(
+        project / 'configs/stock.py',
+        "custom_imports = dict(imports=['gone'], allow_failed_imports=True)\n",
+    )
+    use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
+    found = Config.fromfile('new/afan.py').custom_imports
+    assert found == dict(imports=['gone', 'afan_mm'], allow_failed_imports=True)
+
+
+def test_text_that_cannot_be_read_is_not_written(project, monkeypatch):
+    monkeypatch.setattr(
+        config_file, 'config_text', lambda *args: WRITTEN.replace('afan_mm', 'gone')
+    )
+    before = files(project)
+    with pytest.raises(
+        UsageError,
+        match='^the new config cannot be read: ImportError: .*gone.*; nothing was written$',
+    ):
+        use(monkeypatch, 'configs/stock.py', '--out', 'new/afan.py', *PAPER)
+    assert files(project) == before
+
+
+DEFINED = """
+_base_ = []
+def scaled(x):
+    return 2 * x
+class Own:
+    pass
+parts = dict(function=scaled, other=lambda x: x, type=Own)
+"""
+
+
+def test_what_a_config_defines_reads_back(tmp_path):
+    (tmp_path / 'config.py').write_text(DEFINED)
+    one, other = (Config.fromfile(str(tmp_path / 'config.py')) for _ in range(2))
+    assert one.parts.function is not other.parts.function and one.parts.type != other.parts.type
+    config_file.check_same(one, other)
+
+
+def test_another_class_does_not_read_back():
+    one, other, third = (
+        Config(dict(model=dict(type=kind))) for kind in (FCNHead, PSPHead, lambda x: x)
+    )
+    config_file.check_same(one, one)
+    for wrong in (other, third):
+        with pytest.raises(UsageError, match='does not read back as it should in model'):
+            config_file.check_same(wrong, one)
+
+
+@pytest.mark.parametrize(
+    'value, text',
+    [
+        ('abcd', '[*_base_.x, dict(n=9)]'),
+        ('Abcd', '[dict(_base_.x[0], m=5), *_base_.x[1:], dict(n=9)]'),
+        ('aBcd', '[*_base_.x[:1], dict(_base_.x[1], m=5), *_base_.x[2:], dict(n=9)]'),
+        ('abcD', '[*_base_.x[:3], dict(_base_.x[3], m=5), dict(n=9)]'),
+    ],
+)
+def test_a_list_repeats_no_more_of_the_stock_one_than_it_changes(value, text):
+    stock = [dict(n=i) for i in range(4)]
+    new = [dict(n=i, m=5) if each.isupper() else dict(n=i) for i, each in enumerate(value)]
+    conversion = Conversion(dict(x=[*new, dict(n=9)]), [], [], [])
+    assert config_text('x.py', dict(x=stock), conversion).splitlines()[2] == f'x = {text}'
+
+
+@pytest.mark.parametrize('value', [(), (1,), (1, 2), [], [()], dict(levels=())])
+def test_sequences_are_written_as_they_are(value):
+    cfg = Config(dict(model=dict()))
+    text = config_text('x.py', cfg, Conversion(dict(stated=value), [], [], []))
+    found = {}
+    exec(text, found)
+    assert found['stated'] == value
+
+
 def test_what_a_config_cannot_state(project):
     cfg = Config.fromfile('configs/stock.py')
     conversion = convert(cfg, preset='paper', optim_wrapper=dict(clean_weight=object))
     with pytest.raises(ConversionError, match="a config cannot state <class 'object'>"):
-        config_file.config_text('./configs/stock.py', cfg, conversion)
+        config_text('./configs/stock.py', cfg, conversion)
 
 
 # What the first config of some folders is, in place of a config that can be converted.
@@ -475,7 +552,7 @@ def test_every_family(host, least):
         try:
             cfg = config_file.read_stock(str(path))
             conversion = convert(cfg, preset='paper', epsilon=0.1, num_strengths=2)
-            text = config_file.config_text(str(path), cfg, conversion)
+            text = config_text(str(path), cfg, conversion)
         except (ConversionError, UsageError) as error:
             reasons[folder.name] = str(error)
             continue
