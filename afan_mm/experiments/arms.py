@@ -5,6 +5,8 @@ from typing import Any, Dict, Optional
 
 from mmengine.config import Config
 
+from ..utils.configs import config_file
+from ..utils.errors import UsageError
 from .arm_specs import ArmSpec, ExperimentError
 from .config import Experiment
 from .references import REFERENCES, longer
@@ -27,6 +29,8 @@ class Arms:
             spec = self.experiment.arms[name]
             try:
                 self._resolved[name] = self._resolve(spec, factor)
+            except UsageError as error:
+                raise ExperimentError(f'arm {name}: {error}') from error
             except Exception as error:  # a config is a program and may fail in any way
                 raise ExperimentError(
                     f'arm {name}: {type(error).__name__}: {str(error).strip()}'
@@ -53,7 +57,7 @@ class Arms:
 
     def _resolve(self, spec: ArmSpec, factor: Optional[float] = None) -> Config:
         if spec.reference in (None, 'stock'):
-            cfg = Config.fromfile(str(spec.config or self.experiment.base))
+            cfg = Config.fromfile(config_file(spec.config or self.experiment.base))
         elif spec.reference == 'longer':
             cfg = longer(self.stock(), spec.factor or factor)
         else:
