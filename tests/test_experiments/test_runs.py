@@ -1,5 +1,6 @@
 """Runs of real tiny projects: what is stored, paired, resumed, and said of failures."""
 
+import contextlib
 import json
 import os
 import signal
@@ -214,12 +215,12 @@ def test_a_measure_that_is_added_later_takes_the_weights_that_were_kept(tmp_path
     assert again['figures'] == {'again/nll': pytest.approx(nll['figures']['nll'], rel=1e-6)}
 
 
-def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    write_project('mmpretrain', tmp_path)
-    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+@pytest.fixture
+def stopped(monkeypatch):
+    """A context in which every training stops after its second iteration."""
     original = run_module.train
 
-    def stopped(cfg, folder):
+    def train(cfg, folder):
         cfg.custom_hooks = [dict(type='StopAt', iteration=2)]
         return original(cfg, folder)
 
@@ -236,14 +237,41 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
             if runner.iter + 1 == self.iteration:
                 raise RuntimeError('stopped')
 
-    HOOKS.register_module(module=StopAt, force=True)
-    monkeypatch.setattr(run_module, 'train', stopped)
-    assert execute(plan)[0] == ['stock seed 0']
-    monkeypatch.setattr(run_module, 'train', original)
+    @contextlib.contextmanager
+    def context():
+        HOOKS.register_module(module=StopAt, force=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, 'train', train)
+            yield
+
+    return context
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, stopped):
+    write_project('mmpretrain', tmp_path)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+    with stopped():
+        assert execute(plan)[0] == ['stock seed 0']
+    (tmp_path / 'store').rename(tmp_path / 'moved')
+    plan = Plan(plan.experiment, Store(tmp_path / 'moved'))
     assert not execute(plan)[0]
     (record,) = plan.store.all()
     assert record['training']['resumed'] and record['training']['iterations'] == 4
     assert record['training']['initial_weights']
+
+
+def test_a_training_that_is_stopped_is_not_taken_for_an_earlier_one(tmp_path, stopped):
+    """Trained again for a measure that was added, without the weights."""
+    write_project('mmpretrain', tmp_path)
+    options = dict(arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+    assert not execute(plan_of(tmp_path, 'mmpretrain', measures=['stock'], **options))[0]
+    plan = plan_of(tmp_path, 'mmpretrain', measures=['stock', 'nll'], **options)
+    with stopped():
+        assert execute(plan)[0] == ['stock seed 0']
+    assert not execute(plan)[0]
+    (record,) = plan.store.all()
+    assert record['training']['resumed'] and record['training']['iterations'] == 4
+    assert len(record['measured']) == 2
 
 
 def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
