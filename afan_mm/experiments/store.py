@@ -115,7 +115,8 @@ def uses_afan(cfg: Config) -> bool:
     ours = any(
         each.split('.')[0] == 'afan_mm' for each in imported_modules(cfg.get('custom_imports'))
     )
-    return ours or '"AFAN' in parts
+    # a class of a config in the pure Python style is written with its module
+    return ours or '"AFAN' in parts or '"afan_mm.' in parts
 
 
 def imported_modules(custom_imports: Optional[dict]) -> List[str]:
