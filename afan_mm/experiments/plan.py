@@ -12,7 +12,7 @@ from .arms import Arms
 from .config import Experiment
 from .data import Evaluation
 from .datasets import Datasets
-from .measures import MEASURES
+from .measures import MEASURES, check_settings
 from .notes import seconds_per_iteration
 from .run import RunSpec, missing
 from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
@@ -33,10 +33,7 @@ class Plan:
         self.arms, self.datasets = Arms(experiment), Datasets()
         self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
         for each in experiment.measures:
-            if each.get('type') not in MEASURES:
-                raise ExperimentError(
-                    f'measures must be among {sorted(MEASURES)}, but got {each.get("type")!r}'
-                )
+            check_measure(dict(each))
 
     def waits(self, name: str) -> bool:
         """Whether an arm's length depends on runs that are not stored yet."""
@@ -127,6 +124,17 @@ class Plan:
         )
         write_json(path, dict(factor=round(factor, 3), arm=other, stock='stock'))
         return round(factor, 3)
+
+
+def check_measure(settings: Dict[str, Any]) -> None:
+    """ExperimentError where there is no such measure, or it has no such settings."""
+    name = settings.pop('type', None)
+    if name not in MEASURES:
+        raise ExperimentError(f'measures must be among {sorted(MEASURES)}, but got {name!r}')
+    try:
+        check_settings(name, settings)
+    except TypeError as error:
+        raise ExperimentError(f'measure {name} with {settings}: {error}') from error
 
 
 def _code_of(measure: dict) -> List[str]:

@@ -274,6 +274,24 @@ def test_a_training_that_is_stopped_is_not_taken_for_an_earlier_one(tmp_path, st
     assert len(record['measured']) == 2
 
 
+@pytest.mark.parametrize(
+    'measure',
+    [
+        dict(type='robust', num_image=2),
+        dict(type='robust', step=1),
+        dict(type='corruptions', severity=[1]),
+        dict(type='nll', bins=3),
+    ],
+)
+def test_settings_that_a_measure_does_not_have_are_refused_before_any_run(tmp_path, measure):
+    name = list(measure)[1]
+    with pytest.raises(ValueError, match=f'measure {measure["type"]} .* argument .{name}'):
+        plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=[measure])
+    known = [dict(type='robust', num_images=2, num_steps=1, show_interval=2), 'nll']
+    known.append(dict(type='corruptions', severities=[1], num_images=2))
+    plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=known)
+
+
 def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
     write_project('mmpretrain', tmp_path)
     (tmp_path / 'own_measures.py').write_text(
