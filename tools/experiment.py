@@ -57,8 +57,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--minutes',
         type=positive_integer,
-        help='of Slurm, the limit of each run, which goes on where it was when the command is '
-        'started again; default: a week',
+        help='of Slurm, the limit of each run, which goes on from its last checkpoint when the '
+        'command is started again; default: a week',
     )
     parser.add_argument(
         '--threads', type=positive_integer, help='of each run; default: cores / jobs'
