@@ -1,6 +1,5 @@
 """The training config of each arm."""
 
-from dataclasses import replace
 from typing import Any, Dict, Optional
 
 from mmengine.config import Config
@@ -41,13 +40,6 @@ class Arms:
         """Whether the arm's length must be measured on other arms first."""
         spec = self.experiment.arms[name]
         return spec.reference == 'longer' and spec.factor is None
-
-    def first_alike(self, name: str) -> str:
-        """The first arm that the experiment has as it has this one: two of one config are one run,
-        as the panels of an ablation share the setting that they vary.
-        """
-        arms = self.experiment.arms
-        return next(each for each in arms if replace(arms[each], name=name) == arms[name])
 
     def stock(self) -> Config:
         """The base config with what the arm named 'stock' changes, if there is one."""

@@ -16,6 +16,7 @@ from afan_mm.experiments import DataError, Plan, Store, read_experiment
 from afan_mm.experiments.data import Evaluation, halves
 from afan_mm.experiments.datasets import Datasets
 from afan_mm.experiments.measures.robustness import first_images
+from afan_mm.experiments.plan import all_runs
 from afan_mm.experiments.references import control
 from afan_mm.experiments.store import environment, uses_afan
 from support.projects import NUM_VAL, afan_overrides, write_experiment, write_project
@@ -171,6 +172,26 @@ def test_keys_name_what_determines_the_figures(tmp_path):
     # another half is another measurement of the same training
     other = Plan(plan.experiment, plan.store, 'selection').spec('stock', 0)
     assert other.key == stock.key and set(other.measures).isdisjoint(stock.measures)
+
+
+def test_runs_of_one_config_have_one_key(tmp_path):
+    """Whatever their arms are called and however they are written."""
+    write_project('mmpretrain', tmp_path)
+    dotted = afan_overrides('mmpretrain')
+    nested = {k: v for k, v in dotted.items() if k != 'optim_wrapper.type'}
+    nested['optim_wrapper'] = dict(type='AFANOptimWrapper')
+    arms = {'other': afan_overrides('mmpretrain', num_steps=2), 'one': dotted, 'two': nested}
+    plan = plan_of(tmp_path, arms=arms)
+    keys = [plan.spec(name, seed).key for name, seed in (('two', 0), ('one', 0), ('one', 1))]
+    assert keys[0] == keys[1] and keys[0].startswith('two-0-') and keys[2].startswith('one-1-')
+    assert plan.spec('other', 0).key.startswith('other-0-')
+    assert [spec.arm for spec in all_runs(plan, list(arms), [0])] == ['other', 'one']
+    # stored under another name, by whatever experiment, or begun
+    run = keys[0].partition('-')[2]
+    plan.store.run_folder(f'begun.5-{run}').mkdir(parents=True)
+    assert plan_of(tmp_path, arms=arms).spec('one', 0).key == f'begun.5-{run}'
+    plan.store.save(f'stored.5-{run}', {})
+    assert plan.spec('one', 0).key == plan.spec('two', 0).key == f'stored.5-{run}'
 
 
 def test_data_are_known_by_content_not_by_time(tmp_path):

@@ -128,17 +128,24 @@ def test_another_seed_has_other_weights_and_data(tmp_path):
 
 
 def test_arms_of_one_config_are_one_run(tmp_path):
-    """As the panels of an ablation, which share the setting that they vary."""
+    """As the panels of an ablation, which share the setting that they vary, and whichever of them
+    comes first.
+    """
     write_project('mmpretrain', tmp_path)
     arms = {'stock': {}, 'steps-1': afan_overrides('mmpretrain')}
     arms['strengths-3'] = afan_overrides('mmpretrain')
+    arms['strengths-3']['optim_wrapper'] = dict(type=arms['strengths-3'].pop('optim_wrapper.type'))
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
+    failed, said = execute(plan, arms=['strengths-3'])
+    assert not failed and said[0] == 'trial: 1 runs, 0 of them stored'
+    assert collect(plan, list(arms), [0])['missing'] == ['stock seed 0']
     failed, said = execute(plan)
-    assert not failed and said[0].endswith('2 runs, 0 of them stored')
-    assert [record['arm'] for record in plan.store.all()] == ['steps-1', 'stock']
-    values = collect(plan, list(arms), [0])['metrics'][PRIMARY['mmpretrain']]['values']
+    assert not failed and said[0] == 'trial: 2 runs, 1 of them stored'
+    assert [record['arm'] for record in plan.store.all()] == ['stock', 'strengths-3']
+    results = collect(plan, list(arms), [0])
+    values = results['metrics'][PRIMARY['mmpretrain']]['values']
     assert values['steps-1'] == values['strengths-3'] != {}
-    assert execute(plan, arms=['strengths-3'])[1] == ['trial: 1 runs, 1 of them stored']
+    assert results['one_run'] == [['steps-1', 'strengths-3']]
 
 
 def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
@@ -159,7 +166,7 @@ def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
     assert plan.waits('longer')
     failed, said = execute(plan, arms=['longer'])
-    assert failed == ['longer (needs the runs that it is measured by)']
+    assert failed == ['longer (needs uninterrupted runs that it is measured by)']
     failed, said = execute(plan)
     assert not failed and plan.factor('longer') > 0
     (record,) = [each for each in plan.store.all() if each['arm'] == 'longer']
@@ -167,6 +174,25 @@ def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     # once measured it stays, whatever later runs take
     again = Plan(plan.experiment, plan.store)
     assert again.factor('longer') == plan.factor('longer')
+
+
+def test_longer_is_measured_on_a_seed_that_was_not_interrupted(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    arms = dict(longer=dict(of='afan'), stock={}, afan=afan_overrides('mmpretrain'))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=arms, seeds=[0, 1])
+
+    def store(arm, seed, seconds, resumed):
+        spec = plan.spec(arm, seed)
+        training = dict(cpu_seconds=seconds, seconds=99.0, iterations=2, device='cpu', workers=0)
+        training['resumed'] = resumed
+        plan.store.save(spec.key, dict(measured={k: {} for k in spec.measures}, training=training))
+
+    store('stock', 0, 1.0, False)
+    store('afan', 0, 0.0, True)  # killed at its end
+    assert plan.waits('longer')
+    store('stock', 1, 1.0, False)
+    store('afan', 1, 2.5, False)
+    assert plan.factor('longer') == 2.5
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
