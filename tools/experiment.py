@@ -11,7 +11,7 @@ folder.
     --jobs 2                     runs at a time; the cores are shared out
     --half selection             measure on the images that settings may be chosen by
     --report                     run nothing, only the report of what is stored
-    --executor slurm --partition gpu --gpus 1
+    --executor slurm --partition gpu --gpus 1 --minutes 240
 """
 
 import argparse
@@ -55,6 +55,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--partition', help='of Slurm')
     parser.add_argument('--gpus', type=positive_integer, help='of Slurm, for each run')
     parser.add_argument(
+        '--minutes',
+        type=positive_integer,
+        help='of Slurm, the limit of each run, which goes on from its last checkpoint when the '
+        'command is started again; default: a week',
+    )
+    parser.add_argument(
         '--threads', type=positive_integer, help='of each run; default: cores / jobs'
     )
     parser.add_argument(
@@ -83,7 +89,7 @@ def slurm_options(args: argparse.Namespace) -> dict:
     """What the executor is told beside the number of jobs."""
     if args.executor != 'slurm':
         return {}
-    given = dict(slurm_partition=args.partition, gpus_per_node=args.gpus)
+    given = dict(slurm_partition=args.partition, gpus_per_node=args.gpus, timeout_min=args.minutes)
     return {key: value for key, value in given.items() if value is not None}
 
 

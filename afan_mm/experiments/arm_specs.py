@@ -4,7 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Collection, Dict, List, Optional
 
 from ..utils.errors import UsageError
 from .references import KINDS
@@ -19,7 +19,7 @@ class ArmSpec:
     """An arm as the experiment has it.
 
     Attributes:
-        config: A config of its own instead of the base.
+        config: A config of its own instead of the base, see :func:`in_folder`.
         overrides: What is merged into it, in this order.
         reference: The kind of a reference, see :mod:`.references`; None for an arm of its own.
         of: The arm that it is a reference of.
@@ -28,7 +28,7 @@ class ArmSpec:
     """
 
     name: str
-    config: Optional[Path] = None
+    config: Optional[str] = None
     overrides: List[dict] = field(default_factory=list)
     reference: Optional[str] = None
     of: Optional[str] = None
@@ -50,18 +50,33 @@ def arm_specs(
     return specs
 
 
+def in_folder(folder: Path, config: str) -> str:
+    """A config as a file names it: by the path from there, or as 'mmseg::NAME', one that a package
+    installs.
+    """
+    return config if '::' in config else str(folder / config)
+
+
 def _arms(arms: Dict[str, dict], common: dict, folder: Path) -> Dict[str, ArmSpec]:
     specs: Dict[str, ArmSpec] = {}
     for name, arm in arms.items():
+        if not isinstance(arm, dict):
+            raise ExperimentError(
+                f"arm {name} must be a dict of overrides, such as dict(config='my_config.py'), but "
+                f'got {arm!r}'
+            )
         arm = dict(arm)
         config, factor = arm.pop('config', None), arm.pop('factor', None)
         kind = arm.pop('reference', name if name in KINDS else None)
         of = arm.pop('of', None)
+        if not isinstance(config, (str, type(None))):
+            raise ExperimentError(f'config of arm {name} must be a path, but got {config!r}')
         for each in of if isinstance(of, (list, tuple)) else [of]:
             full = f'{name}-{each}' if isinstance(of, (list, tuple)) else name
+            _check_new(full, specs, arms if full != name else ())
             specs[full] = ArmSpec(
                 name=full,
-                config=None if config is None else folder / config,
+                config=None if config is None else in_folder(folder, config),
                 overrides=[arm] if kind not in (None, 'stock') else [common, arm],
                 reference=kind,
                 of=each,
@@ -79,9 +94,16 @@ def _expand_grid(arms: Dict[str, ArmSpec], grid: Dict[str, dict]) -> Dict[str, A
         base = arms.get(prefix)
         if base is None or base.reference not in (None, 'stock'):
             raise ExperimentError(f'grid must vary one of {sorted(arms)}, but got {prefix!r}')
+        if not isinstance(axes, dict) or not all(
+            isinstance(v, (list, tuple)) for v in axes.values()
+        ):
+            raise ExperimentError(
+                f'grid of {prefix} must be a dict of lists of values by key, but got {axes!r}'
+            )
         for values in itertools.product(*axes.values()):
             name = '-'.join([prefix, *(_label(*each) for each in zip(axes, values))])
             changes = {k.strip(): v for keys, v in zip(axes, values) for k in keys.split(',')}
+            _check_new(name, arms)
             arms[name] = ArmSpec(
                 name=name,
                 config=base.config,
@@ -91,6 +113,13 @@ def _expand_grid(arms: Dict[str, ArmSpec], grid: Dict[str, dict]) -> Dict[str, A
         if base.reference is None and not any(arm.of == prefix for arm in arms.values()):
             del arms[prefix]
     return arms
+
+
+def _check_new(name: str, *taken: Collection[str]) -> None:
+    if any(name in each for each in taken):
+        raise ExperimentError(
+            f'arms must have names of their own, but there are two of the name {name!r}'
+        )
 
 
 def _label(key: str, value: Any) -> str:

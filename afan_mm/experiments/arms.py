@@ -1,10 +1,11 @@
 """The training config of each arm."""
 
-from dataclasses import replace
 from typing import Any, Dict, Optional
 
 from mmengine.config import Config
 
+from ..utils.configs import config_file
+from ..utils.errors import UsageError
 from .arm_specs import ArmSpec, ExperimentError
 from .config import Experiment
 from .references import REFERENCES, longer
@@ -27,6 +28,8 @@ class Arms:
             spec = self.experiment.arms[name]
             try:
                 self._resolved[name] = self._resolve(spec, factor)
+            except UsageError as error:
+                raise ExperimentError(f'arm {name}: {error}') from error
             except Exception as error:  # a config is a program and may fail in any way
                 raise ExperimentError(
                     f'arm {name}: {type(error).__name__}: {str(error).strip()}'
@@ -38,13 +41,6 @@ class Arms:
         spec = self.experiment.arms[name]
         return spec.reference == 'longer' and spec.factor is None
 
-    def first_alike(self, name: str) -> str:
-        """The first arm that the experiment has as it has this one: two of one config are one run,
-        as the panels of an ablation share the setting that they vary.
-        """
-        arms = self.experiment.arms
-        return next(each for each in arms if replace(arms[each], name=name) == arms[name])
-
     def stock(self) -> Config:
         """The base config with what the arm named 'stock' changes, if there is one."""
         if 'stock' in self.experiment.arms:
@@ -53,7 +49,7 @@ class Arms:
 
     def _resolve(self, spec: ArmSpec, factor: Optional[float] = None) -> Config:
         if spec.reference in (None, 'stock'):
-            cfg = Config.fromfile(str(spec.config or self.experiment.base))
+            cfg = Config.fromfile(config_file(spec.config or self.experiment.base))
         elif spec.reference == 'longer':
             cfg = longer(self.stock(), spec.factor or factor)
         else:

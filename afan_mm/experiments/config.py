@@ -2,7 +2,8 @@
 
 It is a config file of mmengine that sets (only ``base`` and ``arms`` are required)::
 
-    base = '../deeplabv3plus/deeplabv3plus_r18-d8_1xb4-250_camvid-240x180.py'  # from this file
+    base = '../deeplabv3plus/deeplabv3plus_r18-d8_1xb4-250_camvid-240x180.py'  # from this file, or
+                                                # one that a package installs, 'mmseg::NAME'
     arms = dict(
         stock=dict(),
         afan=dict(config='../deeplabv3plus/afan_deeplabv3plus_….py'),  # or overrides of the base
@@ -32,9 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from mmengine.config import Config
-
-from .arm_specs import ArmSpec, ExperimentError, arm_specs
+from ..utils.configs import read_config
+from .arm_specs import ArmSpec, ExperimentError, arm_specs, in_folder
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Experiment:
     """The content of an experiment file; keys as in the module's docstring."""
 
     name: str
-    base: Path
+    base: str
     common: dict
     arms: Dict[str, ArmSpec]
     seeds: List[int]
@@ -73,6 +73,25 @@ DEFAULTS: Dict[str, Any] = dict(
 )
 
 
+LISTS, NONE = (list, tuple), type(None)
+TYPES: Dict[str, tuple] = dict(
+    base=(str,),
+    arms=(dict,),
+    grid=(dict,),
+    common=(dict,),
+    seeds=(*LISTS, range),
+    measures=LISTS,
+    primary=(str, NONE),
+    larger_is_better=(bool,),
+    references=(*LISTS, NONE),
+    metrics=(*LISTS, NONE),
+    selection=(dict,),
+    curve_interval=(int, NONE),
+    keep_checkpoints=(bool,),
+    custom_imports=(dict,),
+)
+
+
 def read_experiment(path: str) -> Experiment:
     """Read an experiment file.
 
@@ -82,7 +101,7 @@ def read_experiment(path: str) -> Experiment:
     file = Path(path)
     if not file.is_file():
         raise ExperimentError(f'experiment must be a file, but got {path}')
-    content = Config.fromfile(path)._cfg_dict.to_dict()
+    content = read_config(path)._cfg_dict.to_dict()
     unknown = sorted(set(content) - set(DEFAULTS) - {'base', 'arms'})
     if unknown or not {'base', 'arms'} <= set(content):
         raise ExperimentError(
@@ -90,7 +109,9 @@ def read_experiment(path: str) -> Experiment:
             f'{sorted(content)}'
         )
     keys = {**DEFAULTS, **content}
-    keys['base'] = file.parent / keys['base']
+    _check_types(keys)
+    keys['base'] = in_folder(file.parent, keys['base'])
+    keys['seeds'] = list(keys['seeds'])
     keys['measures'] = [dict(type=m) if isinstance(m, str) else m for m in keys['measures']]
     arms = arm_specs(keys['arms'], keys.pop('grid'), keys['common'], file.parent)
     if keys['references'] is None:
@@ -100,6 +121,21 @@ def read_experiment(path: str) -> Experiment:
         if name not in known:
             raise ExperimentError(f'references must be among {sorted(arms)}, but got {name!r}')
     return Experiment(name=file.stem, **{**keys, 'arms': arms})
+
+
+def _check_types(keys: Dict[str, Any]) -> None:
+    for key, types in TYPES.items():
+        if not isinstance(keys[key], types):
+            names = ' or '.join('None' if each is NONE else each.__name__ for each in types)
+            raise ExperimentError(f'{key} must be a {names}, but got {keys[key]!r}')
+    for seed in keys['seeds']:
+        if type(seed) is not int:
+            raise ExperimentError(f'seeds must be integers, but got {seed!r}')
+    for each in keys['measures']:
+        if not isinstance(each, (str, dict)):
+            raise ExperimentError(
+                f'measures must be names, or dicts with a type and settings, but got {each!r}'
+            )
 
 
 def select_arms(experiment: Experiment, patterns: Optional[Sequence[str]]) -> List[str]:

@@ -8,7 +8,7 @@ settings chosen on one half are reported on the other.
 import copy
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -48,10 +48,13 @@ class Evaluation:
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
         )
+        dataset = unwrapped(loader['dataset'])
+        if isinstance(dataset.get('indices'), int):  # measures take the first of a list
+            dataset['indices'] = list(self._indices(cfg, dataset))
         if half != 'all' and not own_test and self.in_two:
             dataset = innermost(loader['dataset'])
-            size, _ = self.datasets.about(cfg, dataset)
-            dataset['indices'] = halves(size, self.seed)[half]
+            images = self._indices(cfg, dataset)
+            dataset['indices'] = [images[i] for i in halves(len(images), self.seed)[half]]
             self._restrict_annotations(cfg, dataset, evaluator)
         return loader, evaluator
 
@@ -64,6 +67,17 @@ class Evaluation:
         if not self.in_two:
             return 'the whole validation set, by which settings may have been chosen'
         return f'the {half} half of the validation set'
+
+    def _indices(self, cfg: Config, dataset: dict) -> Sequence[int]:
+        """The images of a dataset, by their places among all that its files have."""
+        given = dataset.get('indices')
+        if given is not None and not isinstance(given, int):
+            return list(given)
+        size, _ = self.datasets.about(cfg, {k: v for k, v in dataset.items() if k != 'indices'})
+        every = range(size)
+        if given is None:
+            return every
+        return every[:given] if given >= 0 else every[given:]  # as mmengine has it
 
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
         """Let COCO's metric know only this half's images: it counts the objects of all images in
@@ -102,12 +116,18 @@ def halves(size: int, seed: int) -> Dict[str, List[int]]:
 
 
 def innermost(dataset: dict) -> dict:
-    """The dataset inside wrappers such as RepeatDataset."""
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
+    """The one dataset inside wrappers such as RepeatDataset; DataError where there are several."""
+    dataset = unwrapped(dataset)
     if isinstance(dataset.get('datasets'), (list, tuple)):
         raise DataError(
             f'{dataset.get("type")} of several datasets cannot be split; give the config a test '
             "set of its own, or selection=dict(split='none')"
         )
+    return dataset
+
+
+def unwrapped(dataset: dict) -> dict:
+    """What is inside wrappers of one dataset: that dataset, or a wrapper of several."""
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
     return dataset

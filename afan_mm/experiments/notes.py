@@ -25,9 +25,9 @@ class Notes(Hook):
     batches (``first_batches``, absent where they were interrupted), by which arms of a seed are
     known to be paired, and the ``curve``: of each validation its metrics and ``iteration``.
     ``training.json`` at the end, with them: ``iterations``, ``seconds`` and ``cpu_seconds`` of the
-    training without validation, for an interrupted one extrapolated from its last part; ``memory``
-    in MiB, the process's peak, or CUDA's if it is used; ``device``, ``workers`` (that load data),
-    and whether it was ``resumed``.
+    training without validation, for an interrupted one extrapolated from its last part, which may
+    be too short to compare by; ``memory`` in MiB, the process's peak, or CUDA's if it is used;
+    ``device``, ``workers`` (that load data), and whether it was ``resumed``.
     """
 
     priority = 'VERY_HIGH'  # before anything that another hook does to the weights

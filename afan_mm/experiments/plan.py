@@ -1,7 +1,7 @@
 """From an experiment to its runs."""
 
 import json
-from statistics import mean
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
@@ -12,7 +12,7 @@ from .arms import Arms
 from .config import Experiment
 from .data import Evaluation
 from .datasets import Datasets
-from .measures import MEASURES
+from .measures import MEASURES, check_settings
 from .notes import seconds_per_iteration
 from .run import RunSpec, missing
 from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
@@ -32,11 +32,9 @@ class Plan:
         self.experiment, self.store, self.half, self.threads = experiment, store, half, threads
         self.arms, self.datasets = Arms(experiment), Datasets()
         self.evaluation = Evaluation(self.datasets, experiment.selection, store.folder / 'halves')
+        self._keys: Dict[str, str] = {}
         for each in experiment.measures:
-            if each.get('type') not in MEASURES:
-                raise ExperimentError(
-                    f'measures must be among {sorted(MEASURES)}, but got {each.get("type")!r}'
-                )
+            check_measure(dict(each))
 
     def waits(self, name: str) -> bool:
         """Whether an arm's length depends on runs that are not stored yet."""
@@ -59,7 +57,6 @@ class Plan:
             data=self.datasets.about(cfg, cfg.train_dataloader.dataset),
             curve=curve,
         )
-        key = f'{self.arms.first_alike(name)}-{seed}-{digest(about)}'
         measured_on = dict(
             loader=loader,
             evaluator=evaluator,
@@ -68,7 +65,7 @@ class Plan:
         )
         return RunSpec(
             store=str(self.store.folder),
-            key=key,
+            key=self._key(name, f'{seed}-{digest(about)}'),
             experiment=self.experiment.name,
             arm=name,
             seed=seed,
@@ -103,30 +100,57 @@ class Plan:
         """What an arm is measured on, in words."""
         return self.evaluation.where(self._config(name), self.half)
 
+    def _key(self, name: str, run: str) -> str:
+        """The key of a run: that under which the store has it, of whatever arm, otherwise that of
+        the arm it was first asked for. Two arms of one config are one run, as the panels of an
+        ablation share the setting that they vary.
+        """
+        own = self._keys.setdefault(run, f'{name}-{run}')
+        return self.store.find(run) or own
+
     def _config(self, name: str) -> Config:
         return self.arms.config(name, self._factor(name) if self.arms.needs_factor(name) else None)
 
     def _factor(self, name: str) -> Optional[float]:
-        """Time of an iteration of the arm over one of stock, from the runs that were stored when it
-        was first asked for; kept, so that the arm's length does not change later.
+        """Time of an iteration of the arm over one of stock, from the first seed of which neither
+        was interrupted, as the runs were stored when it was first asked for; kept, so that the
+        arm's length does not change later.
         """
         other = self.experiment.arms[name].of
         if 'stock' not in self.experiment.arms:
             raise ExperimentError(f"arm {name} needs a factor, or an arm 'stock' to measure it by")
-        seeds: Sequence[int] = self.experiment.seeds[:1]
-        pairs = [[self.spec(arm, seed) for arm in ('stock', other)] for seed in seeds]
-        path = self.store.folder / 'factors' / f'{digest([[s.key for s in p] for p in pairs])}.json'
-        if path.exists():
-            return json.loads(path.read_text())['factor']
-        records = [[self.record(spec) for spec in pair] for pair in pairs]
-        if any(record is None for pair in records for record in pair):
-            return None
-        factor = mean(
-            seconds_per_iteration(theirs['training']) / seconds_per_iteration(stock['training'])
-            for stock, theirs in records
+        pairs = (
+            [self.spec(arm, seed) for arm in ('stock', other)] for seed in self.experiment.seeds
         )
-        write_json(path, dict(factor=round(factor, 3), arm=other, stock='stock'))
-        return round(factor, 3)
+        path = None
+        for pair in pairs:
+            # by the first seed's runs, whichever it is measured on
+            path = path or self._factor_file([spec.key for spec in pair])
+            if path.exists():
+                return json.loads(path.read_text())['factor']
+            records = [self.record(spec) for spec in pair]
+            if None in records:
+                return None
+            stock, theirs = (record['training'] for record in records)
+            if not (stock.get('resumed') or theirs.get('resumed')):
+                factor = round(seconds_per_iteration(theirs) / seconds_per_iteration(stock), 3)
+                write_json(path, dict(factor=factor, arm=other, stock='stock'))
+                return factor
+        return None
+
+    def _factor_file(self, keys: List[str]) -> Path:
+        return self.store.folder / 'factors' / f'{digest([keys])}.json'
+
+
+def check_measure(settings: Dict[str, Any]) -> None:
+    """ExperimentError where there is no such measure, or it has no such settings."""
+    name = settings.pop('type', None)
+    if name not in MEASURES:
+        raise ExperimentError(f'measures must be among {sorted(MEASURES)}, but got {name!r}')
+    try:
+        check_settings(name, settings)
+    except TypeError as error:
+        raise ExperimentError(f'measure {name} with {settings}: {error}') from error
 
 
 def _code_of(measure: dict) -> List[str]:

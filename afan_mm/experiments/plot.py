@@ -1,17 +1,19 @@
 """The picture of a report."""
 
 import math
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .results import full_name
+from .results import find_name
 
 COLUMNS = 3
 PANEL = (3.4, 3.1)  # inches
+
+Curve = List[Tuple[int, Optional[float]]]  # None where it was not finite
 
 
 def plot(results: Dict[str, Any], path: str) -> None:
@@ -61,24 +63,32 @@ def draw_metric(axis: Axes, metric: Dict[str, Any], seeds: List[int]) -> None:
     axis.grid(axis='y', alpha=0.3)
 
 
+def curves(results: Dict[str, Any]) -> Dict[str, List[Curve]]:
+    """By arm the primary metric over the iterations, a curve for each seed whose validations have
+    it: it may be of another measure, which is taken at the end alone.
+    """
+    found: Dict[str, List[Curve]] = {}
+    for arm, runs in results['training'].items():
+        for training in runs.values():
+            points = training.get('curve') or []
+            name = find_name(results['primary'], list(points[0])) if points else None
+            if name is not None:
+                curve = [(each['iteration'], each.get(name)) for each in points]
+                found.setdefault(arm, []).append(curve)
+    return found
+
+
 def plot_curve(results: Dict[str, Any], path: str) -> None:
     """The primary metric on the selection images over the iterations, a line for each seed."""
     figure = Figure(figsize=(5, 3.4), layout='constrained')
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for index, (arm, runs) in enumerate(results['training'].items()):
-        for number, training in enumerate(runs.values()):
-            curve = training.get('curve') or []
-            if not curve:
-                continue
-            name = full_name(results['primary'], list(curve[0]))
-            axis.plot(
-                [each['iteration'] for each in curve],
-                [each[name] for each in curve],
-                color=f'C{index}',
-                alpha=0.7,
-                label=None if number else arm,
-            )
+    found = curves(results)
+    for index, arm in enumerate(results['training']):
+        for number, curve in enumerate(found.get(arm, [])):
+            iterations, values = zip(*curve)
+            label = None if number else arm
+            axis.plot(iterations, values, color=f'C{index}', alpha=0.7, label=label)
     axis.set_xlabel('iteration')
     axis.set_ylabel(f'{results["primary"]}, selection images')
     axis.grid(alpha=0.3)

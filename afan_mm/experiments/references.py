@@ -5,12 +5,15 @@ Each rules out one other explanation of a gain: that the same passes do it witho
 """
 
 import copy
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..joint import adversarial_weight
+from ..models import AFANNeckWrapper
+from ..models.component import AFANComponent, find_model
 from ..settings import AFANSettings
+from ..utils.configs import dicts
 
 
 def stock(stock_cfg: Config, arm_cfg: Config) -> Config:
@@ -74,17 +77,20 @@ KINDS = (*REFERENCES, 'longer')
 
 
 def with_perturbation(cfg: Config, perturbation: str) -> Config:
-    """The config with the ``perturbation`` of every site."""
+    """The config with the ``perturbation`` of every site, also of those that it says nothing of."""
     cfg = copy.deepcopy(cfg)
-    sites = list(afan_dicts(cfg.model))
-    if not sites:
+    parts = list(components(cfg.model))
+    if not parts:
         raise ValueError(
-            f'perturbation={perturbation!r} needs an arm with afan=dict(...) in its model, but '
-            'there is none'
+            f'perturbation={perturbation!r} needs an arm with afan=dict(...) in its model, or a '
+            'component of A-FAN, but there is none'
         )
-    for site in sites:
-        site['perturbation'] = perturbation
-        site.pop('noise_epsilon', None)  # of 'gradient+gaussian' alone
+    for part in parts:
+        if part.get('afan') is None:
+            part['afan'] = ConfigDict()
+        for site in sites_of(part):
+            site['perturbation'] = perturbation
+            site.pop('noise_epsilon', None)  # of 'gradient+gaussian' alone
     return cfg
 
 
@@ -93,25 +99,40 @@ def sum_of_weights(cfg: Config) -> float:
     stock the objective is where features are not perturbed.
     """
     adversarial = adversarial_weight(
-        [AFANSettings.from_config(site) for site in afan_dicts(cfg.model)]
+        [settings_of(part, site) for part in components(cfg.model) for site in sites_of(part)]
     )
     clean = cfg.optim_wrapper.get('clean_weight', 1.0)
     return 1.0 if clean == 'complement' else clean + adversarial
 
 
-def afan_dicts(node: Any) -> Iterator[dict]:
-    """Every ``afan`` of a model config: each a dict, or a list of dicts."""
-    children: List[Any] = []
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'afan' and value is not None:
-                yield from value if isinstance(value, (list, tuple)) else [value]
-            else:
-                children.append(value)
-    elif isinstance(node, (list, tuple)):
-        children.extend(node)
-    for child in children:
-        yield from afan_dicts(child)
+def components(node: Any) -> Iterator[dict]:
+    """Every component of A-FAN in a model config, known by its type or its ``afan``."""
+    for each in dicts(node):
+        if each.get('afan') is not None or component_class(each) is not None:
+            yield each
+
+
+def component_class(part: dict) -> Optional[type]:
+    """The class of a part of a model where it is a component of A-FAN, else None."""
+    kind = part.get('type')
+    if isinstance(kind, str):
+        try:
+            kind = find_model(kind)
+        except (KeyError, ImportError):  # of a part that is left as it is
+            return None
+    return kind if isinstance(kind, type) and issubclass(kind, AFANComponent) else None
+
+
+def sites_of(component: dict) -> List[dict]:
+    """The ``afan`` of each site; without any the component has one, the paper's."""
+    afan = component.get('afan')
+    return list(afan) if isinstance(afan, (list, tuple)) else [{} if afan is None else afan]
+
+
+def settings_of(component: dict, site: dict) -> AFANSettings:
+    """The settings of a site, without what else its component takes in ``afan``."""
+    options = (component_class(component) or AFANNeckWrapper).options  # the latter has them all
+    return AFANSettings.from_config({k: v for k, v in site.items() if k not in options})
 
 
 def is_by_epoch(cfg: Config) -> bool:

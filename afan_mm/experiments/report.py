@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from ..utils.files import write, write_json
-from .plot import plot, plot_curve
+from .plot import curves, plot, plot_curve
 
 
 def markdown(results: Dict[str, Any]) -> str:
@@ -31,11 +31,33 @@ def about(results: Dict[str, Any]) -> str:
         "shown'. 'Detectable' is the true difference that one such test finds with probability "
         '0.8 for this many seeds and this spread.',
     ]
+    if results['one_run']:
+        groups = '; '.join(', '.join(group) for group in results['one_run'])
+        text.append(
+            f'One run: {groups}. They are of one config, have the same figures, and count once in '
+            "Holm's correction."
+        )
     if results['missing']:
         text.append(f'**Missing runs:** {", ".join(results["missing"])}.')
+    if results['not_finite']:
+        text.append(f'**Not finite:** {", ".join(results["not_finite"])}.')
     if results['unpaired']:
         text.append(f'**Not paired:** {"; ".join(results["unpaired"])}.')
+    if results['resumed']:
+        text.append(about_cost(results))
     return '\n\n'.join(text)
+
+
+def about_cost(results: Dict[str, Any]) -> str:
+    """Why there is no time and memory of some runs."""
+    text = (
+        'Time and memory are of runs that were not interrupted, which these were: '
+        f'{", ".join(results["resumed"])}.'
+    )
+    none = [arm for arm, runs in results['training'].items() if runs and arm not in results['cost']]
+    if 'stock' in results['arms'] and none:
+        text += f' Without any beside one of stock: {", ".join(none)}.'
+    return text
 
 
 def arm_table(results: Dict[str, Any], metric: Dict[str, Any]) -> List[str]:
@@ -132,7 +154,10 @@ def p_value(value: float) -> str:
 
 def write_report(results: Dict[str, Any], folder: Path) -> str:
     """Write ``report.md``, ``.json`` and ``.png`` to the store, ``report_curve.png`` where there
-    are curves; of another half than the report's under its name. The Markdown.
+    are curves of the primary metric; of another half than the report's under its name.
+
+    Returns:
+        The Markdown.
     """
     stem = 'report' if results['half'] == 'report' else f'report_{results["half"]}'
     text = markdown(results)
@@ -140,6 +165,6 @@ def write_report(results: Dict[str, Any], folder: Path) -> str:
     write(folder / f'{stem}.md', text)
     if results['metrics']:
         plot(results, str(folder / f'{stem}.png'))
-    if any(t.get('curve') for runs in results['training'].values() for t in runs.values()):
+    if curves(results):
         plot_curve(results, str(folder / f'{stem}_curve.png'))
     return text

@@ -2,44 +2,52 @@
 
 from dataclasses import asdict
 from statistics import geometric_mean
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .arm_specs import ArmSpec, ExperimentError
+from .comparisons import Figures, compare_all
 from .config import Experiment
 from .measures import LOWER_IS_BETTER
 from .notes import working_seconds
 from .plan import Plan
-from .statistics import Comparison, compare, correct, summary
+from .statistics import summary
 
-Figures = Dict[str, Dict[int, float]]  # by arm and seed
+Records = Mapping[str, Mapping[int, dict]]  # by arm and seed
 
 
 def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, Any]:
     """Everything that the report shows, as plain data.
 
     Returns:
-        ``primary``, ``images`` (what is measured, in words), ``missing`` (runs that are not
-        stored), ``unpaired`` (seeds whose arms started from other weights or data), ``cost`` (by
-        arm: time and memory relative to stock), ``training`` (by arm and seed), ``metrics``: by
-        name the ``values`` by arm and seed, the ``summary`` of each arm, ``larger_is_better``, and
-        the ``comparisons``.
+        ``primary``, ``images`` (what is measured, in words), ``one_run`` (the arms that are), in
+        words ``missing`` (runs that are not stored), ``not_finite`` (figures), ``unpaired`` (seeds
+        whose arms started from other weights or data) and ``resumed`` (runs that were interrupted);
+        ``cost`` (by arm: time and memory relative to stock), ``training`` (by arm and seed),
+        ``metrics``: by name the ``values`` by arm and seed, the ``summary`` of each arm,
+        ``larger_is_better``, and the ``comparisons``.
     """
     records: Dict[str, Dict[int, dict]] = {arm: {} for arm in arms}
-    missing = []
+    runs: Dict[str, Tuple[str, ...]] = {}
+    missing: Dict[str, str] = {}
     for arm in arms:
-        for seed in seeds:
-            spec = None if plan.waits(arm) else plan.spec(arm, seed)
-            record = None if spec is None else plan.record(spec)
+        specs = [] if plan.waits(arm) else [plan.spec(arm, seed) for seed in seeds]
+        runs[arm] = tuple(spec.key for spec in specs) or (arm,)
+        if not specs:
+            missing.update({f'{arm} {seed}': f'{arm} seed {seed}' for seed in seeds})
+        for spec in specs:
+            record = plan.record(spec)
             if record is None:
-                missing.append(f'{arm} seed {seed}')
+                missing.setdefault(spec.key, f'{arm} seed {spec.seed}')
                 continue
             figures: Dict[str, float] = {}
             for key in spec.measures:
                 figures.update(record['measured'][key]['figures'])
-            records[arm][seed] = dict(figures=figures, training=record['training'])
+            records[arm][spec.seed] = dict(figures=figures, training=record['training'])
     experiment = plan.experiment
     names = metric_names(experiment, records)
-    metrics = {name: _about_metric(experiment, name, records, name == names[0]) for name in names}
+    groups = [[arm for arm in arms if runs[arm] == each] for each in dict.fromkeys(runs.values())]
+    # of arms that are one run, the first
+    distinct = {group[0]: records[group[0]] for group in groups}
     return dict(
         experiment=experiment.name,
         half=plan.half,
@@ -47,15 +55,20 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
         seeds=list(seeds),
         arms={arm: dict(_about_arm(experiment.arms[arm]), factor=plan.factor(arm)) for arm in arms},
         primary=names[0] if names else None,
-        missing=missing,
+        one_run=[group for group in groups if len(group) > 1],
+        missing=list(missing.values()),
+        not_finite=not_finite(distinct, names),
         unpaired=unpaired(records),
+        resumed=resumed(distinct),
         cost=relative_cost(records),
-        training={a: {s: r['training'] for s, r in runs.items()} for a, runs in records.items()},
-        metrics=metrics,
+        training={a: {s: r['training'] for s, r in found.items()} for a, found in records.items()},
+        metrics={
+            name: _about_metric(experiment, name, records, name == names[0], runs) for name in names
+        },
     )
 
 
-def metric_names(experiment: Experiment, records: Mapping[str, Mapping[int, dict]]) -> List[str]:
+def metric_names(experiment: Experiment, records: Records) -> List[str]:
     """The primary metric and the others of the report, by their full names."""
     found: List[str] = []
     for runs in records.values():
@@ -70,40 +83,37 @@ def metric_names(experiment: Experiment, records: Mapping[str, Mapping[int, dict
 
 
 def full_name(name: str, names: Sequence[str]) -> str:
-    """The metric that is called so, or the shortest that ends so after a '/'."""
+    """As :func:`find_name`; ExperimentError where there is none."""
+    found = find_name(name, names)
+    if found is None:
+        raise ExperimentError(f'metrics must be among {", ".join(names)}, but got {name!r}')
+    return found
+
+
+def find_name(name: str, names: Sequence[str]) -> Optional[str]:
+    """The metric that is called so, or the shortest that ends so after a '/', or None."""
     if name in names:
         return name
-    endings = sorted((each for each in names if each.endswith(f'/{name}')), key=len)
-    if not endings:
-        raise ExperimentError(f'metrics must be among {", ".join(names)}, but got {name!r}')
-    return endings[0]
-
-
-def applies(arm: ArmSpec, reference: ArmSpec) -> bool:
-    """Whether an arm is compared with a reference: with its own, and with those of no arm in
-    particular. What is varied in a grid has the references of the arm it varies.
-    """
-    if reference.of is None:
-        return True
-    return reference.of in (arm.name, arm.parent)
+    return min((each for each in names if each.endswith(f'/{name}')), key=len, default=None)
 
 
 def _about_metric(
     experiment: Experiment,
     name: str,
-    records: Mapping[str, Mapping[int, dict]],
+    records: Records,
     primary: bool,
+    runs: Mapping[str, Any],
 ) -> Dict[str, Any]:
     values: Figures = {
         arm: {
             seed: record['figures'][name]
-            for seed, record in runs.items()
-            if record['figures'].get(name) is not None  # absent, or not finite when stored
+            for seed, record in found.items()
+            if record['figures'].get(name) is not None  # absent, or not finite
         }
-        for arm, runs in records.items()
+        for arm, found in records.items()
     }
     larger = experiment.larger_is_better if primary else not name.endswith(LOWER_IS_BETTER)
-    comparisons = compare_all(experiment, values, larger)
+    comparisons = compare_all(experiment, values, larger, runs)
     return dict(
         values=values,
         summary={arm: summary(list(each.values())) for arm, each in values.items() if each},
@@ -112,40 +122,39 @@ def _about_metric(
     )
 
 
-def compare_all(experiment: Experiment, values: Figures, larger: bool) -> List[Comparison]:
-    """Each arm with each of its references. The arms of one reference are a family for Holm's
-    correction; references among themselves are another.
-    """
-    found: List[Comparison] = []
-    for name in values:
-        reference = experiment.arms[name]
-        if not {name, reference.reference} & set(experiment.references):
-            continue
-        for among_references in (False, True):
-            family = [
-                compare(arm, name, values[arm], values[name])
-                for arm in values
-                if arm != name
-                and (experiment.arms[arm].reference is not None) == among_references
-                and (
-                    reference.reference == 'stock'
-                    if among_references
-                    else applies(experiment.arms[arm], reference)
-                )
-            ]
-            correct(family, larger)
-            found += family
-    return found
+def not_finite(records: Records, names: Sequence[str]) -> List[str]:
+    """The figures that were NaN or infinite, which are stored as none, in words."""
+    return [
+        f'{arm} seed {seed} {name}'
+        for arm, runs in records.items()
+        for seed, record in runs.items()
+        for name in names
+        if name in record['figures'] and record['figures'][name] is None
+    ]
 
 
-def relative_cost(records: Mapping[str, Mapping[int, dict]]) -> Dict[str, Dict[str, float]]:
-    """Training time and peak memory of each arm over stock's, geometric means over the seeds that
-    both have; nothing without an arm 'stock'.
+def resumed(records: Records) -> List[str]:
+    """The runs that were interrupted, whose time and memory are known of their last part alone."""
+    return [
+        f'{arm} seed {seed}'
+        for arm, runs in records.items()
+        for seed, record in runs.items()
+        if record['training'].get('resumed')
+    ]
+
+
+def relative_cost(records: Records) -> Dict[str, Dict[str, float]]:
+    """Training time and peak memory of each arm over stock's, geometric means over the seeds in
+    which neither was interrupted; nothing without an arm 'stock'.
     """
-    stock = records.get('stock', {})
+    whole = {
+        arm: {s: run['training'] for s, run in runs.items() if not run['training'].get('resumed')}
+        for arm, runs in records.items()
+    }
+    stock = whole.get('stock', {})
     cost: Dict[str, Dict[str, float]] = {}
-    for arm, runs in records.items():
-        pairs = [(runs[s]['training'], stock[s]['training']) for s in runs if s in stock]
+    for arm, runs in whole.items():
+        pairs = [(runs[s], stock[s]) for s in runs if s in stock]
         if pairs:
             cost[arm] = dict(
                 time=geometric_mean([working_seconds(a) / working_seconds(b) for a, b in pairs]),
@@ -154,7 +163,7 @@ def relative_cost(records: Mapping[str, Mapping[int, dict]]) -> Dict[str, Dict[s
     return cost
 
 
-def unpaired(records: Mapping[str, Mapping[int, dict]]) -> List[str]:
+def unpaired(records: Records) -> List[str]:
     """The seeds whose arms did not start from the same weights and batches, in words."""
     found = []
     seeds = sorted({seed for runs in records.values() for seed in runs})

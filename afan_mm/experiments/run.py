@@ -26,7 +26,8 @@ class RunSpec:
 
     Attributes:
         store: Folder of the :class:`~.store.Store`.
-        key: Of the run, a digest of ``about``.
+        key: Of the run: an arm, the seed, and a digest of what determines the weights. Arms of one
+            config are one run; the key is then that of the arm it was first run for.
         cfg: The training config, resolved.
         evaluation: ``dict(loader, evaluator)`` of the images that are measured.
         measures: Settings by the key under which the figures are kept.

@@ -34,7 +34,9 @@ def run_experiment(
         if not late:
             return failed
         if not todo or [arm for arm in arms if plan.waits(arm)] == late:
-            return failed + [f'{arm} (needs the runs that it is measured by)' for arm in late]
+            return failed + [
+                f'{arm} (needs uninterrupted runs that it is measured by)' for arm in late
+            ]
 
 
 def known_seconds(records: Sequence[Dict[str, Any]]) -> Dict[str, float]:

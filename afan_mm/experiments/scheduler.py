@@ -9,12 +9,13 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import torch
 from submitit import AutoExecutor, DebugExecutor, Job, LocalExecutor
 
+from ..utils.errors import UsageError
 from .run import RunSpec, run
 
 EXECUTORS = ('local', 'slurm', 'debug')
 LAST_LINES = 5
 POLL_SECONDS = 0.5
-MINUTES = 7 * 24 * 60  # submitit ends a job after that
+MINUTES = 7 * 24 * 60  # submitit ends a job after that, unless it is told otherwise
 
 
 class Scheduler:
@@ -25,7 +26,8 @@ class Scheduler:
         jobs: Runs at a time; the cores of this machine are shared out among them.
         executor: 'local', 'slurm', or 'debug', in this process.
         say: Takes each line about the progress.
-        options: Parameters of submitit's executor, such as ``slurm_partition``.
+        options: Parameters of submitit's executor, such as ``slurm_partition``, or ``timeout_min``,
+            the minutes after which it ends a job.
     """
 
     def __init__(
@@ -73,17 +75,32 @@ class Scheduler:
         return failed
 
     def _submit(self, spec: RunSpec, taken: List[Optional[int]]) -> Job:
-        options, gpu = dict(timeout_min=MINUTES, **self.options), None
+        options, gpu = dict(dict(timeout_min=MINUTES), **self.options), None
         if self.kind == 'slurm':
             options.update(name=f'{spec.arm}-{spec.seed}', cpus_per_task=spec.threads)
         elif torch.cuda.device_count():
             gpu = min(range(torch.cuda.device_count()), key=taken.count)
-            options.update(gpus_per_node=1, visible_gpus=[gpu])
+            options.update(gpus_per_node=1, visible_gpus=[device_number(gpu)])
         self.executor.update_parameters(**options)
         with environment(OMP_NUM_THREADS=str(spec.threads), MKL_NUM_THREADS=str(spec.threads)):
             job = self.executor.submit(run, spec)
         job.gpu = gpu
         return job
+
+
+def device_number(index: int) -> int:
+    """The machine's number of a GPU that this process has under an index: submitit tells a job
+    which to use by setting ``CUDA_VISIBLE_DEVICES`` anew.
+    """
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
+    if visible == ['']:
+        return index
+    if not visible[index].strip().isdigit():
+        raise UsageError(
+            'CUDA_VISIBLE_DEVICES must be numbers to run on this machine, but got '
+            f'{",".join(visible)}'
+        )
+    return int(visible[index])
 
 
 class TimeLeft:

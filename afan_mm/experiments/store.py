@@ -64,6 +64,13 @@ class Store:
         files = sorted((self.folder / 'results').glob('*.json'))
         return [json.loads(path.read_text()) for path in files]
 
+    def find(self, name: str) -> Optional[str]:
+        """The key of a run, stored or begun, that ends in ``name``; None where there is none."""
+        stored = (self.folder / 'results').glob(f'*-{name}.json')
+        begun = (self.folder / 'runs').glob(f'*-{name}')
+        keys = [path.stem for path in sorted(stored)] + [path.name for path in sorted(begun)]
+        return keys[0] if keys else None
+
     def run_folder(self, key: str) -> Path:
         """Where a run keeps its logs and checkpoints."""
         return self.folder / 'runs' / key
@@ -115,7 +122,8 @@ def uses_afan(cfg: Config) -> bool:
     ours = any(
         each.split('.')[0] == 'afan_mm' for each in imported_modules(cfg.get('custom_imports'))
     )
-    return ours or '"AFAN' in parts
+    # a class of a config in the pure Python style is written with its module
+    return ours or '"AFAN' in parts or '"afan_mm.' in parts
 
 
 def imported_modules(custom_imports: Optional[dict]) -> List[str]:

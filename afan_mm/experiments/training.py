@@ -17,8 +17,11 @@ CHECKPOINTS = 4  # written in a training, evenly spread; the last one at its end
 def last_checkpoint(folder: Path) -> Optional[str]:
     """The checkpoint that a training in this folder wrote last; None where it is gone."""
     pointer = folder / 'last_checkpoint'
-    path = pointer.read_text().strip() if pointer.exists() else ''
-    return path if path and Path(path).is_file() else None
+    if not pointer.exists():
+        return None
+    # the pointer has the whole path, of where the store was then
+    path = folder / Path(pointer.read_text().strip()).name
+    return str(path) if path.is_file() else None
 
 
 def prepare(cfg: Config, folder: Path, seed: int, curve: Optional[dict] = None) -> Config:
@@ -56,8 +59,10 @@ def train(cfg: Config, folder: Path) -> Runner:
     """The runner after training, from the last checkpoint in the folder if there is one. With a
     finished training in the folder, its weights are loaded and nothing is trained.
     """
-    checkpoint = last_checkpoint(folder)
-    finished = checkpoint is not None and (folder / 'training.json').exists()
+    checkpoint, notes = last_checkpoint(folder), folder / 'training.json'
+    finished = checkpoint is not None and notes.exists()
+    if not finished:  # or a training that is stopped now would be taken for an earlier one's end
+        notes.unlink(missing_ok=True)
     if checkpoint is not None:
         cfg.load_from, cfg.resume = checkpoint, not finished
     runner = build_runner(cfg)

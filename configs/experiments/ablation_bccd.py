@@ -12,7 +12,7 @@ references = ['stock']
 
 def _arm(site='backbone.layer4', **settings):
     sites = [site] if isinstance(site, str) else site
-    afan = dict(dict(epsilon=0.3 / 255, num_strengths=5), **settings)
+    afan = dict(dict(epsilon=0.3 / 255, num_steps=1, num_strengths=5), **settings)
     return dict(
         custom_hooks=[dict(type='AFANHook', interval=50)],
         optim_wrapper=dict(type='AFANOptimWrapper'),

@@ -5,7 +5,15 @@ from mmengine.config import Config
 
 from afan_mm.experiments import ExperimentError, read_experiment, select_arms
 from afan_mm.experiments.arms import Arms
-from afan_mm.experiments.references import afan_dicts, longer, scaled, sum_of_weights
+from afan_mm.experiments.references import (
+    components,
+    control,
+    longer,
+    scaled,
+    sites_of,
+    sum_of_weights,
+)
+from afan_mm.models import AFANDecodeHead
 from support.paths import CONFIGS
 
 BASE = dict(
@@ -19,11 +27,15 @@ BASE = dict(
 )
 
 
+def afan_dicts(model):
+    return [site for part in components(model) for site in sites_of(part)]
+
+
 def experiment(folder, **content):
     Config(BASE).dump(str(folder / 'base.py'))
     content.setdefault('arms', dict(stock={}, afan={}))
     path = folder / 'trial.py'
-    path.write_text('\n'.join(f'{k} = {v!r}' for k, v in dict(base='base.py', **content).items()))
+    path.write_text('\n'.join(f'{k} = {v!r}' for k, v in {'base': 'base.py', **content}.items()))
     return read_experiment(str(path))
 
 
@@ -67,12 +79,23 @@ def test_control_and_gaussian_change_every_site_alone(tmp_path, name, perturbati
     arms = dict(afan={'model.head': dict(afan=sites)})
     arms[name] = dict(of='afan')
     read = Arms(experiment(tmp_path, arms=arms))
-    found = list(afan_dicts(read.config(name).model))
+    found = afan_dicts(read.config(name).model)
     assert [each['perturbation'] for each in found] == [perturbation] * 3
     assert [each.get('site') for each in found] == [None, 'a', 'b']
     assert 'noise_epsilon' not in found[2]
-    before = list(afan_dicts(read.config('afan').model))
+    before = afan_dicts(read.config('afan').model)
     assert 'perturbation' not in before[0] and before[2]['noise_epsilon'] == 1.0
+
+
+@pytest.mark.parametrize('kind', ['AFANDecodeHead', AFANDecodeHead])
+def test_a_component_that_says_nothing_of_its_site_has_the_paper_s(kind):
+    parts = dict(backbone=dict(type='ResNet'), decode_head=[dict(type=kind, base='FCNHead')])
+    cfg = Config(dict(BASE, model=dict(BASE['model'], **parts)))
+    found = control(cfg, cfg).model
+    assert found.decode_head[0].afan == dict(perturbation='none')
+    assert found.neck.afan.perturbation == 'none' and 'afan' not in found.backbone
+    assert 'afan' not in cfg.model.decode_head[0]
+    assert sum_of_weights(cfg) == 2 + 3 * 0.5 + 3 * 1  # three strengths of weight one
 
 
 def test_an_arm_of_several_has_a_reference_for_each(tmp_path):
@@ -90,6 +113,15 @@ def test_scaled_is_stock_with_its_learning_rate_times_the_sum_of_weights():
     assert found.param_scheduler[1].eta_min == pytest.approx(0.035)
     assert found.param_scheduler[0].start_factor == 0.1  # a factor on the rate
     assert cfg.optim_wrapper.optimizer.lr == 0.1
+
+
+def test_the_sum_of_weights_passes_over_what_a_component_takes_beside_settings():
+    site = dict(site='backbone.layer4', levels=[3], reuse_proposals=True, num_strengths=2)
+    cfg = Config(dict(BASE, model=dict(neck=dict(type='AFANNeckWrapper', base='FPN', afan=site))))
+    assert scaled(cfg, cfg).optim_wrapper.optimizer.lr == pytest.approx(0.1 * (2 + 2))
+    cfg.model.neck.afan.num_strength = 2
+    with pytest.raises(ValueError, match="afan has no setting \\['num_strength'\\]"):
+        scaled(cfg, cfg)
 
 
 def test_the_sum_of_weights_of_joint_sites_and_of_a_complement():
@@ -129,7 +161,7 @@ def test_the_references_of_the_camvid_config(tmp_path):
     base = str(seg / 'deeplabv3plus_r18-d8_1xb4-250_camvid-240x180.py')
     path.write_text(f'base = {base!r}\narms = {arms!r}')
     read = Arms(read_experiment(str(path)))
-    sites = list(afan_dicts(read.config('control').model))
+    sites = afan_dicts(read.config('control').model)
     assert [each['perturbation'] for each in sites] == ['none', 'none']
     assert read.config('scaled').optim_wrapper.optimizer.lr == pytest.approx(0.05 * 7)
     assert read.config('scaled').model == read.config('stock').model
@@ -146,11 +178,46 @@ def test_the_references_of_the_camvid_config(tmp_path):
         (dict(arms=dict(a=dict(reference='same', of='a'))), "but got 'same'"),
         (dict(grid=dict(missing={'x': [1]})), "grid must vary one of .*, but got 'missing'"),
         (dict(references=['none']), "references must be among .*, but got 'none'"),
+        (dict(grid=dict(afan={'x': [0.12341, 0.12342]})), "two of the name 'afan-x=0.1234'"),
+        (dict(arms={'a': {}, 'control-a': {}, 'control': dict(of=['a'])}), "name 'control-a'"),
+        (dict(grid=dict(afan={'x': 1})), "lists of values by key, but got {'x': 1}"),
+        (dict(arms=['a']), r"arms must be a dict, but got \['a'\]"),
+        (dict(arms=dict(afan='../y.py')), "arm afan must be a dict of .*, but got '../y.py'"),
+        (dict(arms=dict(afan=dict(config=3))), 'config of arm afan must be a path, but got 3'),
+        (dict(measures=[3]), 'measures must be names, .* but got 3'),
+        (dict(seeds='0-4'), "seeds must be a list .*, but got '0-4'"),
+        (dict(seeds=[0, '1']), "seeds must be integers, but got '1'"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path, content, message):
     with pytest.raises(ExperimentError, match=message):
         experiment(tmp_path, **content)
+
+
+def test_configs_that_a_package_installs(tmp_path):
+    named = 'mmseg::_base_/schedules/schedule_20k.py'
+    arms = dict(stock={}, own=dict(config='mmseg::_base_/schedules/schedule_40k.py'))
+    read = Arms(experiment(tmp_path, base=named, arms=arms))
+    assert read.config('stock').train_cfg.max_iters == 20000
+    assert read.config('own').train_cfg.max_iters == 40000
+    read = Arms(experiment(tmp_path, base='mmseg::missing.py', arms=dict(stock={})))
+    with pytest.raises(ExperimentError, match='arm stock: config must be one that mmseg installs'):
+        read.config('stock')
+
+
+@pytest.mark.parametrize(
+    ('name', 'alike'),
+    [
+        ('bccd', 'steps-1 strengths-5 location-B4 step_size-0.3'),
+        ('camvid', 'steps-1 strengths-3 location-B4 step_size-0.4'),
+        ('cifar10-500', 'steps-1 strengths-1 location-S6+S7+V length-0.1'),
+    ],
+)
+def test_the_panels_of_an_ablation_share_the_setting_that_they_vary(name, alike):
+    read = Arms(read_experiment(str(CONFIGS / 'experiments' / f'ablation_{name}.py')))
+    first, *others = (read.config(each).to_dict() for each in alike.split())
+    assert all(each == first for each in others)
+    assert read.config('steps-3').to_dict() != first
 
 
 def test_an_arm_that_cannot_be_read_is_named(tmp_path):

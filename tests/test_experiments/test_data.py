@@ -15,6 +15,9 @@ from mmengine.registry import DATASETS, METRICS, DefaultScope
 from afan_mm.experiments import DataError, Plan, Store, read_experiment
 from afan_mm.experiments.data import Evaluation, halves
 from afan_mm.experiments.datasets import Datasets
+from afan_mm.experiments.measures.robustness import first_images
+from afan_mm.experiments.plan import all_runs
+from afan_mm.experiments.references import control
 from afan_mm.experiments.store import environment, uses_afan
 from support.projects import NUM_VAL, afan_overrides, write_experiment, write_project
 
@@ -72,6 +75,22 @@ def test_not_split_when_told_so(tmp_path):
     assert len(names(cfg, evaluation.images(cfg, 'report')[0])) == NUM_VAL
     with pytest.raises(DataError, match="split must be one of .*, but got 'third'"):
         Evaluation(Datasets(), dict(split='third'), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('indices', 'places'), [([1, 3, 4], [1, 3, 4]), (4, [0, 1, 2, 3]), (-2, [4, 5])]
+)
+def test_a_choice_of_images_is_what_is_split(indices, places, tmp_path):
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    whole = names(cfg, evaluation.images(cfg, 'all')[0])
+    cfg.val_dataloader.dataset.indices = cfg.test_dataloader.dataset.indices = indices
+    found = {half: evaluation.images(cfg, half)[0] for half in ('selection', 'report', 'all')}
+    chosen = [whole[place] for place in places]
+    assert sorted(names(cfg, found['selection']) + names(cfg, found['report'])) == sorted(chosen)
+    assert len(names(cfg, found['selection'])) == len(chosen) // 2
+    # a measure may take the first of them
+    assert names(cfg, first_images(found['all'], 2)) == chosen[:2]
 
 
 def write_coco(folder):
@@ -155,6 +174,26 @@ def test_keys_name_what_determines_the_figures(tmp_path):
     assert other.key == stock.key and set(other.measures).isdisjoint(stock.measures)
 
 
+def test_runs_of_one_config_have_one_key(tmp_path):
+    """Whatever their arms are called and however they are written."""
+    write_project('mmpretrain', tmp_path)
+    dotted = afan_overrides('mmpretrain')
+    nested = {k: v for k, v in dotted.items() if k != 'optim_wrapper.type'}
+    nested['optim_wrapper'] = dict(type='AFANOptimWrapper')
+    arms = {'other': afan_overrides('mmpretrain', num_steps=2), 'one': dotted, 'two': nested}
+    plan = plan_of(tmp_path, arms=arms)
+    keys = [plan.spec(name, seed).key for name, seed in (('two', 0), ('one', 0), ('one', 1))]
+    assert keys[0] == keys[1] and keys[0].startswith('two-0-') and keys[2].startswith('one-1-')
+    assert plan.spec('other', 0).key.startswith('other-0-')
+    assert [spec.arm for spec in all_runs(plan, list(arms), [0])] == ['other', 'one']
+    # stored under another name, by whatever experiment, or begun
+    run = keys[0].partition('-')[2]
+    plan.store.run_folder(f'begun.5-{run}').mkdir(parents=True)
+    assert plan_of(tmp_path, arms=arms).spec('one', 0).key == f'begun.5-{run}'
+    plan.store.save(f'stored.5-{run}', {})
+    assert plan.spec('one', 0).key == plan.spec('two', 0).key == f'stored.5-{run}'
+
+
 def test_data_are_known_by_content_not_by_time(tmp_path):
     write_project('mmpretrain', tmp_path / 'a')
     before = plan_of(tmp_path / 'a').spec('stock', 0)
@@ -181,3 +220,17 @@ def test_a_stock_run_does_not_depend_on_the_source_of_afan_mm(tmp_path):
     cfg.merge_from_dict(afan_overrides('mmpretrain'))
     assert uses_afan(cfg) and len(environment(cfg)['afan_mm']) == 16
     assert {'torch', 'mmengine', 'mmpretrain'} <= set(environment(cfg))
+
+
+def test_the_classes_of_a_config_in_the_pure_python_style_are_known(tmp_path):
+    path = tmp_path / 'pure.py'
+    path.write_text(
+        'from afan_mm.models import AFANNeckWrapper\n'
+        'from torch.nn import Identity\n'
+        'model = dict(backbone=dict(type=Identity), neck=dict(type=AFANNeckWrapper))\n'
+    )
+    cfg = Config.fromfile(str(path))
+    assert uses_afan(cfg) and uses_afan(Config(cfg.to_dict()))
+    assert control(cfg, cfg).model.neck.afan == dict(perturbation='none')
+    del cfg.model['neck']
+    assert not uses_afan(cfg)

@@ -1,12 +1,14 @@
 """The comparisons, the table and the picture, from figures that are given."""
 
 import json
+import math
 
 import cv2
 import pytest
 
 from afan_mm.experiments.arm_specs import ArmSpec
 from afan_mm.experiments.config import Experiment
+from afan_mm.experiments.measures import LOWER_IS_BETTER
 from afan_mm.experiments.report import markdown, write_report
 from afan_mm.experiments.results import collect, full_name
 from afan_mm.experiments.run import RunSpec
@@ -26,8 +28,10 @@ class GivenPlan:
 
     half = 'report'
 
-    def __init__(self, values, starts=None):
-        self.values, self.starts = values, starts or {}
+    def __init__(self, values, starts=None, same=None, resumed=()):
+        """``same``: by arm the one whose run it is; ``resumed``: arms and seeds."""
+        self.values, self.starts, self.same = values, starts or {}, same or {}
+        self.resumed = resumed
         arms = {name: ArmSpec(name) for name in values}
         for name, of in (('stock', None), ('control', 'afan'), ('longer', None)):
             if name in arms:
@@ -58,13 +62,15 @@ class GivenPlan:
         return 2.0 if arm == 'longer' else None
 
     def spec(self, arm, seed):
-        return RunSpec('', f'{arm}-{seed}', 'trial', arm, seed, {}, {}, dict(all={}), {})
+        key = f'{self.same.get(arm, arm)}-{seed}'
+        return RunSpec('', key, 'trial', arm, seed, {}, {}, dict(all={}), {})
 
     def record(self, spec):
         value = self.values[spec.arm][spec.seed]
         if value is None:
             return None
         figures = {'seg/mIoU': value, 'nll/nll': 1 - value / 100, 'cost/seconds': 1.0}
+        figures = {k: None if math.isnan(v) else v for k, v in figures.items()}  # as json has it
         training = dict(
             initial_weights=self.starts.get((spec.arm, spec.seed), spec.seed),
             first_batches=spec.seed,
@@ -73,6 +79,7 @@ class GivenPlan:
             memory=100.0 + spec.seed,
             device='cpu',
             workers=0,
+            resumed=(spec.arm, spec.seed) in self.resumed,
         )
         return dict(measured=dict(all=dict(figures=figures)), training=training)
 
@@ -130,6 +137,60 @@ def test_what_is_missing_or_not_paired_is_said():
     assert 'Seeds 0, 1, 2, 3, 4; measured on the report half of the validation set.' in text
     assert '**Missing runs:** afan seed 4.' in text and said in text
     assert comparisons(found)['afan', 'stock']['verdict'] == 'not shown'  # four seeds
+
+
+def test_arms_of_one_run_count_once_in_a_family(results):
+    values = dict(VALUES, twin=VALUES['afan'], base=VALUES['stock'])
+    plan = GivenPlan(values, same=dict(twin='afan', base='stock'))
+    found = collect(plan, list(values), SEEDS)
+    before, after = comparisons(results), comparisons(found)
+    # not base with stock, which is its run; control is afan's
+    new = {('twin', 'stock'), ('twin', 'longer'), ('base', 'longer')}
+    assert set(after) == {*before, *new}
+    for arm in ('afan', 'twin'):  # Holm over two arms still
+        assert dict(after[arm, 'stock'], arm='afan') == before['afan', 'stock']
+    assert after['late', 'stock'] == before['late', 'stock']
+    assert found['one_run'] == [['stock', 'base'], ['afan', 'twin']]
+    assert 'One run: stock, base; afan, twin.' in markdown(found)
+    assert results['one_run'] == [] and 'One run' not in markdown(results)
+    plan.values = dict(values, afan=[None] * 5, twin=[None] * 5)
+    assert collect(plan, ['twin', 'afan'], [3])['missing'] == ['twin seed 3']
+
+
+def test_runs_that_were_interrupted_say_nothing_of_cost():
+    given = [('afan', seed) for seed in SEEDS] + [('late', 1)]
+    found = collect(GivenPlan(VALUES, resumed=given), list(VALUES), SEEDS)
+    assert 'afan' not in found['cost'] and found['cost']['late']['time'] == 1.0
+    text = markdown(found)
+    names = ', '.join(f'{arm} seed {seed}' for arm, seed in given)
+    assert f'which these were: {names}. Without any beside one of stock: afan.' in text
+    (row,) = [line for line in text.splitlines() if line.startswith('| afan |') and '44.02' in line]
+    assert row.endswith('| – | – |')
+
+
+def test_a_figure_that_is_not_finite_is_said():
+    values = dict(VALUES, late=[40.5, math.nan, 41.5, 42.5, 44.5])
+    found = collect(GivenPlan(values), list(values), SEEDS)
+    assert found['not_finite'] == ['late seed 1 seg/mIoU', 'late seed 1 nll/nll']
+    assert '**Not finite:** late seed 1 seg/mIoU, late seed 1 nll/nll.' in markdown(found)
+    assert found['missing'] == [] and comparisons(found)['late', 'stock']['seeds'] == [0, 2, 3, 4]
+
+
+def test_a_curve_without_the_primary_metric_is_not_drawn(results, tmp_path):
+    point = dict(iteration=10, aAcc=3.0)
+    results['training']['afan'][0]['curve'] = [point]
+    write_report(results, tmp_path)
+    assert not (tmp_path / 'report_curve.png').exists()
+    results['training']['late'][0]['curve'] = [{**point, 'seg/mIoU': 2.0}]
+    results['training']['late'][1]['curve'] = [{**point, 'seg/mIoU': None}]  # was not finite
+    write_report(results, tmp_path)
+    assert (tmp_path / 'report_curve.png').exists()
+
+
+def test_errors_of_depth_are_better_the_smaller_they_are():
+    depth = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog')
+    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in depth)
+    assert not 'd1'.endswith(LOWER_IS_BETTER)
 
 
 def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):

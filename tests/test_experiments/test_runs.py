@@ -1,5 +1,6 @@
 """Runs of real tiny projects: what is stored, paired, resumed, and said of failures."""
 
+import contextlib
 import json
 import os
 import signal
@@ -127,17 +128,24 @@ def test_another_seed_has_other_weights_and_data(tmp_path):
 
 
 def test_arms_of_one_config_are_one_run(tmp_path):
-    """As the panels of an ablation, which share the setting that they vary."""
+    """As the panels of an ablation, which share the setting that they vary, and whichever of them
+    comes first.
+    """
     write_project('mmpretrain', tmp_path)
     arms = {'stock': {}, 'steps-1': afan_overrides('mmpretrain')}
     arms['strengths-3'] = afan_overrides('mmpretrain')
+    arms['strengths-3']['optim_wrapper'] = dict(type=arms['strengths-3'].pop('optim_wrapper.type'))
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
+    failed, said = execute(plan, arms=['strengths-3'])
+    assert not failed and said[0] == 'trial: 1 runs, 0 of them stored'
+    assert collect(plan, list(arms), [0])['missing'] == ['stock seed 0']
     failed, said = execute(plan)
-    assert not failed and said[0].endswith('2 runs, 0 of them stored')
-    assert [record['arm'] for record in plan.store.all()] == ['steps-1', 'stock']
-    values = collect(plan, list(arms), [0])['metrics'][PRIMARY['mmpretrain']]['values']
+    assert not failed and said[0] == 'trial: 2 runs, 1 of them stored'
+    assert [record['arm'] for record in plan.store.all()] == ['stock', 'strengths-3']
+    results = collect(plan, list(arms), [0])
+    values = results['metrics'][PRIMARY['mmpretrain']]['values']
     assert values['steps-1'] == values['strengths-3'] != {}
-    assert execute(plan, arms=['strengths-3'])[1] == ['trial: 1 runs, 1 of them stored']
+    assert results['one_run'] == [['steps-1', 'strengths-3']]
 
 
 def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
@@ -158,7 +166,7 @@ def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
     assert plan.waits('longer')
     failed, said = execute(plan, arms=['longer'])
-    assert failed == ['longer (needs the runs that it is measured by)']
+    assert failed == ['longer (needs uninterrupted runs that it is measured by)']
     failed, said = execute(plan)
     assert not failed and plan.factor('longer') > 0
     (record,) = [each for each in plan.store.all() if each['arm'] == 'longer']
@@ -166,6 +174,25 @@ def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     # once measured it stays, whatever later runs take
     again = Plan(plan.experiment, plan.store)
     assert again.factor('longer') == plan.factor('longer')
+
+
+def test_longer_is_measured_on_a_seed_that_was_not_interrupted(tmp_path):
+    write_project('mmpretrain', tmp_path)
+    arms = dict(longer=dict(of='afan'), stock={}, afan=afan_overrides('mmpretrain'))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=arms, seeds=[0, 1])
+
+    def store(arm, seed, seconds, resumed):
+        spec = plan.spec(arm, seed)
+        training = dict(cpu_seconds=seconds, seconds=99.0, iterations=2, device='cpu', workers=0)
+        training['resumed'] = resumed
+        plan.store.save(spec.key, dict(measured={k: {} for k in spec.measures}, training=training))
+
+    store('stock', 0, 1.0, False)
+    store('afan', 0, 0.0, True)  # killed at its end
+    assert plan.waits('longer')
+    store('stock', 1, 1.0, False)
+    store('afan', 1, 2.5, False)
+    assert plan.factor('longer') == 2.5
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -214,12 +241,12 @@ def test_a_measure_that_is_added_later_takes_the_weights_that_were_kept(tmp_path
     assert again['figures'] == {'again/nll': pytest.approx(nll['figures']['nll'], rel=1e-6)}
 
 
-def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    write_project('mmpretrain', tmp_path)
-    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+@pytest.fixture
+def stopped(monkeypatch):
+    """A context in which every training stops after its second iteration."""
     original = run_module.train
 
-    def stopped(cfg, folder):
+    def train(cfg, folder):
         cfg.custom_hooks = [dict(type='StopAt', iteration=2)]
         return original(cfg, folder)
 
@@ -236,14 +263,59 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
             if runner.iter + 1 == self.iteration:
                 raise RuntimeError('stopped')
 
-    HOOKS.register_module(module=StopAt, force=True)
-    monkeypatch.setattr(run_module, 'train', stopped)
-    assert execute(plan)[0] == ['stock seed 0']
-    monkeypatch.setattr(run_module, 'train', original)
+    @contextlib.contextmanager
+    def context():
+        HOOKS.register_module(module=StopAt, force=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, 'train', train)
+            yield
+
+    return context
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path, stopped):
+    write_project('mmpretrain', tmp_path)
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+    with stopped():
+        assert execute(plan)[0] == ['stock seed 0']
+    (tmp_path / 'store').rename(tmp_path / 'moved')
+    plan = Plan(plan.experiment, Store(tmp_path / 'moved'))
     assert not execute(plan)[0]
     (record,) = plan.store.all()
     assert record['training']['resumed'] and record['training']['iterations'] == 4
     assert record['training']['initial_weights']
+
+
+def test_a_training_that_is_stopped_is_not_taken_for_an_earlier_one(tmp_path, stopped):
+    """Trained again for a measure that was added, without the weights."""
+    write_project('mmpretrain', tmp_path)
+    options = dict(arms=dict(stock={}), common={'train_cfg.max_iters': 4})
+    assert not execute(plan_of(tmp_path, 'mmpretrain', measures=['stock'], **options))[0]
+    plan = plan_of(tmp_path, 'mmpretrain', measures=['stock', 'nll'], **options)
+    with stopped():
+        assert execute(plan)[0] == ['stock seed 0']
+    assert not execute(plan)[0]
+    (record,) = plan.store.all()
+    assert record['training']['resumed'] and record['training']['iterations'] == 4
+    assert len(record['measured']) == 2
+
+
+@pytest.mark.parametrize(
+    'measure',
+    [
+        dict(type='robust', num_image=2),
+        dict(type='robust', step=1),
+        dict(type='corruptions', severity=[1]),
+        dict(type='nll', bins=3),
+    ],
+)
+def test_settings_that_a_measure_does_not_have_are_refused_before_any_run(tmp_path, measure):
+    name = list(measure)[1]
+    with pytest.raises(ValueError, match=f'measure {measure["type"]} .* argument .{name}'):
+        plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=[measure])
+    known = [dict(type='robust', num_images=2, num_steps=1, show_interval=2), 'nll']
+    known.append(dict(type='corruptions', severities=[1], num_images=2))
+    plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=known)
 
 
 def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):

@@ -66,13 +66,36 @@ def test_a_slurm_job_asks_for_what_was_given(tmp_path, monkeypatch):
     sbatch.chmod(sbatch.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv('PATH', str(sbatch.parent), prepend=os.pathsep)
     monkeypatch.setattr(submitit.SlurmExecutor, 'affinity', classmethod(lambda cls: 2))
-    made = Scheduler(tmp_path / 'jobs', 4, 'slurm', slurm_partition='gpu', gpus_per_node=1)
+    given = dict(slurm_partition='gpu', gpus_per_node=1, timeout_min=90)
+    made = Scheduler(tmp_path / 'jobs', 4, 'slurm', **given)
     job = made._submit(spec('afan', 2, threads=3), [])
     assert job.job_id == '7'
     (script,) = (tmp_path / 'jobs' / '7').glob('*.sh')
     text = script.read_text()
-    for line in ('partition=gpu', 'gpus-per-node=1', 'cpus-per-task=3', 'job-name=afan-2'):
+    asked = ('partition=gpu', 'gpus-per-node=1', 'cpus-per-task=3', 'job-name=afan-2', 'time=90')
+    for line in asked:
         assert f'#SBATCH --{line}\n' in text
+
+
+def test_a_job_gets_one_of_the_gpus_that_this_process_may_use(tmp_path, monkeypatch):
+    made = Scheduler(tmp_path, 2)
+    made.executor = SimpleNamespace(
+        update_parameters=lambda **options: given.append(options['visible_gpus']),
+        submit=lambda function, spec: SimpleNamespace(),
+    )
+    monkeypatch.setattr(scheduler.torch.cuda, 'device_count', lambda: 2)
+    for mask, expected in (('2,3', [[2], [3]]), (None, [[0], [1]])):
+        given = []
+        if mask is None:
+            monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+        else:
+            monkeypatch.setenv('CUDA_VISIBLE_DEVICES', mask)
+        job = made._submit(spec('a'), [])
+        made._submit(spec('b'), [job.gpu])
+        assert given == expected
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'GPU-1f,GPU-2e')
+    with pytest.raises(ValueError, match='must be numbers .*, but got GPU-1f,GPU-2e'):
+        made._submit(spec('a'), [])
 
 
 def test_the_time_left_is_that_of_the_arms_that_are_left(monkeypatch):

@@ -1,24 +1,33 @@
 """What a measure gets, and how one is added."""
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ...robustness import AttackSettings, CorruptionTestLoop, RobustTestLoop
 from ...robustness.report import scalars
 
 MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 
 # Endings of the names of figures that are better the smaller they are.
-LOWER_IS_BETTER = ('nll', 'ece', 'seconds', 'memory', 'loss')
+LOWER_IS_BETTER = (
+    *('nll', 'ece', 'seconds', 'memory', 'loss'),
+    *('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog'),  # of depth
+)
 CALIBRATION = 'calibration/'  # what these metrics write before their figures
 # the metric that a measure needs beside those of the config
 METRIC_OF = dict(
     calibration='CalibrationMetric',
     nll='CalibrationMetric',
     detection_calibration='DetectionCalibrationMetric',
+)
+# whose settings a measure takes beside its own
+HANDS_ON: Dict[str, tuple] = dict(
+    robust=(RobustTestLoop, AttackSettings), corruptions=(CorruptionTestLoop,)
 )
 
 
@@ -31,6 +40,23 @@ def measure(function: Callable[..., Dict[str, Any]]) -> Callable[..., Dict[str, 
     """
     MEASURES[function.__name__] = function
     return function
+
+
+def check_settings(name: str, settings: Dict[str, Any]) -> None:
+    """Complain of settings that a measure does not have, before anything is trained.
+
+    Raises:
+        TypeError: If one is unknown, or one that it needs is absent.
+    """
+    parameters = inspect.signature(MEASURES[name])
+    parameters.bind(None, **settings)
+    if name in HANDS_ON:
+        known = [parameters, *map(inspect.signature, HANDS_ON[name])]
+        unknown = sorted(
+            key for key in settings if not any(key in each.parameters for each in known)
+        )
+        if unknown:
+            raise TypeError(f'got an unexpected keyword argument {unknown[0]!r}')
 
 
 @dataclass
