@@ -12,8 +12,8 @@
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
-# Not shown: that it helps in detection, in the mIoU of a segmentor at stock's best learning rate,
-# in training from scratch, and with data on which stock does not overfit.
+# Not shown: that it helps in detection, in the mIoU of a whole segmentor, in training from scratch,
+# and with data on which stock does not overfit.
 late = dict(
     joint=True,
     norm='l2',
