@@ -13,6 +13,7 @@ TITLES = dict(
     strengths='number of strengths k',
     location='location',
     step_size=r'step size $\alpha$ x 255',
+    length="length, of the feature's own",
 )
 
 

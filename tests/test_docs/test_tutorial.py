@@ -27,7 +27,9 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     place = dict(metadata=dict(path=str(tmp_path)))
-    NotebookClient(notebook, timeout=240, kernel_name='python3', resources=place).execute()
+    # what a cell prints comes late on a busy machine, and would be left out
+    waits = dict(timeout=240, iopub_timeout=60)
+    NotebookClient(notebook, kernel_name='python3', resources=place, **waits).execute()
 
     said = [
         ''.join(output.get('text', '') for output in cell.outputs) for cell in code_cells(notebook)
