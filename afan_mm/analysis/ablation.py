@@ -105,7 +105,9 @@ def _draw_panel(axes: Any, points: List[Point], larger: bool) -> None:
         axes.plot(seeds, point.values, '.', color='C0', alpha=0.4, markersize=4)
     best = int(np.argmax(means) if larger else np.argmin(means))
     axes.plot(best, means[best], 'o', color=BEST, zorder=3)
-    axes.set_xticks(list(places), [point.setting for point in points], fontsize=8)
+    settings = [point.setting for point in points]
+    slant = dict(rotation=30, ha='right') if max(map(len, settings)) > 4 else {}
+    axes.set_xticks(list(places), settings, fontsize=8, **slant)
     axes.margins(x=0.1)
 
 

@@ -23,6 +23,7 @@ TOOLS = {
     'landscape': ('analysis_tools/landscape.py', 'the loss over a line or a plane of weights'),
     'sharpness': ('analysis_tools/sharpness.py', 'how the loss rises around the features'),
     'ablation': ('analysis_tools/ablation.py', 'draw the arms of an experiment'),
+    'gains': ('analysis_tools/gains.py', 'the difference of two arms in several experiments'),
     'features': ('visualization/feature_maps.py', 'draw clean, augmented and normalised features'),
 }
 

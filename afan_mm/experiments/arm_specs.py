@@ -23,7 +23,7 @@ class ArmSpec:
         overrides: What is merged into it, in this order.
         reference: The kind of a reference, see :mod:`.references`; None for an arm of its own.
         of: The arm that it is a reference of.
-        factor: Of 'longer': times the iterations; None to measure it.
+        factor: Times the iterations. Of 'longer' None measures it.
         parent: Of an arm of a grid: the arm that it varies.
     """
 
@@ -108,6 +108,7 @@ def _expand_grid(arms: Dict[str, ArmSpec], grid: Dict[str, dict]) -> Dict[str, A
                 name=name,
                 config=base.config,
                 overrides=[*base.overrides, changes],
+                factor=base.factor,
                 parent=prefix,
             )
         if base.reference is None and not any(arm.of == prefix for arm in arms.values()):
@@ -135,6 +136,11 @@ def _check_references(arms: Dict[str, ArmSpec]) -> None:
             )
         if arm.reference in (None, 'stock'):
             continue
+        if arm.factor is not None and arm.reference != 'longer':
+            raise ExperimentError(
+                f'factor of arm {arm.name} must be that of the arm it is a {arm.reference} of, but '
+                f'got {arm.factor!r}'
+            )
         needs_of = not (arm.reference == 'longer' and arm.factor is not None)
         if (needs_of or arm.of is not None) and (
             arm.of not in arms or arms[arm.of].reference is not None

@@ -58,6 +58,8 @@ class Arms:
         for overrides in spec.overrides:
             if overrides:
                 cfg.merge_from_dict(_plain(overrides))
+        if spec.factor is not None and spec.reference != 'longer':
+            cfg = longer(cfg, spec.factor)
         _strip_delete(cfg._cfg_dict)
         return cfg
 

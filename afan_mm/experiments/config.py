@@ -10,6 +10,7 @@ It is a config file of mmengine that sets (only ``base`` and ``arms`` are requir
         control=dict(of='afan'),                # a reference, see references.py
         longer=dict(of='afan', factor=2.3),     # without factor: as measured on the first seed
         scaled_late=dict(reference='scaled', of='late'),
+        afan_longer=dict(config='…', factor=2), # twice the iterations of its config
     )
     grid = dict(afan={'model.neck.afan.num_steps': [1, 3, 5]})  # arms afan-num_steps=1, …
     common = {'train_cfg.max_iters': 500}       # overrides of every arm

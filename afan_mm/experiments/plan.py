@@ -88,13 +88,11 @@ class Plan:
         return None if record is None or missing(spec, record) else record
 
     def factor(self, name: str) -> Optional[float]:
-        """Of a 'longer' arm: how many times stock's iterations it has; None for other arms, and
-        until it is known.
+        """How many times the iterations of its config an arm has; None where nothing is said of
+        it, and until that of a 'longer' arm is known.
         """
-        spec = self.experiment.arms[name]
-        if spec.reference != 'longer':
-            return None
-        return spec.factor or self._factor(name)
+        factor = self.experiment.arms[name].factor
+        return self._factor(name) if self.arms.needs_factor(name) else factor
 
     def images(self, name: str) -> str:
         """What an arm is measured on, in words."""

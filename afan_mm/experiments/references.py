@@ -51,13 +51,13 @@ def scaled(stock_cfg: Config, arm_cfg: Config) -> Config:
     return cfg
 
 
-def longer(stock_cfg: Config, factor: float) -> Config:
-    """Stock with ``factor`` times the iterations or epochs, its schedules stretched along. What a
-    config switches at a fixed iteration elsewhere, such as in a hook, stays where it is.
+def longer(cfg: Config, factor: float) -> Config:
+    """A config with ``factor`` times the iterations or epochs, its schedules stretched along. What
+    it switches at a fixed iteration elsewhere, such as in a hook, stays where it is.
     """
     if not factor > 0:
         raise ValueError(f'factor must be a number > 0, but got {factor!r}')
-    cfg = copy.deepcopy(stock_cfg)
+    cfg = copy.deepcopy(cfg)
     key = 'max_epochs' if is_by_epoch(cfg) else 'max_iters'
     cfg.train_cfg[key] = max(1, round(cfg.train_cfg[key] * factor))
     for scheduler in _schedulers(cfg):

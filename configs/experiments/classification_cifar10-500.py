@@ -9,10 +9,13 @@ arms = dict(
     late=dict(config=_late),
     control=dict(of='late'),
     longer=dict(factor=2),
+    late_longer=dict(config=_late, factor=2),
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
+    steps_3=dict(config=_late),
 )
 for _site in range(3):
+    arms['steps_3'][f'model.neck.afan.{_site}.num_steps'] = 3
     arms['noise'][f'model.neck.afan.{_site}.perturbation'] = 'gaussian'
     arms['noise'][f'model.neck.afan.{_site}.epsilon'] = 1.0
 del _site, _late

@@ -19,6 +19,9 @@ for _part in ('neck', 'decode_head'):
 for _rate in (0.3, 1.0):  # mmseg's: 0.01
     for _arm in ('stock', 'late', 'noise', 'sam'):
         arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
+    arms[f'longer_lr_{_rate:g}'] = dict(
+        reference='longer', factor=2, **{'optim_wrapper.optimizer.lr': _rate}
+    )
     arms[f'control_lr_{_rate:g}'] = dict(reference='control', of=f'late_lr_{_rate:g}')
     for _arm in ('late', 'noise'):  # own masks in the adversarial pass, as docs/study.md has them
         _own = {f'model.{_part}.afan.draws': 'own' for _part in ('neck', 'decode_head')}

@@ -1,6 +1,7 @@
 """The paper's classification configs against Sec. 4 and its tables."""
 
 import functools
+import math
 import operator
 import re
 
@@ -28,6 +29,7 @@ ADVPROP = [
     f'advprop_{name}'
     for name in (CIFAR[0], 'resnet18_1xb128-200e_cifar10', 'efficientnet-b0_2xb128-90e_in1k')
 ]
+SMALL = [f'{method}resnet20s_1xb64-6e_cifar10-10000' for method in ('', 'afan_', 'advprop_')]
 STOCK = CIFAR + IMAGENET
 AFAN = [f'afan_{name}' for name in STOCK + ARMS + [RELEASED]]
 # Parameters: He et al. 2016, Table 6 (0.27 and 0.85 million, of 10 classes); torchvision's counts;
@@ -56,7 +58,16 @@ def build(cfg):
 def test_every_row_of_the_tables_has_its_configs():
     """Tables 2, 3, 4 and 9."""
     found = [path.stem for folder in FOLDERS for path in (CONFIGS / folder).glob('*.py')]
-    assert sorted(found) == sorted(STOCK + AFAN + ADVPROP)
+    assert sorted(found) == sorted(STOCK + AFAN + ADVPROP + SMALL)
+
+
+def test_small_configs_are_those_of_table_2_but_for_data_and_length():
+    for name in SMALL[:2]:
+        small, cfg = load(name), load(name.replace('64-6e_cifar10-10000', '128-200e_cifar10'))
+        assert small.model == cfg.model and small.optim_wrapper == cfg.optim_wrapper
+        assert small.data_preprocessor == dict(cfg.data_preprocessor, to_rgb=True)
+        iterations = 6 * math.ceil(10_000 / small.train_dataloader.batch_size)
+        assert small.train_cfg.max_epochs == 6 and small.param_scheduler[1].end == iterations
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
@@ -209,7 +220,8 @@ def test_advprop(name):
 @pytest.mark.parametrize(
     'name',
     [f'afan_{name}' for name in (CIFAR[1], CIFAR[2], RELEASED, 'efficientnet-b0_8xb64-90e_in1k')]
-    + ADVPROP,
+    + ADVPROP
+    + SMALL,
 )
 def test_full_model_takes_a_step(name):
     model = build(load(name)).train()

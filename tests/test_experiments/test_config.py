@@ -156,7 +156,10 @@ def test_the_references_of_the_camvid_config(tmp_path):
         control=dict(of='afan'),
         scaled=dict(of='afan'),
         longer=dict(factor=2),
+        afan_longer=dict(config=str(seg / 'afan_deeplabv3plus_r18-d8_1xb4-250_camvid-240x180.py')),
+        its_control=dict(reference='control', of='afan_longer'),
     )
+    arms['afan_longer']['factor'] = 2
     path = tmp_path / 'trial.py'
     base = str(seg / 'deeplabv3plus_r18-d8_1xb4-250_camvid-240x180.py')
     path.write_text(f'base = {base!r}\narms = {arms!r}')
@@ -167,6 +170,10 @@ def test_the_references_of_the_camvid_config(tmp_path):
     assert read.config('scaled').model == read.config('stock').model
     assert read.config('longer').train_cfg.max_iters == 500
     assert read.config('longer').param_scheduler[0].end == 500
+    assert read.config('afan_longer').train_cfg == read.config('longer').train_cfg
+    assert read.config('afan_longer').param_scheduler == read.config('longer').param_scheduler
+    assert read.config('afan_longer').model == read.config('afan').model
+    assert read.config('its_control').train_cfg.max_iters == 500
 
 
 @pytest.mark.parametrize(
@@ -176,6 +183,7 @@ def test_the_references_of_the_camvid_config(tmp_path):
         (dict(arms=dict(control={})), 'of of arm control must be one of'),
         (dict(arms=dict(a={}, control=dict(of='b'))), "but got 'b'"),
         (dict(arms=dict(a=dict(reference='same', of='a'))), "but got 'same'"),
+        (dict(arms=dict(a={}, control=dict(of='a', factor=2))), 'a control of, but got 2'),
         (dict(grid=dict(missing={'x': [1]})), "grid must vary one of .*, but got 'missing'"),
         (dict(references=['none']), "references must be among .*, but got 'none'"),
         (dict(grid=dict(afan={'x': [0.12341, 0.12342]})), "two of the name 'afan-x=0.1234'"),

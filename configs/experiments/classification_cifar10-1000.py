@@ -1,0 +1,9 @@
+# classification_cifar10-500.py with twice the images, and 20 epochs as there.
+_base_ = './classification_cifar10-500.py'
+common = {
+    'train_dataloader.dataset.num_samples': 1000,
+    'train_cfg.max_iters': 312,
+    'train_cfg.val_interval': 312,
+    'param_scheduler.1.end': 312,
+    'default_hooks.checkpoint.interval': 312,
+}
