@@ -1,10 +1,12 @@
 """A report in words: a Markdown table for each metric."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from ..utils.files import write, write_json
+from .arm_specs import ExperimentError
 from .plot import curves, plot, plot_curve
 
 
@@ -168,3 +170,18 @@ def write_report(results: Dict[str, Any], folder: Path) -> str:
     if curves(results):
         plot_curve(results, str(folder / f'{stem}_curve.png'))
     return text
+
+
+def read_report(path: str) -> Dict[str, Any]:
+    """What :func:`write_report` has written as JSON.
+
+    Raises:
+        ExperimentError: If it is no such file.
+    """
+    try:
+        results = json.loads(Path(path).read_text())
+        if 'metrics' in results:
+            return results
+    except (OSError, ValueError, TypeError):
+        pass
+    raise ExperimentError(f'report must be the report.json of an experiment, but got {path}')

@@ -62,18 +62,21 @@ def choose_view(features: SiteFeatures, channels: str = 'squeeze_mean', topk: in
         )
     if channels not in CHANNELS:
         raise ValueError(f'channels must be one of {CHANNELS}, but got {channels!r}')
+    rois = f'{min(NUM_ROIS, len(clean))} RoIs'
     sums = clean.sum([axis for axis in range(clean.dim()) if axis != 1])
     if clean.dim() < 4:
         strongest = sums.topk(min(NUM_VECTOR_CHANNELS, len(sums))).indices
         what = (
-            f'rows: the first {min(NUM_ROIS, len(clean))} RoIs, columns'
-            if clean.dim() == 2
-            else 'rows'
+            'rows'
+            if clean.dim() == 3
+            else f'rows: the first {rois}, columns'
+            if len(clean) > 1
+            else 'columns'
         )
         return View(
             strongest, (1.0, 1.0), f'{what}: the {len(strongest)} channels with the largest sums'
         )
-    rois = f' of the first {min(NUM_ROIS, len(clean))} RoIs' if len(clean) > 1 else ''
+    rois = f' of the first {rois}' if len(clean) > 1 else ''
     extent = (1.0, 1.0) if rois else features.extent
     if channels == 'squeeze_mean':
         return View(None, extent, f'mean over the channels{rois}')

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 
 from afan_mm.experiments import (
     Plan,
     Scheduler,
     Store,
+    Trained,
     collect,
     read_experiment,
     run_experiment,
@@ -378,3 +381,13 @@ def test_the_command_survives_being_killed(tmp_path):
     results = sorted(folder.glob('*.json'))
     assert [json.loads(path.read_text())['seed'] for path in results] == [0, 1]
     assert '| stock |' in second.stdout
+
+
+def test_calibration_leaves_out_what_the_decode_head_ignores():
+    head = SimpleNamespace(ignore_index=7)
+    runner = SimpleNamespace(model=SimpleNamespace(decode_head=head))
+    trained = Trained(runner, Config({}), {}, {}, dict(type='IoUMetric'), ['stock', 'nll'])
+    asked = []
+    trained.evaluate = lambda evaluator: asked.extend(evaluator) or dict(mIoU=1.0)
+    assert trained.clean() == dict(mIoU=1.0)
+    assert asked == [dict(type='IoUMetric'), dict(type='CalibrationMetric', ignore_index=7)]

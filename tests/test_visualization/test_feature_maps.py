@@ -168,6 +168,9 @@ def test_views_by_hand():
     assert torch.equal(
         choose_view(features(vectors, vectors)).map(vectors), vectors[:16, [2, 1, 0]]
     )
+    said = [choose_view(features(v, v)).text for v in (vectors, vectors[:1], vectors[None])]
+    assert [text.partition(':')[0] for text in said] == ['rows', 'columns', 'rows']
+    assert 'the first 16 RoIs' in said[0] and 'RoIs' not in ''.join(said[1:])
     rois = torch.arange(3 * 2 * 4.0).reshape(3, 2, 2, 2)
     shown = choose_view(features(rois, rois)).map(rois)
     assert (

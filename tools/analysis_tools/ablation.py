@@ -10,8 +10,8 @@ import os.path as osp
 from typing import Optional, Sequence
 
 from afan_mm.analysis.ablation import draw_ablation
-from afan_mm.analysis.products import read_state
 from afan_mm.cli.command_line import run
+from afan_mm.experiments.report import read_report
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import check_output
 from afan_mm.visualization import save_png
@@ -31,11 +31,8 @@ def main() -> None:
     args = parse_args()
     out = args.out or osp.join(osp.dirname(args.report), 'ablation.png')
     check_output('--out', out, ('.png',))
-    results = read_state(args.report)
-    if results is None or 'metrics' not in results:
-        raise UsageError(f'report must be the report.json of an experiment, but got {args.report}')
     try:
-        save_png(draw_ablation(results, args.metric), out)
+        save_png(draw_ablation(read_report(args.report), args.metric), out)
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(f'ablation: {out}')

@@ -10,8 +10,8 @@ import argparse
 from typing import Optional, Sequence
 
 from afan_mm.analysis.gains import draw_gains, find_gain, gain_table
-from afan_mm.analysis.products import read_state
 from afan_mm.cli.command_line import run
+from afan_mm.experiments.report import read_report
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import check_output
 from afan_mm.visualization import save_png
@@ -27,13 +27,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--metric', help='full name; default: the primary one of the first report')
     parser.add_argument('--out', metavar='FILE.png', help='draw it')
     return parser.parse_args(argv)
-
-
-def read_report(path: str) -> dict:
-    results = read_state(path)
-    if results is None or 'metrics' not in results:
-        raise UsageError(f'report must be the report.json of an experiment, but got {path}')
-    return results
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ...robustness import AttackSettings, CorruptionTestLoop, RobustTestLoop
+from ...robustness.ground_truth import ignored_label
 from ...robustness.report import scalars
 
 MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
@@ -87,9 +89,18 @@ class Trained:
             metrics = self.evaluator
             metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
             needed = {METRIC_OF[name] for name in self.names if name in METRIC_OF}
-            metrics += [dict(type=name) for name in sorted(needed)]
+            metrics += [self._metric(name) for name in sorted(needed)]
             self._clean = self.evaluate(evaluator=metrics)
         return self._clean
+
+    def _metric(self, name: str) -> Dict[str, Any]:
+        if name != 'CalibrationMetric':
+            return dict(type=name)
+        model = self.runner.model
+        return dict(
+            type=name,
+            ignore_index=ignored_label(model.module if is_model_wrapper(model) else model),
+        )
 
     def evaluate(
         self,
