@@ -4,15 +4,9 @@ import sys
 import time
 from typing import Optional
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.progress import Progress as Bar
+
+from ..utils.bar import progress_bar
 
 
 class Progress:
@@ -32,16 +26,7 @@ class Progress:
     def __enter__(self) -> 'Progress':
         self._last = time.monotonic()
         if sys.stderr.isatty():
-            columns = (
-                TextColumn('{task.description}'),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn('passed,'),
-                TimeRemainingColumn(),
-                TextColumn('left'),
-            )
-            self._bar = Bar(*columns, console=Console(file=sys.stderr), transient=True)
+            self._bar = progress_bar(transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self.name, total=self.total, completed=self.done)
         return self

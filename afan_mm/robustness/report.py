@@ -16,15 +16,9 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
+
+from ..utils.bar import progress_bar
 
 
 def merge(clean: Dict[str, Any], robust: Dict[str, Any]) -> Dict[str, Any]:
@@ -110,18 +104,8 @@ def progress(
     if not is_main_process():
         yield lambda count: None
     elif sys.stderr.isatty():
-        columns = (
-            TextColumn('robust evaluation'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn('images,'),
-            TimeElapsedColumn(),
-            TextColumn('passed,'),
-            TimeRemainingColumn(),
-            TextColumn('left'),
-        )
-        with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-            task = bar.add_task('', total=total, completed=done)
+        with progress_bar() as bar:
+            task = bar.add_task('robust evaluation, images', total=total, completed=done)
             yield lambda count: bar.update(task, completed=count)
     else:
         yield _log_lines(logger, total, done, interval)

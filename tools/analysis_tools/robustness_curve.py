@@ -16,36 +16,19 @@ detectors, 0.125 epsilon for segmentors, ten steps).
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Optional, Sequence
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from afan_mm.analysis.robustness_curve import FORMATS, caption, figures, plot, table
 from afan_mm.analysis.robustness_sweep import Sweep, prepare, run_sweep
 from afan_mm.cli.command_line import run
 from afan_mm.robustness.settings import ATTACKS
+from afan_mm.utils.bar import progress_bar
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import check_output, write
 
 TEST = Path(__file__).resolve().parent.parent / 'test.py'
-COLUMNS = (
-    TextColumn('evaluations'),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TextColumn('passed,'),
-    TimeRemainingColumn(),
-    TextColumn('left'),
-)
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -114,9 +97,10 @@ def main() -> None:
         raise UsageError(f'every CONFIG needs a CHECKPOINT, but got {len(args.pairs)} paths')
     sweep = Sweep([sys.executable, str(TEST)], args.attack, args.num_images, args.cfg_options)
     runs = prepare(list(zip(args.pairs[::2], args.pairs[1::2])), sweep, args.labels)
-    with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
+        track = partial(progress.track, description='evaluations')
         entries = run_sweep(
-            runs, args.epsilons, sweep, args.json, args.work_dir, args.metric, progress.track
+            runs, args.epsilons, sweep, args.json, args.work_dir, args.metric, track
         )
     metric, curves = figures(entries, args.metric)
     about = caption(metric, entries)

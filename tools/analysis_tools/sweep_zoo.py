@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from afan_mm.analysis.zoo import LIBRARIES, families, is_wanted, read_record, report, try_family
 from afan_mm.cli.command_line import positive_integer, run
 from afan_mm.conversion.presets import PRESETS
+from afan_mm.utils.bar import progress_bar
 from afan_mm.utils.errors import UsageError
 from afan_mm.utils.files import write_json
 
@@ -108,15 +108,7 @@ def main() -> None:
         suffix, options = '_robust', ['--robust']
     paths = {name: args.out_dir / f'{name.replace("/", "_")}{suffix}.json' for name in todo}
     console = Console(width=None if sys.stdout.isatty() else 200)
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with ThreadPoolExecutor(args.jobs) as pool, Progress(
-        *columns, console=Console(stderr=True)
-    ) as progress:
+    with ThreadPoolExecutor(args.jobs) as pool, progress_bar() as progress:
         task = progress.add_task('families', total=len(todo))
         running = {
             pool.submit(try_family, name, folder, paths[name], args.time_limit, options): name
