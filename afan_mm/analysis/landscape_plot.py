@@ -12,12 +12,13 @@ PANEL = 380  # pixels
 UNIT = "in units of each filter's norm"
 
 
-def draw_curves(result: Dict[str, Any]) -> np.ndarray:
+def draw_curves(result: Dict[str, Any], log: bool = False) -> np.ndarray:
     """A landscape along one direction: a curve for each checkpoint on common axes.
 
     Args:
         result: Of :func:`~afan_mm.analysis.landscape.measure_landscape` with one axis, or of
             :func:`~afan_mm.analysis.landscape.measure_line`.
+        log: Whether the axis of the loss is logarithmic. Defaults to False.
 
     Returns:
         (H, W, 3) RGB in uint8.
@@ -25,8 +26,8 @@ def draw_curves(result: Dict[str, Any]) -> np.ndarray:
     figure = new_figure(700, 460)
     axes = figure.subplots()
     about = result['about']
-    for name, values in result['losses'].items():
-        axes.plot(result['axes'][0], np.array(values, dtype=float), marker='.', label=name)
+    for name, values in _common(result, log)[0].items():
+        axes.plot(result['axes'][0], values, marker='.', label=name)
     if about['kind'] == 'line':
         axes.set_xlabel(f'weights: 0 is {about["start"]}, 1 is {about["end"]}')
         for end in (0, 1):
@@ -34,6 +35,7 @@ def draw_curves(result: Dict[str, Any]) -> np.ndarray:
     else:
         axes.set_xlabel(f'step along a random direction, {UNIT}')
     axes.set_ylabel(f'loss, mean of {about["images"]} images')
+    axes.set_yscale('log' if log else 'linear')
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -100,7 +102,7 @@ def draw_surface(result: Dict[str, Any], log: bool = False) -> np.ndarray:
 def _common(
     result: Dict[str, Any], log: bool
 ) -> Tuple[Dict[str, np.ndarray], Normalize, np.ndarray]:
-    """The surfaces, and one scale for all."""
+    """The losses, and one scale for all."""
     surfaces = {name: np.array(v, dtype=float) for name, v in result['losses'].items()}
     every = np.concatenate([values[np.isfinite(values)] for values in surfaces.values()])
     if len(every) == 0:

@@ -249,8 +249,7 @@ def test_pictures(function):
     assert picture.dtype == np.uint8 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     result['losses']['afan'] = result['losses']['stock']
     assert (function(result) != picture).any()
-    if function is not draw_curves:
-        assert (function(result, log=True) != function(result)).any()
-        shifted = {n: (np.array(v) - 0.1).tolist() for n, v in result['losses'].items()}
-        with pytest.raises(ValueError, match='log needs losses > 0, but the least is 0'):
-            function(dict(result, losses=shifted), log=True)
+    assert (function(result, log=True) != function(result)).any()
+    shifted = {n: (np.array(v) - 0.1).tolist() for n, v in result['losses'].items()}
+    with pytest.raises(ValueError, match='log needs losses > 0, but the least is 0'):
+        function(dict(result, losses=shifted), log=True)

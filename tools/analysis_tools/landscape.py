@@ -48,7 +48,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--points-y', type=positive_integer, help='along a second direction, for a plane'
     )
     parser.add_argument('--line', action='store_true', help='between two checkpoints')
-    parser.add_argument('--log', action='store_true', help='logarithmic colours of a plane')
+    parser.add_argument(
+        '--log', action='store_true', help='logarithmic axis or colours'
+    )
     parser.add_argument(
         '--batches',
         type=positive_integer,
@@ -94,7 +96,7 @@ def main() -> None:
             numbers,
             args.device or default_device(),
         )
-        pictures = dict(curves=draw_curves(result)) if len(counts) == 1 else {}
+        pictures = dict(curves=draw_curves(result, args.log)) if len(counts) == 1 else {}
         if not pictures:
             pictures = dict(
                 contours=draw_contours(result, args.log), surface=draw_surface(result, args.log)
