@@ -48,9 +48,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--points-y', type=positive_integer, help='along a second direction, for a plane'
     )
     parser.add_argument('--line', action='store_true', help='between two checkpoints')
-    parser.add_argument(
-        '--log', action='store_true', help='logarithmic axis or colours'
-    )
+    parser.add_argument('--log', action='store_true', help='logarithmic axis or colours')
     parser.add_argument(
         '--batches',
         type=positive_integer,
