@@ -17,7 +17,7 @@ It is a config file of mmengine that sets (only ``base`` and ``arms`` are requir
     seeds = [0, 1, 2, 3, 4]
     measures = ['stock', dict(type='robust', num_images=20)]
     primary = 'mIoU'
-    larger_is_better = True
+    larger_is_better = True                     # of the primary; default: by its name
     references = ['stock', 'control']           # names or kinds of arms; default: all there are
     metrics = ['mIoU', 'aAcc']                  # in the report; default: all
     selection = dict(split='half', seed=0)      # see data.py
@@ -49,7 +49,7 @@ class Experiment:
     seeds: List[int]
     measures: List[dict]
     primary: Optional[str]
-    larger_is_better: bool
+    larger_is_better: Optional[bool]
     references: List[str]
     metrics: Optional[List[str]]
     selection: dict
@@ -64,7 +64,7 @@ DEFAULTS: Dict[str, Any] = dict(
     seeds=[0],
     measures=['stock'],
     primary=None,
-    larger_is_better=True,
+    larger_is_better=None,
     references=None,
     metrics=None,
     selection=dict(split='half', seed=0),
@@ -83,7 +83,7 @@ TYPES: Dict[str, tuple] = dict(
     seeds=(*LISTS, range),
     measures=LISTS,
     primary=(str, NONE),
-    larger_is_better=(bool,),
+    larger_is_better=(bool, NONE),
     references=(*LISTS, NONE),
     metrics=(*LISTS, NONE),
     selection=(dict,),

@@ -112,7 +112,9 @@ def _about_metric(
         }
         for arm, found in records.items()
     }
-    larger = experiment.larger_is_better if primary else not name.endswith(LOWER_IS_BETTER)
+    larger = experiment.larger_is_better if primary else None
+    if larger is None:
+        larger = not name.endswith(LOWER_IS_BETTER)
     comparisons = compare_all(experiment, values, larger, runs)
     return dict(
         values=values,

@@ -121,6 +121,18 @@ def test_a_metric_that_is_better_when_smaller(results):
     assert found['mean'] < 0 and found['verdict'] == 'better'
 
 
+@pytest.mark.parametrize(
+    'given, verdict', ((None, 'better'), (False, 'better'), (True, 'worse')), ids=str
+)
+def test_which_way_the_primary_metric_is_better(given, verdict):
+    """By its name, as that of the others, unless the experiment says so."""
+    plan = GivenPlan(VALUES)
+    plan.experiment.primary, plan.experiment.larger_is_better = 'nll', given
+    found = collect(plan, list(VALUES), SEEDS)
+    assert found['primary'] == 'nll/nll'
+    assert comparisons(found, 'nll/nll')['afan', 'stock']['verdict'] == verdict
+
+
 def test_cost_is_relative_to_stock_and_paired_by_seed(results):
     assert results['cost']['afan'] == pytest.approx(dict(time=2.0, memory=1.0))
     assert results['unpaired'] == [] and results['missing'] == []
