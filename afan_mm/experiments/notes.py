@@ -12,6 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..auxiliary_norms import without_auxiliary
 from ..robustness.report import scalars
 from ..utils.files import write_json
 
@@ -107,9 +108,11 @@ def peak_memory() -> float:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Of all parameters and buffers with their names."""
+    """Of all parameters and buffers with their names, but for those of auxiliary norms: stock has
+    none, and they start as the main ones.
+    """
     found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(without_auxiliary(model.state_dict()).items()):
         found.update(name.encode())
         update_digest(found, tensor)
     return found.hexdigest()[:16]

@@ -13,7 +13,7 @@ from ..joint import adversarial_weight
 from ..models import AFANNeckWrapper
 from ..models.component import AFANComponent, find_model
 from ..settings import AFANSettings
-from ..utils.configs import dicts
+from ..utils.configs import dicts, type_name
 
 
 def stock(stock_cfg: Config, arm_cfg: Config) -> Config:
@@ -64,8 +64,11 @@ def longer(cfg: Config, factor: float) -> Config:
         for key in ('begin', 'end', 'T_max', 'total_steps', 'step_size'):
             if isinstance(scheduler.get(key), int):  # 'end' may be infinite
                 scheduler[key] = round(scheduler[key] * factor)
-        if 'milestones' in scheduler:
-            scheduler.milestones = [round(each * factor) for each in scheduler.milestones]
+        for key in ('milestones', 'periods'):
+            if key in scheduler:
+                scheduler[key] = [round(each * factor) for each in scheduler[key]]
+        if 'Exponential' in type_name(scheduler):  # by so much in each step
+            scheduler['gamma'] **= 1 / factor
     return cfg
 
 

@@ -144,6 +144,14 @@ def test_longer_stretches_the_schedule():
     found = longer(epochs, 1.5)
     assert found.train_cfg.max_epochs == 15
     assert found.param_scheduler.milestones == [6, 12]
+    epochs.param_scheduler = [
+        dict(type='CosineRestartLR', periods=[2, 8], restart_weights=[1, 0.5]),
+        dict(type='ExponentialLR', gamma=0.25, begin=2, end=10),
+    ]
+    restarts, decay = longer(epochs, 2).param_scheduler
+    assert restarts.periods == [4, 16] and restarts.restart_weights == [1, 0.5]
+    # where it ends is where stock ends
+    assert (decay.begin, decay.end) == (4, 20) and decay.gamma**16 == pytest.approx(0.25**8)
     with pytest.raises(ValueError, match='factor must be a number > 0, but got 0'):
         longer(epochs, 0)
 

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
+from afan_mm import AFANSettings
+from afan_mm.auxiliary_norms import add_auxiliary_norms
 from afan_mm.experiments import (
     Plan,
     Scheduler,
@@ -24,6 +26,8 @@ from afan_mm.experiments import (
 from afan_mm.experiments import run as run_module
 from afan_mm.experiments.measures import MEASURES
 from afan_mm.experiments.measures.base import METRIC_OF
+from afan_mm.experiments.notes import weights_digest
+from support import toy
 from support.paths import ROOT, TOOLS
 from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
 
@@ -128,6 +132,17 @@ def test_another_seed_has_other_weights_and_data(tmp_path):
     one, two = (record['training'] for record in plan.store.all())
     assert one['initial_weights'] != two['initial_weights']
     assert one['first_batches'] != two['first_batches']
+
+
+def test_auxiliary_norms_do_not_unpair_an_arm():
+    """They start as copies of the main norms, and stock has none to compare them with."""
+    model = toy.host(None)
+    before = weights_digest(model)
+    model.afan = AFANSettings(bn_stats='auxiliary')
+    add_auxiliary_norms(model)
+    assert weights_digest(model) == before
+    model.norm.bias.data += 1
+    assert weights_digest(model) != before
 
 
 def test_arms_of_one_config_are_one_run(tmp_path):
