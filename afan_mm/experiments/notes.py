@@ -17,6 +17,7 @@ from ..robustness.report import scalars
 from ..utils.files import write_json
 
 FIRST_BATCHES = 5  # that the digest of the data covers
+TIMED_BY = ('device', 'threads')
 
 
 class Notes(Hook):
@@ -28,7 +29,7 @@ class Notes(Hook):
     ``training.json`` at the end, with them: ``iterations``, ``seconds`` and ``cpu_seconds`` of the
     training without validation, for an interrupted one extrapolated from its last part, which may
     be too short to compare by; ``memory`` in MiB, the process's peak, or CUDA's if it is used;
-    ``device``, ``workers`` (that load data), and whether it was ``resumed``.
+    ``device``, ``threads``, ``workers`` (that load data), and whether it was ``resumed``.
     """
 
     priority = 'VERY_HIGH'  # before anything that another hook does to the weights
@@ -80,6 +81,7 @@ class Notes(Hook):
                 cpu_seconds=cpu_seconds,
                 memory=peak_memory(),
                 device=next(runner.model.parameters()).device.type,
+                threads=torch.get_num_threads(),
                 workers=runner.train_dataloader.num_workers,
                 resumed=self.first > 0,
             ),
@@ -142,6 +144,13 @@ def working_seconds(training: Dict[str, Any]) -> float:
     """
     cpu, wall = training['cpu_seconds'], training['seconds']
     return wall if training['device'] != 'cpu' or training['workers'] else cpu
+
+
+def timed_alike(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
+    """Whether the times of two trainings can be compared: on one kind of device, with as many
+    threads, as far as that was noted.
+    """
+    return all(one.get(key, other.get(key)) == other.get(key, one.get(key)) for key in TIMED_BY)
 
 
 def seconds_per_iteration(training: Dict[str, Any]) -> float:

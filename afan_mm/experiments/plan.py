@@ -13,7 +13,7 @@ from .config import Experiment
 from .data import Evaluation
 from .datasets import Datasets
 from .measures import MEASURES, check_settings
-from .notes import seconds_per_iteration
+from .notes import seconds_per_iteration, timed_alike
 from .run import RunSpec, missing
 from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
 
@@ -111,8 +111,8 @@ class Plan:
 
     def _factor(self, name: str) -> Optional[float]:
         """Time of an iteration of the arm over one of stock, from the first seed of which neither
-        was interrupted, as the runs were stored when it was first asked for; kept, so that the
-        arm's length does not change later.
+        was interrupted and both ran alike, as the runs were stored when it was first asked for;
+        kept, so that the arm's length does not change later.
         """
         other = self.experiment.arms[name].of
         if 'stock' not in self.experiment.arms:
@@ -130,7 +130,8 @@ class Plan:
             if None in records:
                 return None
             stock, theirs = (record['training'] for record in records)
-            if not (stock.get('resumed') or theirs.get('resumed')):
+            whole = not (stock.get('resumed') or theirs.get('resumed'))
+            if whole and timed_alike(stock, theirs):
                 factor = round(seconds_per_iteration(theirs) / seconds_per_iteration(stock), 3)
                 write_json(path, dict(factor=factor, arm=other, stock='stock'))
                 return factor

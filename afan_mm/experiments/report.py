@@ -45,6 +45,12 @@ def about(results: Dict[str, Any]) -> str:
         text.append(f'**Not finite:** {", ".join(results["not_finite"])}.')
     if results['unpaired']:
         text.append(f'**Not paired:** {"; ".join(results["unpaired"])}.')
+    if results['timed_otherwise']:
+        text.append(
+            '**On other threads or another device than stock:** '
+            f'{", ".join(results["timed_otherwise"])}. Their time is not compared, and on a CPU '
+            'figures differ by the number of threads as by a seed.'
+        )
     if results['resumed']:
         text.append(about_cost(results))
     return '\n\n'.join(text)

@@ -8,7 +8,7 @@ from .arm_specs import ArmSpec, ExperimentError
 from .comparisons import Figures, compare_all
 from .config import Experiment
 from .measures import LOWER_IS_BETTER
-from .notes import working_seconds
+from .notes import timed_alike, working_seconds
 from .plan import Plan
 from .statistics import summary
 
@@ -21,7 +21,8 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
     Returns:
         ``primary``, ``images`` (what is measured, in words), ``one_run`` (the arms that are), in
         words ``missing`` (runs that are not stored), ``not_finite`` (figures), ``unpaired`` (seeds
-        whose arms started from other weights or data) and ``resumed`` (runs that were interrupted);
+        whose arms started from other weights or data), ``resumed`` (runs that were interrupted) and
+        ``timed_otherwise`` (runs on another device or with other threads than stock's);
         ``cost`` (by arm: time and memory relative to stock), ``training`` (by arm and seed),
         ``metrics``: by name the ``values`` by arm and seed, the ``summary`` of each arm,
         ``larger_is_better``, and the ``comparisons``.
@@ -60,6 +61,7 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
         not_finite=not_finite(distinct, names),
         unpaired=unpaired(records),
         resumed=resumed(distinct),
+        timed_otherwise=timed_otherwise(distinct, records.get('stock', {})),
         cost=relative_cost(records),
         training={a: {s: r['training'] for s, r in found.items()} for a, found in records.items()},
         metrics={
@@ -145,9 +147,19 @@ def resumed(records: Records) -> List[str]:
     ]
 
 
+def timed_otherwise(records: Records, stock: Mapping[int, dict]) -> List[str]:
+    """The runs whose time cannot be compared with that of stock, in words."""
+    return [
+        f'{arm} seed {seed}'
+        for arm, runs in records.items()
+        for seed, record in runs.items()
+        if seed in stock and not timed_alike(record['training'], stock[seed]['training'])
+    ]
+
+
 def relative_cost(records: Records) -> Dict[str, Dict[str, float]]:
     """Training time and peak memory of each arm over stock's, geometric means over the seeds in
-    which neither was interrupted; nothing without an arm 'stock'.
+    which neither was interrupted and both ran alike; nothing without an arm 'stock'.
     """
     whole = {
         arm: {s: run['training'] for s, run in runs.items() if not run['training'].get('resumed')}
@@ -156,7 +168,7 @@ def relative_cost(records: Records) -> Dict[str, Dict[str, float]]:
     stock = whole.get('stock', {})
     cost: Dict[str, Dict[str, float]] = {}
     for arm, runs in whole.items():
-        pairs = [(runs[s], stock[s]) for s in runs if s in stock]
+        pairs = [(runs[s], stock[s]) for s in runs if s in stock and timed_alike(runs[s], stock[s])]
         if pairs:
             cost[arm] = dict(
                 time=geometric_mean([working_seconds(a) / working_seconds(b) for a, b in pairs]),

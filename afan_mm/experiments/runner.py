@@ -35,7 +35,7 @@ def run_experiment(
             return failed
         if not todo or [arm for arm in arms if plan.waits(arm)] == late:
             return failed + [
-                f'{arm} (needs uninterrupted runs that it is measured by)' for arm in late
+                f'{arm} (needs whole runs, timed alike, that it is measured by)' for arm in late
             ]
 
 

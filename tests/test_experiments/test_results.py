@@ -28,10 +28,12 @@ class GivenPlan:
 
     half = 'report'
 
-    def __init__(self, values, starts=None, same=None, resumed=()):
-        """``same``: by arm the one whose run it is; ``resumed``: arms and seeds."""
+    def __init__(self, values, starts=None, same=None, resumed=(), notes=None):
+        """``same``: by arm the one whose run it is; ``resumed``: arms and seeds; ``notes``: of the
+        training, by arm.
+        """
         self.values, self.starts, self.same = values, starts or {}, same or {}
-        self.resumed = resumed
+        self.resumed, self.notes = resumed, notes or {}
         arms = {name: ArmSpec(name) for name in values}
         for name, of in (('stock', None), ('control', 'afan'), ('longer', None)):
             if name in arms:
@@ -81,6 +83,7 @@ class GivenPlan:
             workers=0,
             resumed=(spec.arm, spec.seed) in self.resumed,
         )
+        training.update(self.notes.get(spec.arm, {}))
         return dict(measured=dict(all=dict(figures=figures)), training=training)
 
 
@@ -178,6 +181,20 @@ def test_runs_that_were_interrupted_say_nothing_of_cost():
     assert f'which these were: {names}. Without any beside one of stock: afan.' in text
     (row,) = [line for line in text.splitlines() if line.startswith('| afan |') and '44.02' in line]
     assert row.endswith('| – | – |')
+
+
+@pytest.mark.parametrize('other', (dict(threads=1), dict(threads=2, device='cuda')), ids=str)
+def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other):
+    """As those of --jobs 1 and --jobs 2, which share out the cores; of older ones it is not
+    known.
+    """
+    notes = dict(stock=dict(threads=2), afan=other, control=dict(threads=2))
+    found = collect(GivenPlan(VALUES, notes=notes), list(VALUES), SEEDS)
+    assert set(found['cost']) == {'stock', 'control', 'late', 'longer'}
+    names = ', '.join(f'afan seed {seed}' for seed in SEEDS)
+    text = f'**On other threads or another device than stock:** {names}.'
+    assert text in markdown(found)
+    assert 'another device' not in markdown(collect(GivenPlan(VALUES), list(VALUES), SEEDS))
 
 
 def test_a_figure_that_is_not_finite_is_said():

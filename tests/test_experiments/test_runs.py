@@ -66,6 +66,7 @@ def test_an_experiment_of_each_host(host, tmp_path):
     assert len({each['initial_weights'] for each in trainings}) == 1
     assert len({each['first_batches'] for each in trainings}) == 1
     assert all(each['iterations'] == 2 and not each['resumed'] for each in trainings)
+    assert all(each['threads'] == plan.threads for each in trainings)
     results = collect(plan, list(arms), [0])
     assert results['unpaired'] == [] and results['missing'] == []
     assert results['primary'].endswith(PRIMARY[host])
@@ -184,7 +185,7 @@ def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
     assert plan.waits('longer')
     failed, said = execute(plan, arms=['longer'])
-    assert failed == ['longer (needs uninterrupted runs that it is measured by)']
+    assert failed == ['longer (needs whole runs, timed alike, that it is measured by)']
     failed, said = execute(plan)
     assert not failed and plan.factor('longer') > 0
     (record,) = [each for each in plan.store.all() if each['arm'] == 'longer']
