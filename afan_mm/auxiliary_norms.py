@@ -11,6 +11,7 @@ with these: their mode, what it freezes, its device, options of its optimizer by
 from collections import OrderedDict
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Set, Tuple
 
 import torch
@@ -86,9 +87,31 @@ def auxiliary_norms_run(model: nn.Module, site: str) -> Iterator[None]:
     with ExitStack() as stack:
         for path, norm in batch_norms(model):
             auxiliary = norm._modules.get(NAME)
-            forward = _refusing(path, site) if auxiliary is None else auxiliary.forward
+            other = _refusing(path, site) if auxiliary is None else auxiliary.forward
+            forward = partial(_one_of, norm.forward, other)
             stack.enter_context(replaced(norm, forward=forward))
         yield
+
+
+@contextmanager
+def main_norms_run() -> Iterator[None]:
+    """Inside, the main norms run after all.
+
+    Before its site a tail computes again what was overwritten since, such as a norm's result by an
+    activation in place, and that is the clean pass.
+    """
+    _in_front.append(True)
+    try:
+        yield
+    finally:
+        _in_front.pop()
+
+
+_in_front: List[bool] = []  # one for each time that the main norms are asked for
+
+
+def _one_of(main: Callable, other: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return (main if _in_front else other)(*args, **kwargs)
 
 
 def fill_in(state_dict: Dict[str, Any], model: nn.Module, prefix: str = '') -> None:

@@ -57,13 +57,15 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
         shape: (H, W) in pixels.
 
     Returns:
-        ``inputs``, a list of (3, H, W) uint8 tensors, and ``data_samples``: with random blocks of
-        labels, the last of them ignored unless a loss has class weights, for mmseg; with five
-        boxes, their labels and masks for mmdet; with a class for mmpretrain.
+        ``inputs``, a list of (C, H, W) uint8 tensors, C that of the data preprocessor, and
+        ``data_samples``: with random blocks of labels, the last of them ignored unless a loss has
+        class weights, for mmseg; with five boxes, their labels and masks for mmdet; with a class
+        for mmpretrain.
     """
     generator = torch.Generator().manual_seed(seed)
+    channels = _num_channels(cfg)
     inputs = [
-        torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8)
+        torch.randint(0, 256, (channels, *shape), generator=generator, dtype=torch.uint8)
         for _ in range(batch_size)
     ]
     make = dict(
@@ -217,6 +219,15 @@ def _num_classes(model: dict) -> int:
     if not found:
         raise ValueError('no head of its model has num_classes')
     return min(found)
+
+
+def _num_channels(cfg: Config) -> int:
+    """Of an image: as many as the data preprocessor has means, such as one for grey images; 3
+    where it has none.
+    """
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    mean = preprocessor.get('mean')
+    return len(mean) if isinstance(mean, (list, tuple)) else 3
 
 
 def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:

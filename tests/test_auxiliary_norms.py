@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
@@ -272,6 +273,40 @@ def test_command_line_tells_a_model_without_them():
     )
     with pytest.raises(UsageError, match="model: bn_stats='auxiliary' needs"):
         check_model(config)
+
+
+def test_passes_of_a_later_site_leave_the_norms_before_it_alone():
+    """Where the image has norms of its own, too: what is computed again before the later site is the
+    clean pass.
+    """
+    model = build(
+        config_of(stock_config('detector'), SITE, neck=dict(SITE, site='backbone.layer2'))
+    )
+    gradients(model, batch_of('detector'))
+    after = parameters(model)
+    for norm, passes in (('bn1', 1), ('layer2.1.bn2', 1), ('layer3.0.bn1', 2)):
+        assert after[f'backbone.{norm}.{NAME}.num_batches_tracked'] == passes, norm
+        assert after[f'backbone.{norm}.num_batches_tracked'] == 1, norm
+
+
+def test_a_model_that_renames_its_weights():
+    """mmpretrain's TimmClassifier keeps timm's names in its checkpoints."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('timm')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        stock = dict(type='TimmClassifier', model_name='resnet18', num_classes=3)
+        site = dict(SITE, site='model.layer3')
+        given = scrambled(MODELS.build(dict(stock)).state_dict())
+        model = MODELS.build(dict(stock, type='AFANModel', base='TimmClassifier', afan=site))
+    model.load_state_dict(dict(given), strict=True)
+    state = model.state_dict()
+    assert auxiliary(state) and not any(key.startswith('model.') for key in state)
+    assert_identical(auxiliary(state), norms_in(given, state))
+    own = scrambled(state)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    for each in (model, copied):
+        each.load_state_dict(dict(own), strict=True)
+        assert_identical(dict(each.state_dict()), own)
 
 
 def test_own_tap():

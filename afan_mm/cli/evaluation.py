@@ -24,6 +24,8 @@ from .runner import build_runner
 DET_TTA_MODEL = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
+# For classifiers: the mean score of the same two.
+CLS_TTA_MODEL = dict(type='mmpretrain.AverageClsScoreTTA')
 DET_TTA_META_KEYS = (
     'img_id',
     'img_path',
@@ -148,16 +150,18 @@ def enable_drawing(
 
 def enable_tta(cfg: Config) -> None:
     """Test through the library's augmenting model and pipeline. Segmentors have no default for
-    them, detectors do.
+    them, detectors and classifiers do.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
         dataset = dataset.dataset
-    if library_of(cfg, '--tta') == 'mmdet':
-        for key, default in (
-            ('tta_model', DET_TTA_MODEL),
-            ('tta_pipeline', make_det_tta_pipeline(dataset.pipeline)),
-        ):
+    library = library_of(cfg, '--tta')
+    if library != 'mmseg':
+        defaults = dict(
+            tta_model=DET_TTA_MODEL if library == 'mmdet' else CLS_TTA_MODEL,
+            tta_pipeline=make_tta_pipeline(library, dataset.pipeline),
+        )
+        for key, default in defaults.items():
             if key not in cfg:
                 warnings.warn(
                     f'Cannot find ``{key}`` in config, we will set it as default.', stacklevel=2
@@ -171,10 +175,12 @@ def enable_tta(cfg: Config) -> None:
     cfg.model = cfg.tta_model
 
 
-def make_det_tta_pipeline(pipeline: List[dict]) -> List[dict]:
+def make_tta_pipeline(library: str, pipeline: List[dict]) -> List[dict]:
     """The test pipeline with its packing step in two versions, mirrored and not."""
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    pack = dict(type='PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+    pack = deepcopy(pipeline[-1])
+    if library == 'mmdet':
+        pack = dict(type='PackDetInputs', meta_keys=DET_TTA_META_KEYS)
     return [*deepcopy(pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 

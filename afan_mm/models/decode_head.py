@@ -55,6 +55,11 @@ class AFANDecodeHead(AFANComponent):
             inner = [name for name in named if _has_output(name, named[name])]
             # all of them where the outer ones are but lists of modules
             sites += [name for name in inner if '.' not in name] or inner
+            if not sites:
+                raise ValueError(
+                    'site must be a layer of the head, but this one has none, and what it reads is '
+                    f'a site of AFANNeckWrapper; got {site!r}'
+                )
             hint = did_you_mean(site, {*sites, *inner})
             raise ValueError(
                 f'site must be one of {sites} or a submodule of these, but got {site!r}{hint}'

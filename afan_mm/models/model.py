@@ -53,6 +53,8 @@ class AFANModel(AFANNeckWrapper):
     def __init__(self, *args: Any, afan: Optional[Any] = None, **kwargs: Any):
         super().__init__(*args, afan=[] if afan is None else afan, **kwargs)
         add_auxiliary_norms(self)
+        # after those of the stock model, which may rename what a checkpoint has (TimmClassifier)
+        self._register_load_state_dict_pre_hook(_complete, with_module=True)
 
     @classmethod
     def is_path(cls, site: Any) -> bool:
@@ -74,10 +76,6 @@ class AFANModel(AFANNeckWrapper):
         if first:
             copy_to_auxiliary_norms(self)
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        fill_in(state_dict, self, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def afan_owners(self, host: nn.Module) -> List[nn.Module]:
         return [self]
 
@@ -90,3 +88,7 @@ class AFANModel(AFANNeckWrapper):
                 "none; write site='<path of a module>'"
             )
         return Point(self.backbone, reads=True)
+
+
+def _complete(model: nn.Module, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+    fill_in(state_dict, model, prefix)

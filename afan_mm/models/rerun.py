@@ -1,10 +1,12 @@
 """A site inside one call of a method, whose tail is the rest of that call."""
 
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, Callable, Collection, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
 
 from torch import Tensor, nn
 
+from ..auxiliary_norms import main_norms_run
 from ..contribution import Losses
 from ..settings import AFANSettings
 from ..taps import gates_of, is_recording, note_clean_losses, tap
@@ -95,7 +97,7 @@ class Rerun:
         feature = self._feature.join(perturbed, others)
         answers: Iterator[Any] = iter([feature])
         stock = self.passage.method
-        front = _Unlearning(self.root if self.settings.context_detached else None)
+        front = _Front(self.root if self.settings.context_detached else None)
 
         def answer(*args, **kwargs) -> Any:
             for feature in answers:
@@ -110,32 +112,32 @@ class Rerun:
         return {key: value for key, value in losses.items() if key not in self._constant_keys}
 
 
-class _Unlearning:
-    """From entering it until its end no parameter takes part in a graph.
+class _Front:
+    """From entering it until its end the tail has not reached its site.
 
-    What the tail computes again before the site is reached, between the calls that are answered
-    from the tape, belongs to the layers before the site. Gradients are not switched off: a host may
-    have set the mode itself before the site, and set it back after.
+    What it computes there again, between the calls that are answered from the tape, belongs to the
+    layers before the site: its batch norms are the main ones, and with a root none of its
+    parameters takes part in a graph. Gradients are not switched off: a host may have set the mode
+    itself before the site, and set it back after.
 
     Args:
-        root: The module with the parameters; None for none.
+        root: The module whose parameters do not learn; None for none.
     """
 
     def __init__(self, root: Optional[nn.Module]):
         self._root = root
-        self._learning: List[nn.Parameter] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> None:
-        if self._root is not None:
-            self._learning = [p for p in self._root.parameters() if p.requires_grad]
-            for parameter in self._learning:
+        self._stack.enter_context(main_norms_run())
+        for parameter in self._root.parameters() if self._root is not None else ():
+            if parameter.requires_grad:
                 parameter.requires_grad = False
+                self._stack.callback(parameter.requires_grad_)
 
     def end(self) -> None:
-        """The parameters learn again."""
-        for parameter in self._learning:
-            parameter.requires_grad = True
-        self._learning = []
+        """The site is reached."""
+        self._stack.close()
 
     def __exit__(self, *error: Any) -> None:
         self.end()

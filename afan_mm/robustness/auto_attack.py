@@ -30,7 +30,7 @@ def auto_attack(
 
     Raises:
         AttackError: Where the package is missing, or there is not one label, or fewer than four
-            classes.
+            classes, or the model returns no scores, such as one with two classifiers.
     """
     try:
         from pyautoattack import AutoAttack  # an extra
@@ -48,7 +48,13 @@ def auto_attack(
 
     pixels = image[None] / 255
     with torch.no_grad():
-        classes = logits(pixels).shape[1]
+        scores = logits(pixels)
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        raise AttackError(
+            'autoattack needs a model that returns the scores of the classes, (N, C), in '
+            f"mode='tensor', but {type(model).__name__} returns {_described(scores)}: run pgd"
+        )
+    classes = scores.shape[1]
     if classes < 4:
         raise AttackError(f'autoattack needs four classes or more, but got {classes}')
     attack = AutoAttack(logits, norm='Linf', eps=epsilon, seed=seed, device=image.device)
@@ -58,3 +64,9 @@ def auto_attack(
     with torch.enable_grad():
         found, _ = attack.run_standard_evaluation(pixels, label.to(image.device), batch_size=1)
     return found[0].detach() * 255
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, Tensor):
+        return f'a tensor of shape {tuple(returned.shape)}'
+    return f'a {type(returned).__name__}'

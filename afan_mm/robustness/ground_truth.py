@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from .settings import AttackError
@@ -112,8 +113,13 @@ def has_ground_truth(dataset: Any) -> bool:
 def check_sample(sample: Any) -> None:
     """Complain of a data sample without ground truth."""
     instances = sample.get('gt_instances', None)
-    if not any(name in sample for name in (*MAPS, *LABELS)) and (
-        instances is None or 'bboxes' not in instances and 'masks' not in instances
+    # mmpretrain's has a data sample of its own for each task, where it has several
+    tasks = [part for part in sample.values() if isinstance(part, BaseDataElement)]
+    labelled = any(name in each for each in (sample, *tasks) for name in LABELS)
+    if (
+        not any(name in sample for name in MAPS)
+        and not labelled
+        and (instances is None or 'bboxes' not in instances and 'masks' not in instances)
     ):
         raise AttackError(
             f'the attack needs ground truth, but a {type(sample).__name__} of the test set has '

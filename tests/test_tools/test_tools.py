@@ -183,6 +183,21 @@ def test_tta(config, scope, checkpoint):
     ) + ['TestTimeAug']
 
 
+def test_tta_of_a_classifier(tmp_path, checkpoint):
+    """The defaults of mmpretrain's own tool."""
+    path = tmp_path / 'classifier.py'
+    path.write_text(CONFIG.format(scope='mmpretrain').replace('PackDetInputs', 'PackInputs'))
+    with pytest.warns(UserWarning, match='we will set it as default'):
+        cfg = configure_test(str(path), checkpoint, '--tta')
+    model = dict(type='Model')
+    assert cfg.model == dict(type='mmpretrain.AverageClsScoreTTA', module=model)
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+    assert cfg.test_dataloader.dataset.dataset.pipeline == [
+        dict(type='LoadImageFromFile'),
+        dict(type='TestTimeAug', transforms=[flips, [dict(type='PackInputs')]]),
+    ]
+
+
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmrazor'")
     with pytest.raises(UsageError, match="'mmdet', 'mmseg' or 'mmpretrain', but got 'mmrazor'"):
