@@ -15,6 +15,7 @@ EPSILON_UNITS = tuple(UNIT_TEXTS)
 BN_STATS = ('clean', 'all', 'auxiliary')
 DRAWS = ('own', 'clean')
 OBJECTIVES = ('loss', 'consistency')
+CHANNEL_AXES = (1, -1)
 ESTIMATORS = ('sum', 'single', 'per_sample')
 
 CHOICES = dict(
@@ -28,6 +29,7 @@ CHOICES = dict(
     bn_stats=BN_STATS,
     draws=DRAWS,
     objective=OBJECTIVES,
+    channel_axis=CHANNEL_AXES,
     detach_context=(None, False, True),
 )
 
@@ -119,6 +121,10 @@ class AFANSettings:
             the divergence has no gradient either: the first direction (``num_steps=1`` without
             ``random_start``) is that of the clean loss; every further step of PGD, or all with
             ``random_start``, ascends the divergence. Defaults to 'loss'.
+        channel_axis: Where the feature has its channels: 1 for (N, C, *S), as convolutions have
+            it, or -1 for (N, *S, C), such as the tokens (N, L, C) between the layers of a vision
+            transformer. The ``position`` of an l2 norm, the unit 'std' and the moments go by it.
+            Defaults to 1.
 
     Raises:
         TypeError, ValueError: With the argument's name, what is allowed and what came.
@@ -151,6 +157,7 @@ class AFANSettings:
     bn_stats: str = 'clean'
     draws: str = 'own'
     objective: str = 'loss'
+    channel_axis: int = 1
 
     def __post_init__(self) -> None:
         for key in ('epsilon', 'step_size', 'noise_epsilon'):

@@ -45,8 +45,8 @@ def tap(
     Args:
         name: Name of the site, that of its settings where a module declares it; one tap per name
             and forward pass.
-        features: The clean feature (N, C, *S), or a list or tuple of levels. All of it is
-            perturbed.
+        features: The clean feature (N, C, *S), or (N, *S, C) with ``channel_axis=-1``; or a list or
+            tuple of such levels. All of it is perturbed.
         tail: ``tail(features, *context)`` runs everything after the site on perturbed features,
             structured like ``features``, and returns a dict of losses. It is called after the clean
             pass. What it closes over must not carry a gradient: that goes into ``features`` or
@@ -65,7 +65,14 @@ def tap(
     settings = settings or AFANSettings(name=name)
     if _taker is None or not torch.is_grad_enabled() or not _taker.wants(settings):
         return features
-    return _taker.tap(name, features, tail, settings, context)
+    if settings.channel_axis == 1:
+        return _taker.tap(name, features, tail, settings, context)
+
+    def tail_of_first(features: Features, *context: Tensor) -> Losses:
+        return tail(_moved(features, 1, -1), *context)
+
+    first = _taker.tap(name, _moved(features, -1, 1), tail_of_first, settings, context)
+    return _moved(first, 1, -1)
 
 
 def is_recording(settings: Optional[AFANSettings] = None) -> bool:
@@ -138,3 +145,10 @@ def taps_go_to(taker: Any) -> Iterator[None]:
         yield
     finally:
         _taker = before
+
+
+def _moved(features: Features, source: int, destination: int) -> Features:
+    """Views of all levels with their channels on another axis."""
+    if isinstance(features, Tensor):
+        return features.movedim(source, destination)
+    return type(features)([level.movedim(source, destination) for level in features])

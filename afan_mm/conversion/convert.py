@@ -177,6 +177,7 @@ def _late(
     own = {part: checked(each, part) for part, each in settings.items()}
     late, how = late_sites(cfg, host, most)
     levels: Dict[str, Tuple[int, ...]] = {}
+    asked: Dict[str, Dict[str, Any]] = {}
     reasons: Dict[str, str] = {}
     costs: List[Tuple[AFANSettings, float]] = []
     for site in late:
@@ -186,12 +187,14 @@ def _late(
         reasons[key] = f'tail share {shown(site.share)}'
         if site.levels is not None:
             levels[key] = site.levels
+        if site.channel_axis != 1:
+            asked[key] = dict(channel_axis=site.channel_axis)
     chosen = read_sites([site.name for site in late], host)
     cost = (
         f'A step has about {estimated_cost(costs):.2f} times the operations of a stock step whose '
         'every layer trains.'
     )
-    return chosen._replace(levels=levels, reasons=reasons), [how, cost]
+    return chosen._replace(levels=levels, settings=asked, reasons=reasons), [how, cost]
 
 
 def inherit(cfg: Config, overrides: Dict[str, Any]) -> Config:

@@ -15,6 +15,7 @@ from ..models.component import parameter
 from ..models.point import Point
 from ..random_batches import LIBRARIES
 from ..utils.errors import describe
+from .channels import channel_axis
 from .host import ConversionError, Host, level_read
 from .sites import HEADS, NECK_SITES
 from .stages import inner_modules, stages
@@ -33,11 +34,13 @@ class LateSite(NamedTuple):
         name: As a user names it, such as 'backbone.layer4', 'output' or 'head'.
         levels: Of its feature, where there are several.
         share: The tail share, what comes after it of a step's operations.
+        channel_axis: Of its feature, as :class:`~afan_mm.AFANSettings` has it.
     """
 
     name: str
     levels: Optional[Tuple[int, ...]]
     share: float
+    channel_axis: int
 
 
 def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], str]:
@@ -119,7 +122,12 @@ def measured(cfg: Config, host: Host, scope: str, shape: Shape) -> List[LateSite
     last = stages(model.backbone, meter, 'backbone')[-NUM_STAGES:] if inner else []
     read = _read(meter, [name for name in meter.features if name in (*known, *last)], host)
     return [
-        LateSite(name, _stated(meter, name, read[name]), meter.share(name, read[name]))
+        LateSite(
+            name,
+            _stated(meter, name, read[name]),
+            meter.share(name, read[name]),
+            channel_axis(meter.features[name].levels[read[name][-1]], meter.features[name].point),
+        )
         for name in _distinct(meter, read)
     ]
 

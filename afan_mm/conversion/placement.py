@@ -83,7 +83,7 @@ class Parts:
         levels = self.sites.levels.get(site, by_itself)
         if levels != (-1,):
             stated['levels'] = levels
-        return {**stated, **settings}
+        return {**stated, **self.sites.settings.get(site, {}), **settings}
 
     def _neck_reason(self, stock: Optional[dict], several: bool, afan: List[dict]) -> str:
         text = (
@@ -150,7 +150,8 @@ class Parts:
         for site in self.sites.head:
             if site:
                 check_head_site(component, head, site)
-            afan.append({**(dict(site=site) if site else {}), **settings})
+            own = self.sites.settings.get(f'head.{site}', {})
+            afan.append({**(dict(site=site) if site else {}), **own, **settings})
             why = self.sites.reasons.get(f'head.{site}') or _head_reason(key, site, default)
             reasons.append(f"'{site or default}'{stages}, {why}")
         self._state(key, stock, last, _component(component.__name__, head['type'], afan))

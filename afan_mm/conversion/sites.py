@@ -1,6 +1,6 @@
 """Sites of a host, by the names that a user gives them."""
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..models import AFANClsHead, AFANDecodeHead, AFANRoIHead
 from .host import ConversionError, Host
@@ -17,6 +17,7 @@ class Sites(NamedTuple):
         head: Those of the head, ``''`` for the one that suits it.
         asked: Whether by name.
         levels: Of sites of the neck wrapper, where they are known; (-1,): need not be stated.
+        settings: That their features ask for, where there are any.
         reasons: Why these, where there is more to say than that they were asked for.
     """
 
@@ -24,6 +25,7 @@ class Sites(NamedTuple):
     head: List[str]
     asked: bool = True
     levels: Dict[str, Tuple[int, ...]] = {}
+    settings: Dict[str, Dict[str, Any]] = {}
     reasons: Dict[str, str] = {}
 
 
