@@ -86,7 +86,8 @@ def draw_gains(gains: Sequence[Gain], metric: str) -> np.ndarray:
         range(len(gains)), [f'{gain.label} ({len(gain.differences)} seeds)' for gain in gains]
     )
     axes.set_ylim(len(gains) - 0.4, -0.6)  # the first on top
-    axes.set_xlabel(f'{metric}, {gains[0].compared.arm} − {gains[0].compared.reference}')
+    compared = {f'{gain.compared.arm} − {gain.compared.reference}' for gain in gains}
+    axes.set_xlabel(f'{metric}, {compared.pop() if len(compared) == 1 else "differences"}')
     axes.grid(axis='x', alpha=0.3)
     figure.suptitle('a dot for each seed; mean and 95 % interval', fontsize=9)
     figure.tight_layout()

@@ -57,9 +57,9 @@ def test_command(tmp_path):
         (tmp_path / f'{name}.json').write_text(json.dumps(content))
     script = str(ROOT / 'tools/analysis_tools/gains.py')
 
-    def call(*options):
+    def call(*options, reference='stock'):
         done = subprocess.run(
-            [sys.executable, script, 'late', 'stock', *options],
+            [sys.executable, script, 'late', reference, *options],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -69,6 +69,9 @@ def test_command(tmp_path):
     code, said = call('fifty=late.json,rest.json', 'one=late.json', '--out', 'a/gains.png')
     assert code == 0 and '| fifty | 2 | +2.5 |' in said and '| one | 1 | +2 | – | – |' in said
     assert (tmp_path / 'a/gains.png').read_bytes().startswith(b'\x89PNG')
+    code, said = call('fifty=late.json,rest.json', reference='stock,late')
+    rows = [line.split(' |')[:2] for line in said.splitlines()[2:]]
+    assert code == 0 and rows == [['| fifty: late − stock', ' 2'], ['| fifty: late − late', ' 2']]
     for options, message in (
         (['late.json'], 'an experiment must be NAME=REPORT.json, but got late.json'),
         (['a=other.json'], 'report must be the report.json of an experiment, but got other.json'),

@@ -1,9 +1,9 @@
-"""Gains side by side: tools/analysis_tools/gains.py ARM REFERENCE NAME=REPORT.json […]
+"""Gains side by side: tools/analysis_tools/gains.py ARM REFERENCE[,…] NAME=REPORT.json […]
 
-Prints the difference of two arms, paired by seed, in each of several experiments, and draws it with
---out. REPORT.json is what tools/experiment.py wrote; arms of one experiment that were reported at
-different times are read together from REPORT.json,OTHER.json, which must agree where both have a
-run.
+Prints the difference of an arm to each reference, paired by seed, in each of several experiments,
+and draws it with --out. REPORT.json is what tools/experiment.py wrote; arms and seeds of one
+experiment that were reported at different times are read together from REPORT.json,OTHER.json,
+which must agree where both have a run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('arm', help='for instance late')
-    parser.add_argument('reference', help='for instance stock')
+    parser.add_argument('reference', help='for instance stock, or stock,noise')
     parser.add_argument('experiments', metavar='NAME=REPORT.json', nargs='+')
     parser.add_argument('--metric', help='full name; default: the primary one of the first report')
     parser.add_argument('--out', metavar='FILE.png', help='draw it')
@@ -39,11 +39,19 @@ def main() -> None:
         if not sign:
             raise UsageError(f'an experiment must be NAME=REPORT.json, but got {each}')
         reports[name] = [read_report(path) for path in paths.split(',')]
+    references = args.reference.split(',')
     metric = args.metric or next(iter(reports.values()))[0]['primary']
     try:
         gains = [
-            find_gain(name, several, args.arm, args.reference, metric)
+            find_gain(
+                f'{name}: {args.arm} − {reference}' if len(references) > 1 else name,
+                several,
+                args.arm,
+                reference,
+                metric,
+            )
             for name, several in reports.items()
+            for reference in references
         ]
     except ValueError as error:
         raise UsageError(str(error)) from error
