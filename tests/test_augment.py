@@ -120,7 +120,7 @@ def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(
         ValueError,
         match=r"no setting \['epsilom', 'steps'\]; did you mean 'epsilon' or 'eps'\? it knows "
-        r"\['name', 'epsilon', .*'bn_stats', 'draws', 'objective'\]$",
+        r"\['name', 'epsilon', .*'bn_stats', 'draws', 'objective', 'channel_axis'\]$",
     ):
         AFANSettings.from_config(dict(steps=3, epsilom=0.1, epsilon=0.1))
 

@@ -25,7 +25,7 @@ FOREIGN = {
     '_NormBase',
     '_DropoutNd',
     '_ConvTransposeNd',
-    '_load_from_state_dict',
+    '_register_load_state_dict_pre_hook',  # public since torch 2.5
     # NumPy
     '_reconstruct',
     # mmengine
