@@ -93,6 +93,9 @@ def auxiliary_norms_run(model: nn.Module, site: str) -> Iterator[None]:
         yield
 
 
+_in_front: List[bool] = []  # one for each time that the main norms are asked for
+
+
 @contextmanager
 def main_norms_run() -> Iterator[None]:
     """Inside, the main norms run after all.
@@ -105,9 +108,6 @@ def main_norms_run() -> Iterator[None]:
         yield
     finally:
         _in_front.pop()
-
-
-_in_front: List[bool] = []  # one for each time that the main norms are asked for
 
 
 def _one_of(main: Callable, other: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
