@@ -7,6 +7,7 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from .functional import full_precision
 from .norms import Linf, Norm, Radius
 
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
@@ -94,16 +95,24 @@ def pgd(
         grads = first_gradient if given else gradient(deltas)
         for grad in grads:
             if grad is not None:
-                finite = finite & grad.isfinite().all()
+                finite = finite & _is_finite(grad)
         # Zeroed within the loop, so that the next step's forward pass never meets what this
         # gradient broke.
         deltas = [
-            torch.where(finite, _within(_ascend(d, g, *ball), f, limits), torch.zeros_like(d))
+            torch.where(finite, _within(_ascend(d, g, *ball), f, limits), d.new_zeros(()))
             for f, d, g, limits, *ball in zip(
                 features, deltas, grads, bounds, norms, epsilon, step_size
             )
         ]
     return Perturbation(deltas, finite)
+
+
+def _is_finite(grad: Tensor) -> Tensor:
+    """Whether every element is, from one read of them: what is not shows in the extremes."""
+    if not grad.numel():
+        return torch.ones((), dtype=torch.bool, device=grad.device)
+    least, largest = torch.aminmax(full_precision(grad))  # a CPU has none in half precision
+    return least.isfinite() & largest.isfinite()
 
 
 def _ascend(

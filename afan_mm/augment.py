@@ -80,8 +80,6 @@ def perturb(
     each = [settings] * len(features) if isinstance(settings, AFANSettings) else settings
     method = _method(each)
     units = [_unit(s, f, pixels) * scale for s, f in zip(each, features)]
-    deltas = [torch.zeros_like(f) for f in features]
-    finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     if method.follows_gradient:
         deltas, finite = pgd(
             features,
@@ -95,6 +93,9 @@ def perturb(
             bounds=[pixels if s.epsilon_unit == 'pixel' else None for s in each],
             norms=[Linf() if s.norm == 'linf' else L2(s.norm_over) for s in each],
         )
+    else:
+        deltas = [torch.zeros_like(f) for f in features]
+        finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     if method.adds_noise:
         sizes = [_default(s.noise_epsilon, s.epsilon) * unit for s, unit in zip(each, units)]
         deltas = [

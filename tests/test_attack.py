@@ -202,6 +202,21 @@ def test_non_finite_first_gradient_given():
     assert not bool(finite) and torch.equal(deltas[0], torch.zeros(3))
 
 
+def test_a_level_of_no_elements_is_finite():
+    """Of a detector without RoIs."""
+    features = [torch.zeros(0, 4), torch.zeros(2, 4)]
+    deltas, finite = attack(features, linear(*map(torch.ones_like, features)), [0.3] * 2, [0.3] * 2)
+    assert bool(finite) and deltas[0].shape == (0, 4) and (deltas[1] == 0.3).all()
+
+
+@pytest.mark.parametrize('dtype', (torch.float16, torch.bfloat16, torch.float32))
+def test_large_gradients_are_finite(dtype):
+    """Their sum is not."""
+    gradient = torch.full((2, 300), torch.finfo(dtype).max, dtype=dtype)
+    deltas, finite = attack([torch.zeros(2, 300)], linear(gradient), [0.3], [0.3])
+    assert bool(finite) and (deltas[0] == 0.3).all()
+
+
 def test_features_are_not_modified():
     feature, weight = random_tensors(0, (2, 5), (2, 5))
     before, version = feature.clone(), feature._version

@@ -34,7 +34,7 @@ class Sweep:
         command: The start of the command line of one evaluation, such as ``[sys.executable,
             'tools/test.py']``: each runs in a process of its own.
         attack: One of :data:`~afan_mm.robustness.settings.ATTACKS`. Defaults to 'pgd'.
-        num_images: How many images of the test set, the first. Defaults to None, all.
+        num_images: How many images of the test set, evenly spaced. Defaults to None, all.
         cfg_options: Changes of every config, KEY=VALUE each. Defaults to none.
     """
 
@@ -46,7 +46,7 @@ class Sweep:
 
 def prepare(
     pairs: Sequence[Tuple[str, str]], sweep: Sweep, labels: Optional[Sequence[str]] = None
-) -> List[Dict[str, str]]:
+) -> List[Dict[str, Any]]:
     """The checkpoints of a sweep, checked before anything runs.
 
     Args:
@@ -56,9 +56,9 @@ def prepare(
             names of the configs.
 
     Returns:
-        list[dict]: For each pair its ``label``, ``config``, ``checkpoint`` and ``library``, and
-        ``about``: a digest of all that its figures depend on but for the attack, that is of the
-        resolved config, the weights and the test data.
+        list[dict]: For each pair its ``label``, ``config``, ``checkpoint`` and ``library``; the
+        ``indices`` of the images, None for all; and ``about``: a digest of all that its figures
+        depend on but for the attack, that is of the resolved config, the weights and the test data.
 
     Raises:
         UsageError: If anything of it cannot be used.
@@ -69,8 +69,8 @@ def prepare(
             f'--labels must be one for each of the {len(pairs)} checkpoints, but got {len(labels)}'
         )
     options = parse_options(sweep.cfg_options)
-    runs: List[Dict[str, str]] = []
-    data: Dict[str, str] = {}
+    runs: List[Dict[str, Any]] = []
+    data: Dict[str, Tuple[Optional[List[int]], str]] = {}
     for label, (config, checkpoint) in zip(labels, pairs):
         cfg = read_config(config, options)
         library = library_of(cfg, 'the attack')
@@ -84,15 +84,23 @@ def prepare(
         text = json.dumps(parts, sort_keys=True, default=str)
         test_set = json.dumps(cfg.get('test_dataloader'), sort_keys=True, default=str)
         if test_set not in data:  # reading a large test set takes a while
-            data[test_set] = digest_data(cfg, sweep.num_images)
-        about = digest([library, text, data[test_set], weights])
+            data[test_set] = choose_data(cfg, sweep.num_images)
+        indices, read = data[test_set]
+        about = digest([library, text, read, weights])
         if any((run['label'], run['about']) == (label, about) for run in runs):
             raise UsageError(
                 f'checkpoints with one label must differ, but {checkpoint} is there twice as '
                 f'{label!r}'
             )
         runs.append(
-            dict(label=label, config=config, checkpoint=checkpoint, library=library, about=about)
+            dict(
+                label=label,
+                config=config,
+                checkpoint=checkpoint,
+                library=library,
+                indices=indices,
+                about=about,
+            )
         )
     return runs
 
@@ -110,9 +118,9 @@ def parse_options(given: Sequence[str]) -> Optional[Dict[str, Any]]:
     return options
 
 
-def digest_data(cfg: Config, num_images: Optional[int]) -> str:
-    """A digest of the test set: its annotations, and the size and time of every file that it
-    names.
+def choose_data(cfg: Config, num_images: Optional[int]) -> Tuple[Optional[List[int]], str]:
+    """Which images of the test set to take, None for all, and a digest of them: their annotations,
+    and the size and time of every file that they name.
     """
     check_data(cfg, ['test_dataloader'])
     init_default_scope(cfg.default_scope)
@@ -120,7 +128,10 @@ def digest_data(cfg: Config, num_images: Optional[int]) -> str:
     try:
         dataset = DATASETS.build(settings)
         size = len(dataset)
-        images = [dataset.get_data_info(index) for index in range(min(size, num_images or size))]
+        # the first of a folder for each class are all of one class
+        number = min(size, num_images or size)
+        places = [index * size // number for index in range(number)]
+        images = [dataset.get_data_info(place) for place in places]
     except Exception as error:  # a data set may fail in any way
         raise UsageError(f'cannot read the test set: {describe(error)}') from error
     if num_images is not None:
@@ -134,11 +145,11 @@ def digest_data(cfg: Config, num_images: Optional[int]) -> str:
         }
     )
     stats = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
-    return digest([images, stats])
+    return None if num_images is None else places, digest([images, stats])
 
 
 def check_subset(cfg: Config, num_images: int, size: int) -> None:
-    """Complain where the first images cannot stand for themselves."""
+    """Complain where so many images cannot stand for themselves."""
     if not 1 <= num_images <= size:
         raise UsageError(
             f'--num-images must be from 1 to {size}, the images of the test set, but got '
@@ -148,6 +159,10 @@ def check_subset(cfg: Config, num_images: int, size: int) -> None:
         raise UsageError(
             f'--num-images does not go with {cfg.test_dataloader.dataset.type}, which holds other '
             'data sets'
+        )
+    if cfg.test_dataloader.dataset.get('indices') is not None:
+        raise UsageError(
+            '--num-images does not go with indices in test_dataloader.dataset, which choose images'
         )
     metrics = (
         cfg.test_evaluator
@@ -167,7 +182,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def key_of(run: Dict[str, str], epsilon: float, sweep: Sweep) -> str:
+def key_of(run: Dict[str, Any], epsilon: float, sweep: Sweep) -> str:
     """Names one evaluation."""
     return digest([run['about'], epsilon, sweep.attack, sweep.num_images])[:16]
 
@@ -177,7 +192,7 @@ def step_ratio(library: str) -> float:
     return PROTOCOLS[library]['step_size'] / PROTOCOLS[library]['epsilon']
 
 
-def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) -> Entry:
+def evaluate(run: Dict[str, Any], epsilon: float, sweep: Sweep, work_dir: Path) -> Entry:
     """The figures of one checkpoint at one strength, in a process of its own.
 
     Args:
@@ -197,8 +212,8 @@ def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) 
     ]
     if epsilon == 0:
         options.append('test_cfg.num_steps=1')  # none of them moves a pixel
-    if sweep.num_images is not None:
-        options.append(f'test_dataloader.dataset.indices={sweep.num_images}')
+    if run['indices'] is not None:
+        options.append(f'test_dataloader.dataset.indices={run["indices"]}'.replace(' ', ''))
     command = [
         *sweep.command,
         config,
@@ -222,7 +237,7 @@ def evaluate(run: Dict[str, str], epsilon: float, sweep: Sweep, work_dir: Path) 
 
 
 def run_sweep(
-    runs: Sequence[Dict[str, str]],
+    runs: Sequence[Dict[str, Any]],
     epsilons: Sequence[float],
     sweep: Sweep,
     file: Path,

@@ -48,14 +48,28 @@ class Evaluation:
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
         )
-        dataset = unwrapped(loader['dataset'])
-        if isinstance(dataset.get('indices'), int):  # measures take the first of a list
-            dataset['indices'] = list(self._indices(cfg, dataset))
         if half != 'all' and not own_test and self.in_two:
             dataset = innermost(loader['dataset'])
             images = self._indices(cfg, dataset)
             dataset['indices'] = [images[i] for i in halves(len(images), self.seed)[half]]
             self._restrict_annotations(cfg, dataset, evaluator)
+        return loader, evaluator
+
+    def some(self, cfg: Config, loader: dict, evaluator: Any, num_images: int) -> Tuple[dict, Any]:
+        """The configs of a dataloader and an evaluator for so many of their images, evenly spaced:
+        the first ones of a folder for each class are all of one class.
+        """
+        loader, evaluator = copy.deepcopy(loader), copy.deepcopy(evaluator)
+        dataset = innermost(loader['dataset'])
+        images = self._indices(cfg, dataset)
+        if not 1 <= num_images <= len(images):
+            raise DataError(
+                f'num_images must be from 1 to {len(images)}, the images that are measured, but '
+                f'got {num_images}'
+            )
+        places = np.arange(num_images) * len(images) // num_images
+        dataset['indices'] = [images[place] for place in places]
+        self._restrict_annotations(cfg, dataset, evaluator)
         return loader, evaluator
 
     def where(self, cfg: Config, half: str) -> str:
@@ -80,8 +94,8 @@ class Evaluation:
         return every[:given] if given >= 0 else every[given:]  # as mmengine has it
 
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
-        """Let COCO's metric know only this half's images: it counts the objects of all images in
-        its file, and would take those of the others as missed.
+        """Let COCO's metric know only the images of a dataset: it counts the objects of all images
+        in its file, and would take those of the others as missed.
         """
         for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
             whole = metric.get('ann_file')

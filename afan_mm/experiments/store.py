@@ -147,8 +147,9 @@ def source_digest() -> str:
 
 
 def robustness_digest() -> str:
-    """Of the modules that evaluate on perturbed and corrupted images."""
-    parts = (PACKAGE / part for part in (*ATTACKS, 'experiments/measures/robustness.py'))
+    """Of the modules that evaluate on perturbed and corrupted images, and that choose these."""
+    own = ('experiments/data.py', 'experiments/measures/robustness.py')
+    parts = (PACKAGE / part for part in (*ATTACKS, *own))
     return _digest_of([*(PACKAGE / 'robustness').rglob('*.py'), *parts])
 
 

@@ -171,6 +171,16 @@ def test_sweep_and_its_second_run(project, monkeypatch, capsys):
         tool.main()
 
 
+@pytest.mark.parametrize(
+    'number, places', [(None, None), (2, [0, 2]), (3, [0, 1, 3]), (5, [0, 1, 2, 3, 4])]
+)
+def test_some_images_are_spread_over_all(number, places, project, monkeypatch):
+    monkeypatch.chdir(project)
+    sweep = robustness_sweep.Sweep([], num_images=number)
+    (run,) = robustness_sweep.prepare([('tiny.py', 'weights.pth')], sweep)
+    assert IMAGES == 5 and run['indices'] == places
+
+
 def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
     monkeypatch.chdir(project)
     (project / 'heir.py').write_text("_base_ = './tiny.py'\n")
@@ -234,6 +244,13 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
             '--num-images does not go with Coco, which counts every image of its ann_file',
         ),
         (
+            [
+                *('tiny.py', 'weights.pth', '--num-images', '2', '--cfg-options'),
+                'test_dataloader.dataset.indices=3',
+            ],
+            '--num-images does not go with indices in test_dataloader.dataset, which choose images',
+        ),
+        (
             ['tiny.py', 'weights.pth', '--cfg-options', 'test_cfg.epsilon=1/255'],
             '--cfg-options must leave test_cfg.epsilon to --attack and --epsilons',
         ),
@@ -267,6 +284,7 @@ def test_figures_belong_to_config_weights_data_and_attack(project, monkeypatch):
         'twice',
         'images',
         'subset',
+        'indices',
         'swept',
         'data',
         'format',

@@ -15,7 +15,6 @@ from mmengine.registry import DATASETS, METRICS, DefaultScope
 from afan_mm.experiments import DataError, Plan, Store, read_experiment
 from afan_mm.experiments.data import Evaluation, halves
 from afan_mm.experiments.datasets import Datasets
-from afan_mm.experiments.measures.robustness import first_images
 from afan_mm.experiments.plan import all_runs
 from afan_mm.experiments.references import control
 from afan_mm.experiments.store import environment, uses_afan
@@ -89,8 +88,29 @@ def test_a_choice_of_images_is_what_is_split(indices, places, tmp_path):
     chosen = [whole[place] for place in places]
     assert sorted(names(cfg, found['selection']) + names(cfg, found['report'])) == sorted(chosen)
     assert len(names(cfg, found['selection'])) == len(chosen) // 2
-    # a measure may take the first of them
-    assert names(cfg, first_images(found['all'], 2)) == chosen[:2]
+
+
+@pytest.mark.parametrize(
+    ('given', 'number', 'places'),
+    [(None, 3, [0, 2, 4]), (None, 4, [0, 1, 3, 4]), (4, 2, [0, 2]), ([5, 3, 1], 2, [5, 3])],
+)
+def test_some_of_the_images_are_spread_over_all(given, number, places, tmp_path):
+    """A folder for each class is read class by class."""
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    whole = names(cfg, evaluation.images(cfg, 'all')[0])
+    assert len(whole) == NUM_VAL == 6
+    cfg.val_dataloader.dataset.indices = cfg.test_dataloader.dataset.indices = given
+    found, _ = evaluation.some(cfg, *evaluation.images(cfg, 'all'), number)
+    assert names(cfg, found) == [whole[place] for place in places]
+
+
+@pytest.mark.parametrize('number', (0, 7))
+def test_there_must_be_so_many_images(number, tmp_path):
+    cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    with pytest.raises(DataError, match=f'num_images must be from 1 to 6, .* but got {number}'):
+        evaluation.some(cfg, *evaluation.images(cfg, 'all'), number)
 
 
 def write_coco(folder):
@@ -121,7 +141,10 @@ def write_coco(folder):
     )
 
 
-def test_a_coco_metric_counts_the_objects_of_its_half_alone(tmp_path):
+@pytest.mark.parametrize(
+    ('half', 'number', 'left'), [('report', None, 2), ('report', 1, 1), ('all', 3, 3)]
+)
+def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left, tmp_path):
     import torch
 
     metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'all.json'), metric='bbox')
@@ -135,11 +158,14 @@ def test_a_coco_metric_counts_the_objects_of_its_half_alone(tmp_path):
             test_evaluator=metric,
         )
     )
-    loader, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+    evaluation = Evaluation(Datasets(), HALF, tmp_path / 'halves')
+    loader, evaluator = evaluation.images(cfg, half)
+    if number is not None:
+        loader, evaluator = evaluation.some(cfg, loader, evaluator, number)
     dataset = build(cfg, loader['dataset'])
     ids = [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
     kept = json.loads(Path(evaluator['ann_file']).read_text())
-    assert sorted(each['id'] for each in kept['images']) == sorted(ids) and len(ids) == 2
+    assert sorted(each['id'] for each in kept['images']) == sorted(ids) and len(ids) == left
     with DefaultScope.overwrite_default_scope('mmdet'):
         built = METRICS.build(evaluator)
     built.dataset_meta = dataset.metainfo
@@ -148,7 +174,7 @@ def test_a_coco_metric_counts_the_objects_of_its_half_alone(tmp_path):
     )
     samples = [dict(img_id=each, ori_shape=(40, 40), pred_instances=perfect) for each in ids]
     built.process({}, samples)
-    assert built.evaluate(2)['coco/bbox_mAP'] == 1.0
+    assert built.evaluate(left)['coco/bbox_mAP'] == 1.0
 
 
 def plan_of(folder, **content):

@@ -8,7 +8,7 @@ detectors, 0.125 epsilon for segmentors, ten steps).
 
     --epsilons 0 1 2 4 8         radii of the attack, in 1/255
     --labels stock stock afan    one for each checkpoint; default: the names of the configs
-    --num-images 50              the first images of the test set only
+    --num-images 50              so many images of the test set, evenly spaced
     --json FILE                  all figures; a sweep that is started again goes on: it reuses those
                                  of the same config, weights, data and attack
     --plot FILE                  the curve
@@ -49,7 +49,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--attack', choices=ATTACKS, default='pgd', help='default: %(default)s')
     parser.add_argument('--metric', help='default: the first that ends in mIoU or mAP')
     parser.add_argument(
-        '--num-images', type=int, metavar='N', help='the first N images; default: all'
+        '--num-images', type=int, metavar='N', help='N images, evenly spaced; default: all'
     )
     parser.add_argument(
         '--work-dir',

@@ -1,11 +1,12 @@
 """The metrics on perturbed and on corrupted images."""
 
-import copy
 import json
 import os.path as osp
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
 
-from ..data import innermost
+from ..data import Evaluation
+from ..datasets import Datasets
 from .base import Trained, measure
 
 
@@ -14,11 +15,11 @@ def robust(trained: Trained, num_images: Optional[int] = None, **attack: Any) ->
     """Clean and robust metrics of :class:`~afan_mm.robustness.RobustTestLoop`.
 
     Args:
-        num_images: The first so many images. Defaults to None, all.
+        num_images: So many, evenly spaced. Defaults to None, all.
         attack: Keys of the loop.
     """
-    loader = first_images(trained.loader, num_images)
-    return trained.evaluate(loader, test_cfg=dict(attack, type='RobustTestLoop'))
+    loader, evaluator = some_images(trained, num_images)
+    return trained.evaluate(loader, evaluator, test_cfg=dict(attack, type='RobustTestLoop'))
 
 
 @measure
@@ -29,11 +30,11 @@ def corruptions(
     figures are details.
 
     Args:
-        num_images: The first so many images. Defaults to None, all.
+        num_images: So many, evenly spaced. Defaults to None, all.
         settings: Keys of the loop: corruptions, severities, metric.
     """
-    loader = first_images(trained.loader, num_images)
-    trained.evaluate(loader, test_cfg=dict(settings, type='CorruptionTestLoop'))
+    loader, evaluator = some_images(trained, num_images)
+    trained.evaluate(loader, evaluator, test_cfg=dict(settings, type='CorruptionTestLoop'))
     with open(osp.join(trained.runner.work_dir, 'corruptions.json')) as file:
         found = json.load(file)
     means, metric = found['summary'], found['metric']
@@ -41,11 +42,9 @@ def corruptions(
     return dict(figures, details=found)
 
 
-def first_images(loader: dict, num_images: Optional[int]) -> dict:
-    """A dataloader config that stops after so many images."""
-    loader = copy.deepcopy(loader)
-    if num_images is not None:
-        dataset = innermost(loader['dataset'])
-        indices = dataset.get('indices')
-        dataset['indices'] = num_images if indices is None else list(indices)[:num_images]
-    return loader
+def some_images(trained: Trained, num_images: Optional[int]) -> Tuple[dict, Any]:
+    """The configs of the dataloader and the evaluator, of so many images."""
+    if num_images is None:
+        return trained.loader, trained.evaluator
+    images = Evaluation(Datasets(), dict(split='none'), Path(trained.runner.work_dir))
+    return images.some(trained.cfg, trained.loader, trained.evaluator, num_images)
