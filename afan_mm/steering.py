@@ -1,7 +1,7 @@
 """A controller in place of a chosen epsilon (``target_gain``)."""
 
 import math
-from typing import Dict
+from typing import Dict, Tuple
 
 import torch
 from mmengine.dist import all_reduce
@@ -12,6 +12,7 @@ from .settings import AFANSettings
 RATE = 0.1  # of a step's relative error, to the logarithm of the factor
 LARGEST_STEP = 0.2
 LARGEST_FACTOR = 1e4
+LARGEST_SHARE = 0.5  # of the feature's own norm
 
 
 class Steering:
@@ -22,13 +23,13 @@ class Steering:
     training loss, just where a model begins to overfit.
 
     Every step moves the logarithm of a site's factor by RATE times the gain's relative error,
-    ``(target - gain) / target``, at most by LARGEST_STEP, within 1 / LARGEST_FACTOR to
-    LARGEST_FACTOR. The gain is averaged over the ranks, so they keep one factor; nothing waits for
-    the device.
+    ``(target - gain) / target``, at most by LARGEST_STEP, within :func:`limits`. The gain is
+    averaged over the ranks, so they keep one factor; nothing waits for the device.
     """
 
     def __init__(self):
         self._factors: Dict[str, Tensor] = {}
+        self._limits: Dict[str, Tuple[float, float]] = {}
 
     def factor(self, settings: AFANSettings, like: Tensor) -> Tensor:
         """The site's factor on epsilon, a 0-dim tensor on the device of another; 1 at first."""
@@ -52,9 +53,17 @@ class Steering:
         error = (settings.target_gain - gain) / settings.target_gain
         step = (RATE * error).clamp(-LARGEST_STEP, LARGEST_STEP).nan_to_num(0.0)
         step = torch.where(gain.isfinite(), step, torch.zeros_like(step))
-        limit = math.log(LARGEST_FACTOR)
+        self._limits[settings.name] = least, most = limits(settings)
         factor = self.factor(settings, gain)
-        self._factors[settings.name] = (factor.log() + step).clamp(-limit, limit).exp()
+        moved = (factor.log() + step).clamp(math.log(least), math.log(most))
+        self._factors[settings.name] = moved.exp()
+
+    def is_at_limit(self, name: str) -> bool:
+        """Whether the epsilon of a site is steered no further; waits for the device."""
+        if name not in self._limits:
+            return False
+        least, most = self._limits[name]
+        return not 1.01 * least < float(self._factors[name]) < 0.99 * most
 
     def state_dict(self) -> Dict[str, Tensor]:
         """The factors by site, for a checkpoint."""
@@ -63,3 +72,16 @@ class Steering:
     def load_state_dict(self, factors: Dict[str, Tensor]) -> None:
         """Go on with the factors of a checkpoint."""
         self._factors = {name: factor.float() for name, factor in factors.items()}
+
+
+def limits(settings: AFANSettings) -> Tuple[float, float]:
+    """The least and the largest factor on the epsilon of a site.
+
+    Where epsilon is a share of the feature's norm, the perturbation is to be no longer than half of
+    it: one as long as the feature hides it, no tail can learn from what is left, the gain is missed
+    for ever and the factor grows without end.
+    """
+    most = LARGEST_FACTOR
+    if settings.epsilon_unit == 'norm' and settings.epsilon:
+        most = min(most, max(1.0, LARGEST_SHARE / settings.epsilon))
+    return 1 / LARGEST_FACTOR, most

@@ -98,6 +98,31 @@ def test_what_a_component_knows_of_the_clean_pass_is_the_tail_of_a_user():
     assert math.log(report['decode_head/epsilon_factor']) == pytest.approx(step, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('unit', 'epsilon', 'most'), [('norm', 0.1, 5), ('norm', 0.4, 1.25), ('norm', 2.0, 1)]
+)
+def test_no_perturbation_is_steered_beyond_half_of_the_feature(unit, epsilon, most):
+    settings = AFANSettings(
+        **dict(SETTINGS, norm='l2', epsilon_unit=unit, epsilon=epsilon, target_gain=1e6)
+    )
+    controller = Steering()
+    for steps in range(40):
+        assert controller.is_at_limit('afan') == (
+            steps > 0 and math.exp(0.1 * steps) >= 0.99 * most
+        )
+        controller.update(settings, torch.tensor(0.0))
+    assert float(controller.factor(settings, torch.zeros(()))) == pytest.approx(most)
+
+
+def test_other_units_know_no_such_half():
+    settings = AFANSettings(**dict(SETTINGS, epsilon=2.0))
+    controller = Steering()
+    for _ in range(200):
+        controller.update(settings, torch.tensor(0.0))
+    assert float(controller.factor(settings, torch.zeros(()))) == pytest.approx(1e4)
+    assert controller.is_at_limit('afan')
+
+
 def test_warming_up_leaves_the_factor():
     model = steered_host()
     wrapper = optim_wrapper(model)

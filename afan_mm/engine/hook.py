@@ -12,7 +12,6 @@ from torch import nn
 from ..auxiliary_norms import check_auxiliary_norms
 from ..declared import declared_sites, trained_modules
 from ..joint import adversarial_weight, units
-from ..steering import LARGEST_FACTOR
 from ..utils.checks import check_integer
 from ..utils.models import unwrapped
 from .optim_wrapper import AFANOptimMixin
@@ -130,8 +129,7 @@ class AFANHook(Hook):
                 )
 
     def _tell_unreached(self, runner: Runner, name: str, factor: float) -> None:
-        largest = 0.99 * LARGEST_FACTOR
-        if name not in self._unreached and not 1 / largest < factor < largest:
+        if name not in self._unreached and runner.optim_wrapper.steering.is_at_limit(name):
             self._unreached.add(name)
             runner.logger.warning(
                 f'A-FAN: epsilon at {name!r} is {factor:.3g} times what was set, as far as it is '

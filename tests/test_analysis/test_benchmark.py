@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -347,9 +348,8 @@ def test_held_memory_counts_weights_buffers_and_momentum():
 
 
 def test_labels_are_timed_without_those_inside(monkeypatch):
-    monkeypatch.setattr(
-        meters.time, 'perf_counter', iter([0.0, 1.0, 4.0, 9.0, 20.0, 36.0]).__next__
-    )
+    moments = iter([0.0, 1.0, 4.0, 9.0, 20.0, 36.0])
+    monkeypatch.setattr(meters, 'now', lambda device: next(moments))
     clock = meters.LabelClock(CPU)
     with clock.running():
         with record_function('outer'), record_function('inner'):
@@ -359,6 +359,13 @@ def test_labels_are_timed_without_those_inside(monkeypatch):
     assert clock.seconds == dict(outer=1.0 + 5.0 + 16.0, inner=3.0)
     with record_function('outer'):  # no longer timed: the clock would be asked once more
         pass
+
+
+@pytest.mark.parametrize('threads', (1, 2))
+def test_what_others_do_is_not_in_the_time_of_one_thread(threads, monkeypatch):
+    monkeypatch.setattr(meters.torch, 'get_num_threads', lambda: threads)
+    seconds = meters.timed(lambda: time.sleep(0.3), CPU)
+    assert seconds < 0.1 if threads == 1 else seconds >= 0.3
 
 
 def test_rounds_interleave_and_compare_within_a_round():

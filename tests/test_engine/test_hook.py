@@ -206,11 +206,11 @@ def test_a_perturbation_larger_than_the_feature_is_told_once(afan, warned, tmp_p
 def test_a_gain_that_no_epsilon_reaches_is_told_once(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *args: said.append(text))
-    monkeypatch.setattr('afan_mm.engine.hook.LARGEST_FACTOR', 1.1)
+    monkeypatch.setattr('afan_mm.steering.LARGEST_FACTOR', 1.1)
     neck = dict(num_strengths=1, moments=None, target_gain=1e3)
     train(afan_model(neck=neck), tmp_path, max_iters=3)
     (told,) = [text for text in said if 'target_gain is not reached' in text]
-    assert "epsilon at 'neck' is 1.11 times what was set" in told
+    assert "epsilon at 'neck' is 1.1 times what was set" in told
 
 
 def test_joint_sites_in_a_run(tmp_path):

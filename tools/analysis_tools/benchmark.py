@@ -79,6 +79,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', help='default: the GPU if there is one')
     parser.add_argument(
+        '--threads',
+        type=positive_integer,
+        metavar='N',
+        help="of a CPU; times of one thread are the process's own, whatever else the machine does; "
+        "default: torch's own number",
+    )
+    parser.add_argument(
         '--amp',
         choices=['none', 'bf16', 'fp16'],
         default='none',
@@ -164,6 +171,8 @@ def main() -> None:
     if args.plot is not None:
         check_output('--plot', args.plot, [f'.{name}' for name in FORMATS])
     device = choose_device(args)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     warnings.simplefilter('ignore')  # the libraries' own, about how they build their models
     plan = Plan(args.rounds, args.warmup, args.amp, args.seed)
     cases = [

@@ -56,11 +56,18 @@ def measure_rounds(
 
 def timed(step: Callable[[], Any], device: torch.device) -> float:
     """Seconds that ``step`` takes, with all its work on the device."""
-    synchronize(device)
-    start = time.perf_counter()
+    start = now(device)
     step()
+    return now(device) - start
+
+
+def now(device: torch.device) -> float:
+    """Seconds since some moment, with all work on the device so far. Of one thread of a CPU those
+    that this process had it for, whatever else the machine does; others idle a part of the time.
+    """
     synchronize(device)
-    return time.perf_counter() - start
+    alone = device.type == 'cpu' and torch.get_num_threads() == 1
+    return time.process_time() if alone else time.perf_counter()
 
 
 def synchronize(device: torch.device) -> None:
@@ -141,9 +148,8 @@ class LabelClock:
             yield
 
     def _switch(self, change: Callable[[], Any]) -> None:
-        synchronize(self._device)
-        now = time.perf_counter()
+        moment = now(self._device)
         if self._open:
-            self.seconds[self._open[-1]] += now - self._since
+            self.seconds[self._open[-1]] += moment - self._since
         change()
-        self._since = now
+        self._since = moment
