@@ -97,9 +97,10 @@ class AFANSettings:
             None, as ``detach``.
         target_gain: By how much the adversarial losses should exceed the clean loss of the same
             tail (in units of the loss, such as nats); epsilon, step_size and noise_epsilon are then
-            multiplied by a factor that is steered there, see :class:`afan_mm.steering.Steering`
-            (not the paper's). With ``objective='consistency'`` it is the divergence that is steered
-            there. Defaults to None, epsilon as it is.
+            multiplied by a factor that is steered there, with ``epsilon_unit='norm'`` up to half of
+            the feature's norm, see :class:`afan_mm.steering.Steering` (not the paper's). With
+            ``objective='consistency'`` it is the divergence that is steered there. Defaults to
+            None, epsilon as it is.
         joint: Whether the site is perturbed in one adversarial pass together with all others of
             the model that say so, see :mod:`afan_mm.joint` (not the paper's). Defaults to False, in
             passes of its own.

@@ -13,9 +13,11 @@ arms = dict(
     noise=dict(config=_late),
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper', rho=0.2)),
     steps_3=dict(config=_late),
+    gain=dict(config=_late),
 )
 for _site in range(3):
     arms['steps_3'][f'model.neck.afan.{_site}.num_steps'] = 3
+    arms['gain'][f'model.neck.afan.{_site}.target_gain'] = 1.6  # classification_cifar10-500_gain.py
     arms['noise'][f'model.neck.afan.{_site}.perturbation'] = 'gaussian'
     arms['noise'][f'model.neck.afan.{_site}.epsilon'] = 1.0
 del _site, _late
