@@ -56,18 +56,14 @@ class Evaluation:
         return loader, evaluator
 
     def some(self, cfg: Config, loader: dict, evaluator: Any, num_images: int) -> Tuple[dict, Any]:
-        """The configs of a dataloader and an evaluator for so many of their images, evenly spaced:
-        the first ones of a folder for each class are all of one class.
+        """The configs of a dataloader and an evaluator for so many of their images, all where there
+        are fewer, evenly spaced: the first ones of a folder for each class are all of one class.
         """
         loader, evaluator = copy.deepcopy(loader), copy.deepcopy(evaluator)
         dataset = innermost(loader['dataset'])
         images = self._indices(cfg, dataset)
-        if not 1 <= num_images <= len(images):
-            raise DataError(
-                f'num_images must be from 1 to {len(images)}, the images that are measured, but '
-                f'got {num_images}'
-            )
-        places = np.arange(num_images) * len(images) // num_images
+        number = min(num_images, len(images))
+        places = np.arange(number) * len(images) // number
         dataset['indices'] = [images[place] for place in places]
         self._restrict_annotations(cfg, dataset, evaluator)
         return loader, evaluator

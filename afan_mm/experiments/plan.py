@@ -148,7 +148,7 @@ def check_measure(settings: Dict[str, Any]) -> None:
         raise ExperimentError(f'measures must be among {sorted(MEASURES)}, but got {name!r}')
     try:
         check_settings(name, settings)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ExperimentError(f'measure {name} with {settings}: {error}') from error
 
 

@@ -338,6 +338,13 @@ def test_settings_that_a_measure_does_not_have_are_refused_before_any_run(tmp_pa
     plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=known)
 
 
+@pytest.mark.parametrize('number', (0, 2.5, True))
+def test_a_number_of_images_is_checked_before_any_run(tmp_path, number):
+    measures = [dict(type='corruptions', num_images=number)]
+    with pytest.raises(ValueError, match='num_images must be an integer >= 1, but got'):
+        plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=measures)
+
+
 def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
     write_project('mmpretrain', tmp_path)
     (tmp_path / 'own_measures.py').write_text(

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from ...robustness import AttackSettings, CorruptionTestLoop, RobustTestLoop
 from ...robustness.ground_truth import ignored_label
 from ...robustness.report import scalars
+from ...utils.checks import check_integer
 
 MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 
@@ -49,9 +50,12 @@ def check_settings(name: str, settings: Dict[str, Any]) -> None:
 
     Raises:
         TypeError: If one is unknown, or one that it needs is absent.
+        ValueError: If ``num_images`` is no number of images.
     """
     parameters = inspect.signature(MEASURES[name])
     parameters.bind(None, **settings)
+    if settings.get('num_images') is not None:
+        check_integer('num_images', settings['num_images'], 1)
     if name in HANDS_ON:
         known = [parameters, *map(inspect.signature, HANDS_ON[name])]
         unknown = sorted(
