@@ -77,6 +77,23 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--batch-size', type=positive_integer, help="default: the config's own on a GPU, 2 on a CPU"
     )
+    add_device(parser)
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the order in each round; default: %(default)s'
+    )
+    add_outputs(parser)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='override settings of the configs',
+    )
+    return parser.parse_args(argv)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Options for where it is measured."""
     parser.add_argument('--device', help='default: the GPU if there is one')
     parser.add_argument(
         '--threads',
@@ -91,18 +108,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         default='none',
         help='automatic mixed precision; default: %(default)s',
     )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of the order in each round; default: %(default)s'
-    )
-    add_outputs(parser)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='override settings of the configs',
-    )
-    return parser.parse_args(argv)
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
