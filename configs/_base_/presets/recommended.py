@@ -9,7 +9,7 @@
 # - a tenth of the feature's own length in the l2 norm did so on two tasks: of each sample's in
 #   classification, of each position's in segmentation;
 # - moments of the batch took most of the perturbation away again, and in the study, at the same
-#   rise of the loss, all that it had given, hence moments=None;
+#   rise of the loss, all that it had given (five seeds), hence moments=None;
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
