@@ -79,7 +79,8 @@ def limits(settings: AFANSettings) -> Tuple[float, float]:
 
     Where epsilon is a share of the feature's norm, the perturbation is to be no longer than half of
     it: one as long as the feature hides it, no tail can learn from what is left, the gain is missed
-    for ever and the factor grows without end.
+    for ever and the factor grows without end. Of joint sites, which have one factor, the first is
+    meant.
     """
     most = LARGEST_FACTOR
     if settings.epsilon_unit == 'norm' and settings.epsilon:

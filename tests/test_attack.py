@@ -213,8 +213,8 @@ def test_a_level_of_no_elements_is_finite():
 def test_large_gradients_are_finite(dtype):
     """Their sum is not."""
     gradient = torch.full((2, 300), torch.finfo(dtype).max, dtype=dtype)
-    deltas, finite = attack([torch.zeros(2, 300)], linear(gradient), [0.3], [0.3])
-    assert bool(finite) and (deltas[0] == 0.3).all()
+    deltas, finite = pgd([torch.zeros(2, 300)], None, [0.3], [0.3], first_gradient=[gradient])
+    assert bool(finite) and (deltas[0] == 0.3).all() and not bool(gradient.sum().isfinite())
 
 
 def test_features_are_not_modified():

@@ -62,8 +62,10 @@ def timed(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Seconds since some moment, with all work on the device so far. Of one thread of a CPU those
-    that this process had it for, whatever else the machine does; others idle a part of the time.
+    """Seconds since some moment, with all work on the device so far.
+
+    With one thread of a CPU those that this process had it for, whatever else the machine does;
+    with several, which wait for each other, those of the clock.
     """
     synchronize(device)
     alone = device.type == 'cpu' and torch.get_num_threads() == 1

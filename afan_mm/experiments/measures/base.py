@@ -54,9 +54,9 @@ def check_settings(name: str, settings: Dict[str, Any]) -> None:
     """
     parameters = inspect.signature(MEASURES[name])
     parameters.bind(None, **settings)
-    if settings.get('num_images') is not None:
-        check_integer('num_images', settings['num_images'], 1)
     if name in HANDS_ON:
+        if settings.get('num_images') is not None:
+            check_integer('num_images', settings['num_images'], 1)
         known = [parameters, *map(inspect.signature, HANDS_ON[name])]
         unknown = sorted(
             key for key in settings if not any(key in each.parameters for each in known)
