@@ -57,8 +57,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--minutes',
         type=positive_integer,
-        help='of Slurm, the limit of each run, which goes on from its last checkpoint when the '
-        'command is started again; default: a week',
+        help='the limit of each run, which goes on from its last checkpoint when the command is '
+        'started again; default: a week',
     )
     parser.add_argument(
         '--threads', type=positive_integer, help='of each run; default: cores / jobs'
@@ -68,7 +68,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         type=Path,
         help='the store; default: work_dirs/experiments/<name of the experiment>',
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.executor != 'slurm' and (args.partition or args.gpus):
+        parser.error(f'--partition and --gpus want --executor slurm, but got {args.executor}')
+    if args.executor == 'debug' and args.minutes:
+        parser.error('--minutes wants a process for each run, but got --executor debug')
+    return args
 
 
 def seeds(text: str) -> List[int]:
@@ -85,10 +90,8 @@ def seeds(text: str) -> List[int]:
     return sorted(set(found))
 
 
-def slurm_options(args: argparse.Namespace) -> dict:
+def executor_options(args: argparse.Namespace) -> dict:
     """What the executor is told beside the number of jobs."""
-    if args.executor != 'slurm':
-        return {}
     given = dict(slurm_partition=args.partition, gpus_per_node=args.gpus, timeout_min=args.minutes)
     return {key: value for key, value in given.items() if value is not None}
 
@@ -113,7 +116,8 @@ def main() -> None:
     plan = Plan(experiment, Store(folder), args.half, threads)
     failed: List[str] = []
     if not args.report:
-        scheduler = Scheduler(folder / 'jobs', args.jobs, args.executor, say, **slurm_options(args))
+        options = executor_options(args)
+        scheduler = Scheduler(folder / 'jobs', args.jobs, args.executor, say, **options)
         failed = run_experiment(plan, arms, chosen, scheduler, say)
     print(write_report(collect(plan, arms, chosen), folder))
     if failed:

@@ -35,6 +35,11 @@ def test_cfg_options(given, message, capsys):
     [
         (('--jobs', '0'), "argument --jobs: must be an integer >= 1, but got '0'"),
         (('--seeds', '0-'), 'argument --seeds: must be numbers and ranges such as 0-4, but got 0-'),
+        (('--gpus', '1'), '--partition and --gpus want --executor slurm, but got local'),
+        (
+            ('--minutes', '5', '--executor', 'debug'),
+            '--minutes wants a process for each run, but got --executor debug',
+        ),
     ],
 )
 def test_options_of_an_experiment(given, message, capsys):
@@ -42,6 +47,19 @@ def test_options_of_an_experiment(given, message, capsys):
         load_tool('experiment').parse_args(['experiment.py', *given])
     lines = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and lines[-1].endswith(message)
+
+
+@pytest.mark.parametrize(
+    'given, options',
+    [
+        ('', {}),
+        ('--minutes 5', dict(timeout_min=5)),
+        ('--executor slurm --gpus 2 --partition a', dict(slurm_partition='a', gpus_per_node=2)),
+    ],
+)
+def test_what_the_executor_of_an_experiment_is_told(given, options):
+    tool = load_tool('experiment')
+    assert tool.executor_options(tool.parse_args(['experiment.py', *given.split()])) == options
 
 
 def test_names_of_installed_configs():
