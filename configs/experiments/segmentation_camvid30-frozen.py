@@ -16,7 +16,7 @@ arms = dict(
 for _part in ('neck', 'decode_head'):
     arms['noise'][f'model.{_part}.afan.perturbation'] = 'gaussian'
     arms['noise'][f'model.{_part}.afan.epsilon'] = 1.0
-for _rate in (0.3, 1.0):  # mmseg's: 0.01
+for _rate in (0.3, 1.0):  # stock's: 0.05
     for _arm in ('stock', 'late', 'noise', 'sam'):
         arms[f'{_arm}_lr_{_rate:g}'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': _rate})
     arms[f'longer_lr_{_rate:g}'] = dict(

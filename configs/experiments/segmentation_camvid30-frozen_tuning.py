@@ -21,7 +21,7 @@ arms = dict(
     sam=dict(optim_wrapper=dict(type='SAMOptimWrapper')),
 )
 grid = dict(
-    rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3, 1.0, 3.0]},  # stock's: 0.01
+    rate={'optim_wrapper.optimizer.lr': [0.03, 0.1, 0.3, 1.0, 3.0]},  # stock's: 0.05
     decay={'optim_wrapper.optimizer.weight_decay': [0.001]},  # stock's: 0.0001
     late={_epsilon: [0.1, 0.3]},
     noise={_epsilon: [0.3, 1.0]},

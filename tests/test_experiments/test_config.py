@@ -1,5 +1,7 @@
 """Reading experiments, and the fair references to an arm."""
 
+import re
+
 import pytest
 from mmengine.config import Config
 
@@ -234,6 +236,15 @@ def test_the_panels_of_an_ablation_share_the_setting_that_they_vary(name, alike)
     first, *others = (read.config(each).to_dict() for each in alike.split())
     assert all(each == first for each in others)
     assert read.config('steps-3').to_dict() != first
+
+
+@pytest.mark.parametrize('name', ['cifar10-500', 'camvid30-frozen', 'camvid15', 'bccd20-frozen'])
+def test_the_values_of_stock_that_a_tuning_names_are_its_base_config_s(name):
+    (path,) = (CONFIGS / 'experiments').glob(f'*_{name}_tuning.py')
+    base = Config.fromfile(str(path.parent / Config.fromfile(str(path)).base))
+    said = re.findall(r"'optim_wrapper\.optimizer\.(.+)': .*# stock's: (.+)", path.read_text())
+    assert [key for key, _ in said] == ['lr', 'weight_decay']
+    assert [base.optim_wrapper.optimizer[key] for key, _ in said] == [float(v) for _, v in said]
 
 
 def test_an_arm_that_cannot_be_read_is_named(tmp_path):
