@@ -19,9 +19,9 @@ def _arm(**settings):
 arms = {
     'stock': _rate,
     'late': _arm(),
-    'gain': _arm(target_gain=0.2),
-    'batch': _arm(target_gain=0.2, moments='batch'),
-    'instance': _arm(target_gain=0.2, moments='instance'),
+    'gain': _arm(target_gain=0.1),
+    'batch': _arm(target_gain=0.1, moments='batch'),
+    'instance': _arm(target_gain=0.1, moments='instance'),
 }
 references = ['stock', 'gain']
 del _late, _rate
