@@ -1,4 +1,5 @@
-# A-FAN at late sites, perturbed together: what the head reads and what its classifier reads.
+# A-FAN at late sites, perturbed together: the last feature that the head reads, and what its
+# classifier reads.
 _base_ = [
     './deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py',
     '../_base_/presets/recommended.py',

@@ -1,4 +1,4 @@
-# Which setting of each kind helps a segmentation head on frozen features of 30 images most? A seed
+# Which setting of each kind helps a segmentation head on frozen features of 30 images most? Seeds
 # that the study does not use, on the images that it does not report: run with --half selection.
 base = '../deeplabv3plus/deeplabv3plus_lite0-frozen_1xb4-1600_camvid30-160x120.py'
 custom_imports = dict(imports=['afan_mm.experiments.sam'])
