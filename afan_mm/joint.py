@@ -1,11 +1,11 @@
 """Several sites perturbed in one adversarial pass (``joint=True``).
 
 The sites of a model with ``joint=True`` form one group. Their directions come from the one clean
-backward (with PGD-n from n joint attack passes, each differentiated with respect to all deltas).
-A pass then runs the tail of the site that the clean pass met first, on its perturbed feature; when
-it gets to a later site, that one's own delta is added to the feature as it is in this pass, and
-Eq. 5 is taken on that feature. Gradients reach the layers before the group through the first site
-alone.
+backward (with PGD-n also from n - 1 joint attack passes, n with a random start, each differentiated
+with respect to all deltas). A pass then runs the tail of the site that the clean pass met first, on
+its perturbed feature; when it gets to a later site, that one's own delta is added to the feature as
+it is in this pass, and Eq. 5 is taken on that feature. Gradients reach the layers before the group
+through the first site alone.
 """
 
 from contextlib import contextmanager

@@ -183,8 +183,8 @@ class AFANSettings:
     def _check_size(self) -> None:
         if self.epsilon_unit == 'norm' and self.norm == 'linf':
             raise ValueError(
-                "epsilon_unit must be 'absolute' or 'std' with norm='linf', which limits each "
-                "element (write norm='l2' as well), but got 'norm'"
+                "epsilon_unit must be 'absolute', 'std' or, at the image, 'pixel' with "
+                "norm='linf', which limits each element (write norm='l2' as well), but got 'norm'"
             )
         if self.epsilon_unit == 'pixel' and self.norm != 'linf':
             raise ValueError(

@@ -48,12 +48,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         choices=ATTACKS,
         metavar='ATTACK',
         help="evaluate clean images and images perturbed against the model, side by side: 'pgd' "
-        '(default), for a '
-        "segmentor also 'segpgd' or 'cospgd', with the paper's strengths; change them with "
-        '--cfg-options, e.g. '
-        'test_cfg.num_steps=20 test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start '
-        'an interrupted '
-        'run again, and it goes on',
+        "(default), for a segmentor also 'segpgd' or 'cospgd', for a classifier 'autoattack', with "
+        "the paper's strengths; change them with --cfg-options, e.g. test_cfg.num_steps=20 "
+        'test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start an interrupted run '
+        'again, and it goes on',
     )
     parser.add_argument(
         '--corruptions',

@@ -47,9 +47,9 @@ class AFANNeckWrapper(AFANComponent):
             - ``site``: 'input', the features of the backbone; 'output', those of the neck; or the
               path of a module of the host whose output is perturbed, such as 'backbone.layer3', the
               third stage of a ResNet. Defaults to 'input'.
-            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, the backbone's
-              last layer, for 'input' and 'output'; a module must return a single tensor where they
-              are not given.
+            - ``levels``: Indices of the perturbed levels. Defaults to ``(-1, )``, for
+              'input' the backbone's last layer, for 'output' the last of the neck's; a module must
+              return a single tensor where they are not given.
             - ``reuse_proposals``: Whether the adversarial passes of a two-stage detector reuse the
               proposals, assignments and samples of the clean pass, instead of proposing and
               sampling anew from the perturbed feature. Defaults to False; a joint site whose
