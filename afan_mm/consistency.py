@@ -123,6 +123,11 @@ class Consistency:
             )
 
 
+def _operands(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tuple[Tensor, Tensor]:
+    """Logits and labels of a call of a cross entropy."""
+    return input, target
+
+
 class _Noting(TorchFunctionMode):
     def __init__(self, listening: Callable[[], List[Consistency]]):
         self._listening = listening
@@ -131,7 +136,8 @@ class _Noting(TorchFunctionMode):
         self, func: Callable, types: Any, args: Sequence = (), kwargs: Optional[dict] = None
     ) -> Any:
         if func is F.cross_entropy:
-            prediction = Prediction(*(tensor.detach() for tensor in args[:2]))
+            operands = _operands(*args, **(kwargs or {}))
+            prediction = Prediction(*(tensor.detach() for tensor in operands))
             for consistency in self._listening():
                 if consistency.listens:
                     consistency.predictions.append(prediction)
@@ -159,25 +165,29 @@ class Divergences(TorchFunctionMode):
 
     def _instead(
         self,
-        logits: Tensor,
-        labels: Tensor,
+        input: Tensor,
+        target: Tensor,
         weight: Optional[Tensor] = None,
+        size_average: Optional[bool] = None,
         ignore_index: int = -100,
+        reduce: Optional[bool] = None,
         reduction: str = 'mean',
         **others: Any,  # such as label smoothing: the labels themselves are not read
     ) -> Tensor:
-        each = divergence(self._next(logits, labels), logits)
-        share = shares(labels, weight, ignore_index, each)
+        each = divergence(self._next(input, target), input)
+        share = shares(target, weight, ignore_index, each)
         each = share * torch.where(share > 0, each, torch.zeros_like(each))
         # The host is given a leaf, at which `objective` reads what it made of it.
         given = each.detach().requires_grad_()
         self._terms.append((given, each))
+        if size_average is not None or reduce is not None:  # what `reduction` was once
+            reduction = 'none' if reduce is False else 'sum' if size_average is False else 'mean'
         if reduction == 'none':
             return given
         if reduction == 'sum':
             return given.sum()
         # as torch's mean, but for zero where all are ignored
-        count = share.sum() if labels.shape == share.shape else torch.ones_like(share).sum()
+        count = share.sum() if target.shape == share.shape else torch.ones_like(share).sum()
         return given.sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
 
     def _next(self, logits: Tensor, labels: Tensor) -> Tensor:

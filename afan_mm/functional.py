@@ -83,7 +83,8 @@ def inject_moments(
         clean, delta: (N, C, *S).
         strength: A number, or one for each sample, (N,). Defaults to 1.
         kind: See :func:`average`. Defaults to 'batch', the paper's "routine of batch normalization"
-            (Sec. 3.4). None returns ``adv`` itself (augmentation without normalisation, "AFA").
+            (Sec. 3.4). None returns ``adv`` itself (augmentation without normalisation, "AFA"), and
+            so does a feature of no samples, such as that of a batch without RoIs.
         num_groups: See :func:`average`.
         eps: Added to the variances under the root, so that a constant channel is not 0 / 0.
             Defaults to 1e-5.
@@ -94,7 +95,7 @@ def inject_moments(
     """
     if isinstance(strength, Tensor):
         strength = strength.reshape(-1, *[1] * (clean.dim() - 1)).to(clean.dtype)
-    if kind is None:
+    if kind is None or not clean.numel():
         return clean + strength * delta
     mean, mean_delta = average(clean, kind, num_groups), average(delta, kind, num_groups)
     centred, centred_delta = clean - mean, delta - mean_delta

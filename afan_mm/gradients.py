@@ -10,6 +10,8 @@ from mmengine.dist import all_reduce, all_reduce_params
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .auxiliary_norms import auxiliary_norms
+
 
 class Gate(torch.autograd.Function):
     """Identity whose backward is handed the gradients of all levels at once, when everything after
@@ -94,8 +96,10 @@ def average_over_ranks(replicas: DistributedDataParallel) -> None:
     """
     params = [p for p in replicas.module.parameters() if p.requires_grad]
     used = [True] * len(params)
-    # otherwise DDP's contract says that every rank uses all, and nothing has to be asked
-    if replicas.find_unused_parameters or replicas.static_graph:
+    # Otherwise DDP's contract says that every rank uses all, and nothing has to be asked; but for
+    # auxiliary norms, which no pass may have reached in this step.
+    may_be_unused = replicas.find_unused_parameters or replicas.static_graph
+    if may_be_unused or auxiliary_norms(replicas.module):
         mask = torch.tensor(
             [p.grad is not None for p in params], dtype=torch.uint8, device=params[0].device
         )

@@ -1,15 +1,16 @@
 """Context managers that keep the adversarial passes from leaving traces in the host."""
 
-import inspect
 import random
-from collections import deque
 from contextlib import ExitStack, contextmanager
-from typing import Any, Collection, FrozenSet, Iterator, List, Set, Tuple
+from typing import Any, Collection, Iterator, List, Optional
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.model import BaseAveragedModel
 from torch import Tensor, nn
+
+from .host_state import OF_EVERY_MODULE, Attributes, is_writable
 
 
 class RandomStreams:
@@ -60,8 +61,10 @@ def restored_state(model: nn.Module, but_for: Collection[nn.Module] = ()) -> Ite
 
     Every buffer (running statistics, power iterations, histories) is copied back in place, through
     ``.data``: a graph that has saved it for its backward must not find it changed. Attributes of
-    the host's own modules, with the containers and plain objects in them, are put back where they
-    changed.
+    the host's own modules, with the containers, plain objects and random streams in them, are put
+    back where they changed. What cannot be written in place, such as an expanded buffer, stays as
+    it is. Momentum encoders of the host, :class:`mmengine.model.BaseAveragedModel`, are not updated
+    inside.
 
     Args:
         model: The host.
@@ -69,92 +72,37 @@ def restored_state(model: nn.Module, but_for: Collection[nn.Module] = ()) -> Ite
     """
     kept = set(but_for)
     buffers = {
-        id(buffer): (owner._buffers, key, buffer, buffer.detach().clone())
+        id(buffer): (owner._buffers, key, buffer, _content_of(buffer))
         for owner in model.modules()
         if owner not in kept
         for key, buffer in owner._buffers.items()
         if buffer is not None
     }
-    before = _Attributes()
+    before = Attributes()
     for module in model.modules():
         if not type(module).__module__.startswith('torch.'):
-            before.add(vars(module), _OF_EVERY_MODULE)
+            before.add(vars(module), OF_EVERY_MODULE)
     try:
-        yield
+        with ExitStack() as stack:
+            for module in model.modules():
+                if isinstance(module, BaseAveragedModel):
+                    stack.enter_context(replaced(module, update_parameters=_not_updated))
+            yield
     finally:
         for owner, key, buffer, values in buffers.values():
             if owner[key] is not buffer:
                 owner[key] = buffer
-            buffer.data.copy_(values)
+            if values is not None:
+                buffer.data.copy_(values)
         before.restore()
 
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-# their objects hold nothing that training counts
-_NO_METERS = ('builtins', 'torch', 'mmengine', 'functools', 'collections', 'logging', 're')
+def _content_of(buffer: Tensor) -> Optional[Tensor]:
+    return buffer.detach().clone() if is_writable(buffer) else None
 
 
-def _is_of(value: Any, libraries: Tuple[str, ...]) -> bool:
-    return type(value).__module__.partition('.')[0] in libraries
-
-
-class _Attributes:
-    """The content of dicts, lists, sets, and of what is inside them, by reference."""
-
-    def __init__(self):
-        self._seen: Set[int] = set()
-        self._dicts: List[Tuple[dict, dict, FrozenSet[str]]] = []
-        self._others: List[Tuple[Any, Any]] = []
-        self._values: List[Tuple[Any, Any]] = []
-
-    def add(self, owner: dict, but_for: FrozenSet[str] = frozenset()) -> None:
-        """A dict as it is, and what is in it."""
-        content = {key: value for key, value in dict.items(owner) if key not in but_for}
-        self._dicts.append((owner, content, but_for))
-        for value in content.values():
-            self._look_into(value)
-
-    def _look_into(self, value: Any) -> None:
-        if value is None or isinstance(value, (bool, int, float, str, type, nn.Module)):
-            return
-        if id(value) in self._seen:
-            return
-        self._seen.add(id(value))
-        if isinstance(value, dict):
-            self.add(value)
-        elif isinstance(value, (list, set, deque, tuple)):
-            if not isinstance(value, tuple):
-                self._others.append((value, list(value)))
-            for part in value:
-                self._look_into(part)
-        elif isinstance(value, Tensor):
-            if value.grad_fn is None and not isinstance(value, nn.Parameter):
-                self._values.append((value, value.detach().clone()))
-        elif isinstance(value, np.ndarray):
-            self._values.append((value, value.copy()))
-        elif not (_is_of(value, _NO_METERS) or inspect.isroutine(value)):
-            self.add(getattr(value, '__dict__', {}))
-
-    def restore(self) -> None:
-        """Put back what has changed since."""
-        for owner, content, but_for in self._dicts:
-            now = {key: value for key, value in dict.items(owner) if key not in but_for}
-            for key in now.keys() - content.keys():
-                dict.__delitem__(owner, key)
-            for key, value in content.items():
-                if key not in now or now[key] is not value:
-                    dict.__setitem__(owner, key, value)
-        for container, content in self._others:
-            if len(container) != len(content) or any(
-                a is not b for a, b in zip(container, content)
-            ):
-                container.clear()
-                (container.update if isinstance(container, set) else container.extend)(content)
-        for value, content in self._values:
-            if isinstance(value, Tensor):
-                value.data.copy_(content)
-            else:
-                np.copyto(value, content)
+def _not_updated(model: nn.Module) -> None:
+    """In place of the method of an averaged model that moves it towards a model."""
 
 
 @contextmanager

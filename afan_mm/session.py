@@ -76,11 +76,9 @@ class Session(Passes):
         with explained([site.name for site in sites]):
             back_propagate(loss)
             self.remove_hooks()
-            for site in reversed(sites):
-                # Its passes need nothing of the clean graph, which is freed by now. One that waited
-                # at its gate in vain runs too: other ranks' losses may have read theirs.
-                if not site.has_run:
-                    self.run(site)
+            # Their passes need nothing of the clean graph, which is freed by now.
+            self.run_missing([site for site in sites if site.settings.within_backward])
+            self.run_missing(sites)
         self.outcome.step_over()
         if self.replicas is not None:
             average_over_ranks(self.replicas)
@@ -110,11 +108,23 @@ class Session(Passes):
             site.gradients = gradients
         if site.is_joined or not site.settings.within_backward:
             return gradients
+        # The backward is past all later gates.
+        later = self.entries[self.entries.index(site) + 1 :]
+        self.run_missing([each for each in later if each.settings.within_backward])
         # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
         # passes.
         self.run(site)
         adversarial, site.feature_gradients = site.feature_gradients, []
         return [summed(*both) for both in zip(gradients, adversarial)]
+
+    def run_missing(self, sites: Sequence[Site]) -> None:
+        """Run those that have not run, the last one first. A site that waited at its gate in vain,
+        as this rank's loss does not read it, runs where it does on ranks whose loss does: what the
+        tails do on all ranks together must meet its like.
+        """
+        for site in reversed(sites):
+            if not site.has_run:
+                self.run(site)
 
     def run(self, site: Site) -> None:
         """Find the direction, then one forward and backward for each strength; gradients add up in

@@ -108,7 +108,10 @@ class Site:
 
     def pack(self, levels: Sequence[Tensor]) -> Features:
         """The levels in the structure that was tapped."""
-        return levels[0] if issubclass(self.container, Tensor) else self.container(levels)
+        if issubclass(self.container, Tensor):
+            return levels[0]
+        named = hasattr(self.container, '_fields')
+        return self.container(*levels) if named else self.container(levels)
 
     def release(self) -> None:
         """Let go of what only the passes read: the rest of the step must not hold it."""

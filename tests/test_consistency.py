@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from afan_mm import AFANSettings, tap
-from afan_mm.consistency import Consistency, Prediction, compare, divergence
+from afan_mm.consistency import Consistency, Prediction, compare, divergence, note
 from afan_mm.joint import adversarial_weight, check_group, complement
 from support.runs import afan_model
 from support.runs import train as run
@@ -66,6 +66,21 @@ def test_a_certain_prediction_is_a_label(soft, weight, reduction):
         given = F.cross_entropy(logits, labels, **options)
     torch.testing.assert_close(given.detach(), expected)
     torch.testing.assert_close(divergences.objective(given.sum()).detach(), expected.sum())
+
+
+@pytest.mark.filterwarnings('ignore:size_average and reduce')
+@pytest.mark.parametrize('reduce', (None, True, False))
+@pytest.mark.parametrize('size_average', (None, True, False))
+def test_arguments_by_keyword_and_what_reduction_was_once(size_average, reduce):
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    options = dict(target=torch.arange(5) % 3, size_average=size_average, reduce=reduce)
+    certain = 1e4 * F.one_hot(options['target'], 3).float()
+    model, consistency = torch.nn.Linear(1, 1), Consistency('site')
+    with note(model, lambda: [consistency]):
+        F.cross_entropy(input=certain, **options)
+    with compare(model, consistency):
+        given = F.cross_entropy(input=logits, **options)
+    torch.testing.assert_close(given.detach(), F.cross_entropy(input=logits, **options))
 
 
 def test_nothing_counts_where_all_is_ignored():

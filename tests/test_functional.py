@@ -191,6 +191,17 @@ def test_no_moments_returns_adversarial():
 
 
 @pytest.mark.parametrize('kind', MOMENTS)
+@pytest.mark.parametrize('shape', ((0, 4), (0, 4, 7, 7)))
+@pytest.mark.parametrize('strength', (0.5, torch.zeros(0)), ids=('one', 'each'))
+def test_a_feature_of_no_samples(kind, shape, strength):
+    """As of a batch without RoIs."""
+    clean = torch.zeros(shape, requires_grad=True)
+    mixed = inject_moments(clean, torch.zeros(shape), strength, kind, num_groups=2, unbiased=True)
+    mixed.sum().backward()
+    assert mixed.shape == clean.grad.shape == shape
+
+
+@pytest.mark.parametrize('kind', MOMENTS)
 def test_no_perturbation_returns_clean(kind):
     """Also where a population is constant: eps keeps 0 / 0 away."""
     for clean in (MAP, VECTOR, torch.full((2, 2, 3, 3), 0.1), torch.zeros(2, 2)):

@@ -2,23 +2,27 @@
 
 import copy
 import gc
+import random
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from afan_mm import AFANSettings, tap
 from afan_mm.isolation import isolated_random, restored_state
 from support.tiny import (
     assert_close,
+    assert_identical,
     build,
     gradients,
     optim_wrapper,
+    parameters,
     segmentation_batch,
     segmentor_config,
     with_afan,
@@ -116,6 +120,52 @@ def counting_host(**settings):
     torch.manual_seed(1)
     model.spectral = nn.utils.spectral_norm(nn.Linear(6, 6)).double()
     return model.train()
+
+
+class Collector(nn.Module):
+    """Has what cannot be written to, draws from streams of its own, and moves a teacher."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('expanded', torch.ones(1, 1, dtype=torch.float64).expand(8, 6))
+        self.grid = torch.meshgrid(torch.arange(3), torch.arange(2), indexing='ij')
+        self.constant = np.arange(3)
+        self.constant.flags.writeable = False
+        self.torch, self.legacy = torch.Generator(), np.random.RandomState(0)
+        self.numpy, self.python = np.random.default_rng(0), random.Random(0)
+        self.system = random.SystemRandom()
+        self.recent = OrderedDict(start=0)
+        self.student = nn.Linear(6, 6).double()
+        self.teacher = ExponentialMovingAverage(self.student, momentum=0.1)
+        self.student.weight.data.add_(1)
+
+    def forward(self, x):
+        self.teacher.update_parameters(self.student)
+        self.recent[f'draws {len(self.recent)}'] = self.draws()
+        self.recent.pop('start', None)
+        return self.teacher(x) + x * self.expanded
+
+    def draws(self):
+        return (
+            float(torch.rand((), generator=self.torch)),
+            self.legacy.rand(),
+            self.numpy.random(),
+            self.python.random(),
+        )
+
+
+def test_streams_teachers_and_what_cannot_be_written_to():
+    found = []
+    for kind in ('OptimWrapper', 'AFANOptimWrapper'):
+        model = counting_host()
+        torch.manual_seed(2)
+        model.counter = Collector()
+        model.train_step(batch(), optim_wrapper(model, kind))
+        collector = model.counter
+        found.append((collector.draws(), list(collector.recent.items()), collector.teacher))
+    (*stock, teacher), (*ours, ours_teacher) = found
+    assert ours == stock and len(ours[1]) == 1
+    assert_identical(parameters(ours_teacher), parameters(teacher))
 
 
 @pytest.mark.parametrize('detach', (True, False))

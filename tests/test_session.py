@@ -1,5 +1,7 @@
 """Taps and tails on a user's own model: explicit graphs in float64, and clear errors."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,7 +122,16 @@ def test_site_tapped_twice():
         gradients(host(run), batch())
 
 
-@pytest.mark.parametrize('container', (tuple, list))
+class Levels(NamedTuple):
+    fine: torch.Tensor
+    coarse: torch.Tensor
+
+
+def named(levels):
+    return Levels(*levels)
+
+
+@pytest.mark.parametrize('container', (tuple, list, named))
 @pytest.mark.parametrize('detach', (True, False))
 def test_levels_keep_their_container_and_are_all_perturbed(container, detach):
     kinds = []
@@ -144,7 +155,7 @@ def test_levels_keep_their_container_and_are_all_perturbed(container, detach):
 
     model, data = host(run), batch()
     ours = gradients(model, data)
-    assert kinds == [container] * 3
+    assert kinds == [type(container([0, 1]))] * 3
     levels = torch.stack([model.front(data['x']), model.side(data['x'])])
     expected = formula(
         model,

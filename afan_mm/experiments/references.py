@@ -45,9 +45,11 @@ def scaled(stock_cfg: Config, arm_cfg: Config) -> Config:
         )
     optimizer.lr *= factor
     for scheduler in _schedulers(cfg):
-        for key in ('eta_min', 'eta_max'):
-            if key in scheduler and 'Momentum' not in str(scheduler.get('type')):
-                scheduler[key] *= factor
+        of_rate = 'Momentum' not in str(scheduler.get('type'))
+        if of_rate and scheduler.get('param_name', 'lr') == 'lr':
+            for key in ('eta_min', 'eta_max', 'min_value'):
+                if key in scheduler:
+                    scheduler[key] *= factor
     return cfg
 
 

@@ -71,7 +71,15 @@ class Passage:
 
     def reach(self, stock: Callable, *args, **kwargs) -> Any:
         """The feature, on a call of the method."""
-        return args[0] if self.point.reads else stock(*args, **kwargs)
+        if not self.point.reads:
+            return stock(*args, **kwargs)
+        if not args:
+            raise ValueError(
+                f'A-FAN site {self.settings.name!r}: {type(self.point.owner).__name__} must get '
+                f'the feature as its first positional argument, but got {", ".join(kwargs)} by '
+                'keyword; choose the output of the module before'
+            )
+        return args[0]
 
     def resume(self, stock: Callable, feature: Any, *args, **kwargs) -> Any:
         """What the method returns with this feature; the arguments are those after the first."""

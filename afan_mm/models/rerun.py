@@ -56,9 +56,11 @@ class Rerun:
         gates, elsewhere = gates_of(self.settings), set()
         losses = self.losses_of(result)
         self.see_losses(losses, lambda loss: depends_on(loss, gates, elsewhere))
-        note_clean_losses(self.settings, self._dependent(losses))
+        # copies: a total that the method returns beside its parts does not depend on these
+        apart = {key: _copied(value) for key, value in losses.items()}
+        note_clean_losses(self.settings, self._dependent(apart))
         # the host may weight its own copies in place
-        losses.update({key: _copied(value) for key, value in losses.items()})
+        losses.update({key: _copied(value) for key, value in apart.items()})
         return result
 
     @property

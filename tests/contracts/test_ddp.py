@@ -105,6 +105,12 @@ def work(rank, port, out):
         for missing in (None, 'tap', 'loss')
         for accumulative_counts in (1, 2)
     }
+    results['order'] = {
+        (unread, detached): order_of_passes(rank, unread, detached)
+        for unread in ('first', 'second')
+        for detached in ((), ('first',), ('second',))
+    }
+    results['auxiliary'] = trained_with_auxiliary_norms(MMDistributedDataParallel)
     torch.save(results, f'{out}/{rank}.pth')
     torch.distributed.destroy_process_group()
 
@@ -191,6 +197,51 @@ def error_of_first_step(rank, missing, accumulative_counts):
     except RuntimeError as error:
         return str(error)
     return None
+
+
+def order_of_passes(rank, unread, detached):
+    """The sites whose tails run in a second step, one after the other, with what each tail adds up
+    over the ranks; the loss of the last rank does not read one of them.
+    """
+    seen: list = []
+    all_read = True
+
+    def run(model, x, y):
+        def part(name, site, layer, size):
+            def tail(feature):
+                normalizer = torch.tensor(float(size))
+                torch.distributed.all_reduce(normalizer)
+                seen.append((name, normalizer.item()))
+                if name == unread and rank == RANKS[-1] and not all_read:
+                    return {f'loss_{name}': feature.new_zeros(())}
+                return {f'loss_{name}': layer(feature).square().sum() / normalizer.item()}
+
+            settings = AFANSettings(name=name, **dict(toy.EXACT, detach=name in detached))
+            return tail(tap(name, site(x), tail, settings))
+
+        first = part('first', model.front, model.classifier, 1)
+        return {**first, **part('second', model.side, model.middle, 10)}
+
+    replicas = MMDistributedDataParallel(toy.host(run), find_unused_parameters=True)
+    wrapper = optim_wrapper(replicas)
+    replicas.train_step(toy.batch(seed=rank), wrapper)
+    all_read = False
+    seen.clear()
+    replicas.train_step(toy.batch(seed=rank), wrapper)
+    return seen
+
+
+def trained_with_auxiliary_norms(replicate=lambda model: model):
+    """Parameters after steps of which every second one has adversarial passes."""
+    torch.manual_seed(0)
+    settings = dict(epsilon=0.1, num_strengths=1, strengths='linspace')
+    settings.update(bn_stats='auxiliary', interval=2)
+    config = with_afan(stock_config('segmentor'), neck=settings)
+    config.update(type='AFANModel', base=config.type)
+    model = build(config)
+    replicas = replicate(model)
+    train(replicas, optim_wrapper(replicas), [batch_of('segmentor')] * 4)
+    return parameters(model)
 
 
 @pytest.fixture(scope='module')
@@ -321,6 +372,21 @@ def test_ranks_stay_equal(ranks):
         for name, p in first['trained'].items()
         if name.endswith('conv1.weight')
     )
+
+
+@pytest.mark.parametrize('unread', ('first', 'second'))
+@pytest.mark.parametrize('detached', ((), ('first',), ('second',)))
+def test_passes_run_in_one_order_on_all_ranks(both_ranks, unread, detached):
+    """What a tail reduces over the ranks must meet its like, also where one does not read a site."""
+    first, second = (results['order'][unread, detached] for results in both_ranks)
+    assert first == second
+    assert set(first) == {('first', 2.0), ('second', 20.0)} and len(first) == 6
+
+
+def test_auxiliary_norms_that_no_pass_reached_stay(both_ranks):
+    """Momentum does not move them there: two ranks with the same batch are as one process."""
+    for results in both_ranks:
+        assert_identical(results['auxiliary'], trained_with_auxiliary_norms())
 
 
 @pytest.mark.parametrize('accumulative_counts', (1, 2))

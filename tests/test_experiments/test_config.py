@@ -115,6 +115,11 @@ def test_scaled_is_stock_with_its_learning_rate_times_the_sum_of_weights():
     assert found.param_scheduler[1].eta_min == pytest.approx(0.035)
     assert found.param_scheduler[0].start_factor == 0.1  # a factor on the rate
     assert cfg.optim_wrapper.optimizer.lr == 0.1
+    decay = dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min=0.5)
+    plateau = dict(type='ReduceOnPlateauLR', monitor='mIoU', min_value=0.02)
+    cfg.param_scheduler = [decay, plateau]
+    decay, plateau = scaled(cfg, cfg).param_scheduler
+    assert decay.eta_min == 0.5 and plateau.min_value == pytest.approx(0.07)
 
 
 def test_the_sum_of_weights_passes_over_what_a_component_takes_beside_settings():

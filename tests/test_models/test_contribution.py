@@ -103,7 +103,22 @@ def in_place(model):
     model.loss = types.MethodType(loss, model)
 
 
-@pytest.mark.parametrize('change', (by_name, out_of_place, in_place), ids=lambda f: f.__name__)
+def a_total_beside_its_parts(model):
+    """For the log, of which ``parse_losses`` adds up what is named a loss."""
+    stock = model.decode_head.loss_by_feat
+
+    def loss_by_feat(*args):
+        ce = stock(*args)['loss_ce']
+        return dict(loss=0.5 * ce + ce.square(), ce=ce, again=ce)
+
+    model.decode_head.loss_by_feat = loss_by_feat
+
+
+@pytest.mark.parametrize(
+    'change',
+    (by_name, out_of_place, in_place, a_total_beside_its_parts),
+    ids=lambda f: f.__name__,
+)
 @pytest.mark.parametrize(
     'site', (dict(head=CONTROL), dict(neck=CONTROL), dict(head=[dict(CONTROL, site='bottleneck')]))
 )
