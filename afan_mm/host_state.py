@@ -3,7 +3,6 @@ what is in them, and random streams of its own.
 """
 
 import inspect
-import random
 from collections import OrderedDict, deque
 from functools import partial
 from typing import Any, Callable, FrozenSet, List, Optional, Set, Tuple, Union
@@ -15,6 +14,12 @@ from torch import Tensor, nn
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # their objects hold nothing that training counts
 _NO_METERS = ('builtins', 'torch', 'mmengine', 'functools', 'collections', 'logging', 're')
+# by name: a compiler that traces a step cannot ask for an instance of these
+_STREAMS = {
+    'torch._C.Generator': ('get_state', 'set_state'),
+    'numpy.random.mtrand.RandomState': ('get_state', 'set_state'),
+    'random.Random': ('getstate', 'setstate'),
+}
 
 
 def is_writable(value: Union[Tensor, np.ndarray]) -> bool:
@@ -28,18 +33,16 @@ def is_writable(value: Union[Tensor, np.ndarray]) -> bool:
     return all(step or size == 1 for step, size in zip(value.stride(), value.shape))
 
 
-def _rewinding(stream: Any) -> Optional[Callable[[], None]]:
+def _rewinding(value: Any) -> Optional[Callable[[], None]]:
     """Sets a random stream of the host's own back to where it is now; None for anything else."""
-    if isinstance(stream, torch.Generator):
-        return partial(stream.set_state, stream.get_state())
-    if isinstance(stream, np.random.RandomState):
-        return partial(stream.set_state, stream.get_state())
-    if isinstance(stream, np.random.Generator):
-        bits = stream.bit_generator
+    kind = f'{type(value).__module__}.{type(value).__name__}'
+    if kind == 'numpy.random._generator.Generator':
+        bits = value.bit_generator
         return partial(setattr, bits, 'state', bits.state)
-    if isinstance(stream, random.Random) and not isinstance(stream, random.SystemRandom):
-        return partial(stream.setstate, stream.getstate())
-    return None
+    if kind not in _STREAMS:
+        return None
+    get, put = _STREAMS[kind]
+    return partial(getattr(value, put), getattr(value, get)())
 
 
 def _is_of(value: Any, libraries: Tuple[str, ...]) -> bool:

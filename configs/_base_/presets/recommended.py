@@ -3,7 +3,7 @@
 # name of the file in its `_base_`. `afan convert CONFIG` takes this preset, and finds late sites in
 # a model.
 #
-# Where each value comes from: docs/study.md has what five to ten seeds show of the whole. Single
+# Where each value comes from: docs/study.md has what ten seeds show of the whole. Single
 # values come from small pilots of one to three seeds, in which
 # - late sites perturbed together gained more than any of them alone, or than early ones;
 # - a tenth of the feature's own length in the l2 norm did so on two tasks: of each sample's in
@@ -13,8 +13,8 @@
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
-# Not shown: that it helps in detection, in the mIoU of a whole segmentor, in training from scratch,
-# and with data on which stock does not overfit.
+# Not shown: that it helps in training from scratch, with thousands of images, and where stock does
+# not overfit.
 late = dict(
     joint=True,
     norm='l2',
