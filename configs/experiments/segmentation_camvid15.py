@@ -21,6 +21,7 @@ for _arm in ('stock', 'late', 'noise', 'sam'):
     arms[f'{_arm}_lr_0.7'] = dict(arms[_arm], **{'optim_wrapper.optimizer.lr': 0.7})
 arms['control_lr_0.7'] = dict(reference='control', of='late_lr_0.7')
 arms['longer_lr_0.7'] = dict(arms['stock_lr_0.7'], reference='longer', factor=2)
+arms['late_longer_lr_0.7'] = dict(arms['late_lr_0.7'], factor=2)
 del _part, _arm, _late
 seeds = [1, 2, 3, 4, 5]
 measures = ['stock', 'nll', 'calibration']
