@@ -137,11 +137,12 @@ class Collector(nn.Module):
         self.recent = OrderedDict(start=0)
         self.student = nn.Linear(6, 6).double()
         self.teacher = ExponentialMovingAverage(self.student, momentum=0.1)
+        self.teacher.steps += 1  # the first update would be a copy
         self.student.weight.data.add_(1)
 
     def forward(self, x):
         self.teacher.update_parameters(self.student)
-        self.recent[f'draws {len(self.recent)}'] = self.draws()
+        self.recent[self.draws()] = len(self.recent)
         self.recent.pop('start', None)
         return self.teacher(x) + x * self.expanded
 
