@@ -68,8 +68,9 @@ class Linf:
 
     def project(self, delta: Tensor, radius: Radius) -> Tensor:
         """The nearest point of the ball."""
-        radius = _radius(radius, delta)
-        return torch.maximum(torch.minimum(delta, radius), -radius)
+        if isinstance(radius, Tensor):
+            radius = radius.to(delta.dtype)
+        return delta.clamp(-radius, radius)  # a number stays one: a tensor of it would be sent
 
     def uniform(self, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
         """Anywhere in the ball of radius one."""
@@ -115,7 +116,3 @@ class L2:
 
 
 Norm = Union[Linf, L2]
-
-
-def _radius(epsilon: Radius, like: Tensor) -> Tensor:
-    return torch.as_tensor(epsilon, dtype=like.dtype, device=like.device)

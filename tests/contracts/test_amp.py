@@ -22,10 +22,9 @@ from support.tiny import (
     train,
     with_afan,
 )
-from support.versions import older
+from support.versions import older, with_gpu
 
 SCALE = 2.0**10
-with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 DEVICES = ('cpu', pytest.param('cuda', marks=with_gpu))
 KINDS = (('cpu', 'bfloat16'), ('cpu', 'float16'), pytest.param('cuda', 'float16', marks=with_gpu))
 joint_or_not = pytest.mark.parametrize('joint', (False, True), ids=('apart', 'joint'))

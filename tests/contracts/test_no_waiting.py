@@ -1,6 +1,8 @@
 """Nothing in a step waits for the device: on torch's meta device, where no value can be read, the
-steps of A-FAN run all the same.
+steps of A-FAN run all the same, and on a GPU without an operation that torch knows to wait.
 """
+
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,9 +12,22 @@ from afan_mm import AFANSettings, tap
 from afan_mm.declared import declared_sites
 from support.tiny import build, optim_wrapper, segmentation_batch, segmentor_config, with_afan
 from support.toy import batch, host
-from support.versions import runs_without_values
+from support.versions import runs_without_values, with_gpu
 
 pytestmark = runs_without_values
+on_each_device = pytest.mark.parametrize('device', ('meta', pytest.param('cuda', marks=with_gpu)))
+
+
+@contextmanager
+def nobody_waits(device):
+    """Raises at an operation that waits for a GPU; the meta device needs no help."""
+    if device == 'cuda':
+        torch.cuda.set_sync_debug_mode('error')
+    try:
+        yield
+    finally:
+        if device == 'cuda':
+            torch.cuda.set_sync_debug_mode('default')
 
 
 @pytest.fixture
@@ -38,6 +53,13 @@ def test_reading_a_value_fails_there():
             read(torch.ones(1, device='meta'))
 
 
+@with_gpu
+def test_reading_a_value_of_a_gpu_fails():
+    with pytest.raises(RuntimeError, match='synchronizing'), nobody_waits('cuda'):
+        torch.ones(1, device='cuda').item()
+
+
+@on_each_device
 @pytest.mark.parametrize(
     'settings',
     (
@@ -57,14 +79,16 @@ def test_reading_a_value_fails_there():
         dict(perturbation='gaussian'),
         dict(bn_stats='all'),
         dict(interval=2, strengths='linspace'),
+        dict(joint=True, draws='clean', estimator='per_sample'),
+        dict(target_gain=0.1, norm='l2', epsilon_unit='norm'),
     ),
     ids=str,
 )
-def test_a_step_reads_no_value(settings, generators):
+def test_a_step_reads_no_value(settings, device, generators):
 
     def run(model, x, y):
         def first_tail(feature):
-            return second_tail(model.middle(feature))
+            return second_tail(tap('second', model.middle(feature), second_tail, afan('second')))
 
         def second_tail(feature):
             return dict(loss=F.cross_entropy(model.classifier(model.norm(feature)), y))
@@ -72,17 +96,19 @@ def test_a_step_reads_no_value(settings, generators):
         def afan(name):
             return AFANSettings(**dict(dict(name=name, epsilon=0.1), **settings))
 
-        first = tap('first', model.front(x), first_tail, afan('first'))
-        return second_tail(tap('second', model.middle(first), second_tail, afan('second')))
+        return first_tail(tap('first', model.front(x), first_tail, afan('first')))
 
-    model = host(run).to('meta')
-    data = {key: value.to('meta') for key, value in batch().items()}
+    model = host(run).to(device)
+    data = {key: value.to(device) for key, value in batch().items()}
     wrapper = optim_wrapper(model)
-    for _ in range(3):
-        model.train_step(data, wrapper)
-    assert wrapper.num_void_updates.device.type == 'meta'  # counted there, too
+    model.train_step(data, wrapper)  # a GPU's libraries are loaded, and may wait
+    with nobody_waits(device):
+        for _ in range(3):
+            model.train_step(data, wrapper)
+    assert wrapper.num_void_updates.device.type == device  # counted there, too
 
 
+@on_each_device
 @pytest.mark.parametrize(
     'part, site',
     (
@@ -94,7 +120,7 @@ def test_a_step_reads_no_value(settings, generators):
 )
 @pytest.mark.parametrize('detach', (True, False), ids=('detached', 'attached'))
 @pytest.mark.parametrize('objective', ('loss', 'consistency'))
-def test_a_segmentor_reads_no_value(part, site, objective, detach, generators, monkeypatch):
+def test_a_segmentor_reads_no_value(part, site, objective, detach, device, generators, monkeypatch):
     """But for the host's own accuracy figure, and in the first step whether the labels of
     predictions that are compared are the same.
     """
@@ -102,16 +128,22 @@ def test_a_segmentor_reads_no_value(part, site, objective, detach, generators, m
         'mmseg.models.decode_heads.decode_head.accuracy', lambda *args, **kwargs: torch.zeros(())
     )
     settings = dict(site=site, detach=detach, objective=objective)
-    model = build(with_afan(segmentor_config(), **{part: settings})).to('meta')
+    model = build(with_afan(segmentor_config(), **{part: settings})).to(device)
     data = model.data_preprocessor(segmentation_batch(), True)
-    data['inputs'] = data['inputs'].to('meta')
+    data['inputs'] = data['inputs'].to(device)
     for sample in data['data_samples']:
-        sample.gt_sem_seg.data = sample.gt_sem_seg.data.to('meta')
+        sample.gt_sem_seg.data = sample.gt_sem_seg.data.to(device)
     wrapper = optim_wrapper(model)
     if objective == 'consistency':
         wrapper._checked = {settings.name for _, settings in declared_sites(model)}
-    with wrapper.optim_context(model):
-        loss, _ = model.parse_losses(model.loss(**data))
-    wrapper.update_params(loss)
+
+    def step():
+        with wrapper.optim_context(model):
+            loss, _ = model.parse_losses(model.loss(**data))
+        wrapper.update_params(loss)
+
+    step()
+    with nobody_waits(device):
+        step()
     # the adversarial passes ran, and their gradients were looked at
-    assert wrapper.num_void_updates.device.type == 'meta'
+    assert wrapper.num_void_updates.device.type == device

@@ -1,4 +1,4 @@
-"""What older libraries cannot do: a test of it is skipped there, with the reason."""
+"""What older libraries or a machine cannot do: a test of it is skipped there, with the reason."""
 
 import mmengine
 import pytest
@@ -23,6 +23,7 @@ lists_safe_classes = pytest.mark.skipif(
 goes_on_with_the_data = pytest.mark.skipif(
     older(mmengine, '0.10.3'), reason='before mmengine 0.10.3 a resumed run starts its data again'
 )
+with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 # mmengine below 0.8.5 writes the class and its file before the message of an error at its build
 MESSAGE_STARTS = '^(class .*: )?' if older(mmengine, '0.8.5') else '^'
