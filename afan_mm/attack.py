@@ -88,7 +88,7 @@ def pgd(
             for norm, f, eps, limits in zip(norms, features, epsilon, bounds)
         ]
     else:
-        deltas = [torch.zeros_like(f) for f in features]
+        deltas = [f.new_zeros(()).expand_as(f) for f in features]  # of no memory
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     for step in range(num_steps):
         given = step == 0 and first_gradient is not None
@@ -96,10 +96,13 @@ def pgd(
         for grad in grads:
             if grad is not None:
                 finite = finite & _is_finite(grad)
+        at_centre = step == 0 and not random_start
         # Zeroed within the loop, so that the next step's forward pass never meets what this
         # gradient broke.
         deltas = [
-            torch.where(finite, _within(_ascend(d, g, *ball), f, limits), d.new_zeros(()))
+            torch.where(finite, d, d.new_zeros(()))
+            if g is None
+            else _within(_ascend(d, g, *ball, at_centre), f, limits).masked_fill_(~finite, 0)
             for f, d, g, limits, *ball in zip(
                 features, deltas, grads, bounds, norms, epsilon, step_size
             )
@@ -116,12 +119,18 @@ def _is_finite(grad: Tensor) -> Tensor:
 
 
 def _ascend(
-    delta: Tensor, grad: Optional[Tensor], norm: Norm, epsilon: Radius, step_size: Radius
+    delta: Tensor, grad: Tensor, norm: Norm, epsilon: Radius, step_size: Radius, at_centre: bool
 ) -> Tensor:
-    """One step along the gradient, projected back onto the ball."""
-    if grad is None:
-        return delta
-    return norm.project(delta + step_size * norm.direction(grad).to(delta.dtype), epsilon)
+    """One step along the gradient, projected back onto the ball; a tensor of its own."""
+    if at_centre:  # the ball is round
+        return norm.step(grad, _shorter(step_size, epsilon)).to(delta.dtype)
+    return norm.project(delta + norm.step(grad, step_size).to(delta.dtype), epsilon)
+
+
+def _shorter(first: Radius, second: Radius) -> Radius:
+    if isinstance(second, Tensor):
+        return second.clamp(max=first)
+    return first.clamp(max=second) if isinstance(first, Tensor) else min(first, second)
 
 
 def _within(delta: Tensor, feature: Tensor, bounds: Optional[Bounds]) -> Tensor:

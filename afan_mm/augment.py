@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .attack import Bounds, Gradient, Perturbation, pgd
 from .functional import draw_strengths, full_precision, inject_moments
-from .norms import L2, Linf, l2_norm, unit_vector
+from .norms import L2, Linf, l2_norm, vectors_along
 from .settings import AFANSettings
 
 
@@ -156,7 +156,7 @@ def _unit(
 def _noise(settings: AFANSettings, like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
     """Gaussian noise of standard deviation one, or at an l2 norm of one."""
     noise = torch.zeros_like(like).normal_(generator=generator)
-    return noise if settings.norm == 'linf' else unit_vector(noise, settings.norm_over)
+    return noise if settings.norm == 'linf' else vectors_along(noise, settings.norm_over)
 
 
 def _default(value: Optional[float], default: float) -> float:

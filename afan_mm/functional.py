@@ -96,7 +96,9 @@ def inject_moments(
     if isinstance(strength, Tensor):
         strength = strength.reshape(-1, *[1] * (clean.dim() - 1)).to(clean.dtype)
     if kind is None or not clean.numel():
-        return clean + strength * delta
+        if isinstance(strength, Tensor):
+            return torch.addcmul(clean, delta, strength)
+        return torch.add(clean, delta, alpha=strength)
     mean, mean_delta = average(clean, kind, num_groups), average(delta, kind, num_groups)
     centred, centred_delta = clean - mean, delta - mean_delta
     var, cov, var_delta = (

@@ -76,16 +76,16 @@ def explained(sites: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def summed(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
-    """The sum of two gradients, where None is zero."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
+def summed(theirs: Optional[Tensor], ours: Optional[Tensor]) -> Optional[Tensor]:
+    """The sum of two gradients, where None is zero; it is written to the second."""
+    if theirs is None or ours is None:
+        return ours if theirs is None else theirs
+    return ours.add_(theirs)
 
 
-def zero_unless(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
-    """A gradient that counts only where ``finite``, 0-dim and boolean, says so."""
-    return None if gradient is None else torch.where(finite, gradient, torch.zeros_like(gradient))
+def zero_unless_(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
+    """Let a gradient count only where ``finite``, 0-dim and boolean, says so."""
+    return None if gradient is None else gradient.masked_fill_(~finite, 0)
 
 
 def average_over_ranks(replicas: DistributedDataParallel) -> None:

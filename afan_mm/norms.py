@@ -46,25 +46,30 @@ def l2_norm(feature: Tensor, over: str = 'sample') -> Tensor:
     return full_precision(feature).square().sum(norm_axes(feature, over), keepdim=True).sqrt()
 
 
-def unit_vector(feature: Tensor, over: str = 'sample') -> Tensor:
-    """Each vector of :func:`norm_axes` at an l2 norm of one, in full precision; zero stays zero.
+def vectors_along(feature: Tensor, over: str = 'sample', length: Radius = 1.0) -> Tensor:
+    """Each vector of :func:`norm_axes` at this l2 norm, in full precision; zero stays zero.
 
     A gradient's squares may be zero or infinite where the gradient is neither: the vectors are
     scaled by their largest element first.
+
+    Args:
+        feature: (N, C, *S), without a graph.
+        over: See :func:`norm_axes`. Defaults to 'sample'.
+        length: A number, or a tensor that broadcasts against the feature. Defaults to 1.
     """
-    feature = full_precision(feature)
-    largest = feature.abs().amax(norm_axes(feature, over), keepdim=True)
+    feature, axes = full_precision(feature), norm_axes(feature, over)
+    largest = torch.maximum(feature.amax(axes, keepdim=True), -feature.amin(axes, keepdim=True))
     scaled = feature / torch.where(largest > 0, largest, torch.ones_like(largest))
     # at least one, but for the zero vector
-    return scaled / l2_norm(scaled, over).clamp(min=1)
+    return scaled.mul_(length / l2_norm(scaled, over).clamp(min=1))
 
 
 class Linf:
     """The ball of the l-infinity norm (Eq. 2): no element is longer than the radius."""
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The vector of length one along which a loss of this gradient rises most: its sign."""
-        return gradient.sign()
+    def step(self, gradient: Tensor, length: Radius) -> Tensor:
+        """The vector of this length along which a loss of this gradient rises most: its sign."""
+        return full_precision(gradient.sign()).mul_(length)
 
     def project(self, delta: Tensor, radius: Radius) -> Tensor:
         """The nearest point of the ball."""
@@ -88,11 +93,11 @@ class L2:
     def __init__(self, over: str = 'sample'):
         self.over = over
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The vector of length one along which a loss of this gradient rises most: the gradient's
-        own, and zero where the gradient is.
+    def step(self, gradient: Tensor, length: Radius) -> Tensor:
+        """The vector of this length along which a loss of this gradient rises most: the gradient's
+        own direction, and zero where the gradient is.
         """
-        return unit_vector(gradient, self.over)
+        return vectors_along(gradient, self.over, length)
 
     def project(self, delta: Tensor, radius: Radius) -> Tensor:
         """The nearest point of the ball."""
@@ -105,14 +110,15 @@ class L2:
         d-th power is uniform.
         """
         axes = norm_axes(like, self.over)
-        direction = self.direction(torch.zeros_like(like).normal_(generator=generator))
+        direction = torch.zeros_like(like).normal_(generator=generator)
         power = torch.rand(
             [1 if axis in axes else size for axis, size in enumerate(like.shape)],
             generator=generator,
             device=like.device,
-            dtype=direction.dtype,
+            dtype=full_precision(like).dtype,
         )
-        return (direction * power ** (1 / math.prod(like.shape[a] for a in axes))).to(like.dtype)
+        radius = power ** (1 / math.prod(like.shape[a] for a in axes))
+        return self.step(direction, radius).to(like.dtype)
 
 
 Norm = Union[Linf, L2]

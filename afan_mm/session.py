@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
-from .gradients import average_over_ranks, explained, summed, zero_unless
+from .gradients import average_over_ranks, explained, summed, zero_unless_
 from .joint import needs_directions_first
 from .passes import Passes
 from .settings import AFANSettings
@@ -151,6 +151,6 @@ class Session(Passes):
             self.outcome.passes_over(
                 site, found.finite, losses, lambda: self.loss(site, site.features)
             )
-        site.feature_gradients = [zero_unless(found.finite, f.grad) for f in site.features]
-        site.context_gradients = [zero_unless(found.finite, c.grad) for c in site.context]
+        site.feature_gradients = [zero_unless_(found.finite, f.grad) for f in site.features]
+        site.context_gradients = [zero_unless_(found.finite, c.grad) for c in site.context]
         site.release()

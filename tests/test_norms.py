@@ -9,7 +9,7 @@ import torch
 from afan_mm import AFANSettings, augment
 from afan_mm.attack import pgd
 from afan_mm.engine.site_table import site_table
-from afan_mm.norms import L2, Linf, l2_norm, norm_axes, unit_vector
+from afan_mm.norms import L2, Linf, l2_norm, norm_axes, vectors_along
 
 OVER = ('sample', 'position')
 SHAPES = ((3, 5), (2, 3, 4, 2), (2, 3, 5), (1, 4, 1, 1))
@@ -52,10 +52,10 @@ def test_lengths_by_hand():
     assert l2_norm(feature, 'position').tolist() == [[[5.0, 12.0]], [[0.0, 0.0]]]
     assert l2_norm(feature, 'sample').tolist() == [[[13.0]], [[0.0]]]
     torch.testing.assert_close(
-        unit_vector(feature, 'position')[0], torch.tensor([[0.6, 0.0], [0.8, 1.0]])
+        vectors_along(feature, 'position')[0], torch.tensor([[0.6, 0.0], [0.8, 1.0]])
     )
-    torch.testing.assert_close(unit_vector(feature)[0], feature[0] / 13)
-    assert not unit_vector(feature)[1].any() and not unit_vector(feature, 'position')[1].any()
+    torch.testing.assert_close(vectors_along(feature)[0], feature[0] / 13)
+    assert not vectors_along(feature)[1].any() and not vectors_along(feature, 'position')[1].any()
 
 
 def test_unknown_set():
@@ -67,7 +67,7 @@ def test_unknown_set():
 def test_direction_of_gradients_near_the_limits_of_float32(largest):
     """Where the squares underflow or overflow, (0.6, 0.8) is still found."""
     vector = torch.tensor([[0.75, 1.0]]) * largest
-    found = unit_vector(vector)
+    found = vectors_along(vector)
     # 1e-44 is seven times the smallest number there is: its neighbours are 14 % away
     torch.testing.assert_close(
         found, torch.tensor([[0.6, 0.8]]), rtol=0.05 if largest < 1e-40 else 1e-6, atol=0
