@@ -15,7 +15,8 @@ from ..utils.models import load_exactly
 
 
 def build_model(cfg: Config, device: str = 'cpu', auxiliary: bool = False) -> nn.Module:
-    """The model of a config, stock or with A-FAN components, in evaluation mode.
+    """The model of a config, stock or with A-FAN components, in evaluation mode; without activation
+    checkpointing (``with_cp``), whose gradients cannot be asked for here.
 
     Args:
         cfg: The config.
@@ -33,6 +34,9 @@ def build_model(cfg: Config, device: str = 'cpu', auxiliary: bool = False) -> nn
     model = revert_sync_batchnorm(MODELS.build(config))
     if not auxiliary:
         remove_auxiliary_norms(model)
+    for module in model.modules():
+        if hasattr(module, 'with_cp'):
+            module.with_cp = False
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

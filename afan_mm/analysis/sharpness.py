@@ -91,7 +91,7 @@ class _Sharpness(Observation):
         def along(deltas: Sequence[Tensor]) -> List[float]:
             return [self._loss_at(site, deltas, strength) for strength in strengths]
 
-        generator = torch.Generator(device).manual_seed(self.settings.seed)
+        generator = torch.Generator(device).manual_seed(self.draws.seed(site, 'signs'))
         random = [
             along([random_signs(delta, generator) for delta in found.deltas])
             for _ in range(self.settings.num_random)

@@ -23,15 +23,20 @@ class CalibrationMetric(BaseMetric):
         num_bins: Defaults to 15.
         ignore_index: Label of pixels that do not count, as in the model's decode head; any label of
             an image counts. Defaults to 255.
+        of_masks: Whether the segmentor classifies masks, as MaskFormer and Mask2Former do: what it
+            gives is no logits but the sum of its masks' probabilities for each class, which is
+            divided by that over the classes. Defaults to False.
         kwargs: Of mmengine's ``BaseMetric``.
     """
 
     default_prefix = 'calibration'
 
-    def __init__(self, num_bins: int = 15, ignore_index: int = 255, **kwargs: Any):
+    def __init__(
+        self, num_bins: int = 15, ignore_index: int = 255, of_masks: bool = False, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         check_bins(num_bins)
-        self.num_bins, self.ignore_index = num_bins, ignore_index
+        self.num_bins, self.ignore_index, self.of_masks = num_bins, ignore_index, of_masks
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Count one batch; what is kept of an image is its bins."""
@@ -53,6 +58,8 @@ class CalibrationMetric(BaseMetric):
         if 'seg_logits' in sample:
             logits = sample['seg_logits']['data'].float()
             labels = sample['gt_sem_seg']['data'].to(logits.device).long().flatten()
+            if self.of_masks:
+                logits = logits.clamp(min=SMALLEST).log()  # the softmax divides by the sum
             if len(logits) == 1:  # one channel with a sigmoid for two classes
                 logits = torch.cat([torch.zeros_like(logits), logits])
             keep = labels != self.ignore_index

@@ -18,6 +18,7 @@ from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 
 from afan_mm.analysis import commands
+from afan_mm.analysis.checkpoints import build_model
 from afan_mm.analysis.curvature import CurvatureSettings, losses_tail, measure_curvature
 from afan_mm.analysis.curvature_report import curvature_notes, curvature_table, draw_density
 from afan_mm.analysis.hessian import HessianOperator
@@ -90,6 +91,17 @@ def test_an_afan_model_has_the_curvature_of_its_stock_twin():
     found = []
     for afan in ({}, dict(neck=dict(epsilon=1.0), head={})):
         losses = losses_of(num_batches=1, **afan)
+        found.append(measure_curvature(losses, CurvatureSettings(0, num_probes=2)))
+    assert found[0] == found[1]
+
+
+def test_checkpointed_layers_have_their_curvature():
+    found = []
+    for with_cp in (False, True):
+        config = Config(dict(model=stock_config('segmentor'), default_scope='mmseg'))
+        config.model.backbone.with_cp = with_cp
+        torch.manual_seed(0)
+        losses = FixedLosses(build_model(config), [batch_of('segmentor')])
         found.append(measure_curvature(losses, CurvatureSettings(0, num_probes=2)))
     assert found[0] == found[1]
 

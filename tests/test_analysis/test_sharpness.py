@@ -52,7 +52,20 @@ def loss_of(model, levels, data):
     return float(model.decode_head.loss(levels, data['data_samples'], None)['loss_ce'])
 
 
-def test_losses_against_the_formula():
+@pytest.fixture
+def drawn(monkeypatch):
+    """Each adversarial perturbation and the random one made of it, in their order."""
+    seen = []
+
+    def recorded(delta, generator):
+        seen.append((delta, random_signs(delta, generator)))
+        return seen[-1][1]
+
+    monkeypatch.setattr('afan_mm.analysis.sharpness.random_signs', recorded)
+    return seen
+
+
+def test_losses_against_the_formula(drawn):
     """Direction, strengths and losses written out for a segmentor in evaluation mode; the auxiliary
     head, which does not read the feature, is no part of the tail's loss.
     """
@@ -70,15 +83,23 @@ def test_losses_against_the_formula():
     for strength, value in zip((0.5, 1.0), found.adversarial):
         moved = levels[-1] + strength * EPSILON * direction
         assert value == pytest.approx(loss_of(model, [*levels[:-1], moved], data), rel=1e-5)
-    generator = torch.Generator().manual_seed(0)
     assert found.random.shape == (3, 2)
-    for row in found.random:
-        noise = random_signs(EPSILON * direction, generator)
+    for row, (_, noise) in zip(found.random, drawn):
+        assert torch.equal(noise.abs(), (EPSILON * direction).abs())
         for strength, value in zip((0.5, 1.0), row):
             moved = levels[-1] + strength * noise
             assert value == pytest.approx(loss_of(model, [*levels[:-1], moved], data), rel=1e-5)
     assert found.adversarial[1] > found.adversarial[0] > found.clean
     assert found.adversarial[1] > found.random[:, 1].max()
+
+
+def test_random_directions_are_independent(drawn):
+    """Those of an image, of other images and of other sites, which have one shape here."""
+    model = afan_model([dict(site='backbone.layer3', name='third'), dict(name='last')])
+    for index in range(2):
+        image_sharpness(model, segmentation_batch(num_samples=1), SharpnessSettings(1, 2), index)
+    turned = {tuple((delta * noise < 0).flatten()[:100].tolist()) for delta, noise in drawn}
+    assert len(turned) == len(drawn) == 2 * 2 * 2
 
 
 @pytest.mark.parametrize('host', HOSTS)

@@ -68,6 +68,16 @@ def test_one_channel_with_a_sigmoid_is_two_classes():
     assert metric.evaluate(1)['calibration/nll'] == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_scores_of_masks_are_divided_by_their_sum():
+    metric = CalibrationMetric(of_masks=True)
+    scores = torch.tensor([[[0.6, 0.1]], [[0.2, 0.3]]])
+    sample = dict(seg_logits=dict(data=scores), gt_sem_seg=dict(data=torch.tensor([[[0, 1]]])))
+    metric.process({}, [sample])
+    found = metric.evaluate(1)
+    assert found['calibration/nll'] == pytest.approx(-math.log(0.75), rel=1e-6)
+    assert found['calibration/ece'] == pytest.approx(0.25, rel=1e-6)
+
+
 def test_the_edges_of_the_bins():
     log_probabilities = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64).log()
     count, confidence, correct = bin_counts(log_probabilities, torch.tensor([0, 0]), 2)
