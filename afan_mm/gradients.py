@@ -66,6 +66,13 @@ def explained(sites: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if sites and type(error).__name__ == 'CheckpointError':
+            raise RuntimeError(
+                f'A-FAN sites {list(sites)}: layers with activation checkpointing compute '
+                'something else in the backward of an adversarial pass than in its forward, as '
+                'what lies before a site is not run again. Do not checkpoint the layers around '
+                'the site (with_cp=False), or choose another site'
+            ) from error
         if not sites or 'backward through the graph a second time' not in str(error):
             raise
         raise RuntimeError(

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any, Collection, Iterator, List, Optional
 
 import numpy as np
@@ -24,15 +25,24 @@ class RandomStreams:
         self._device = device
         self._python, self._numpy = random.getstate(), np.random.get_state()
         self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
+        self._module = _streams_of(device)
+        self._own = self._module.get_rng_state(device) if self._module is not None else None
 
     def restore(self) -> None:
         """Let the streams go on from there."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
+        if self._module is not None:
+            self._module.set_rng_state(self._own, self._device)
+
+
+def _streams_of(device: torch.device) -> Optional[ModuleType]:
+    """What torch has for an accelerator's random stream: ``torch.cuda``, ``torch.xpu``; None where
+    the stream is the CPU's, and for MPS, whose functions know no device.
+    """
+    module = getattr(torch, device.type, None) if device.type not in ('cpu', 'mps') else None
+    return module if hasattr(module, 'get_rng_state') else None
 
 
 @contextmanager
@@ -47,9 +57,10 @@ def isolated_random(seed: int, device: torch.device) -> Iterator[None]:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
-        if device.type == 'cuda':
-            with torch.cuda.device(device):  # the one that is seeded
-                torch.cuda.manual_seed(seed)
+        module = _streams_of(device)
+        if module is not None:
+            with module.device(device):  # the one that is seeded
+                module.manual_seed(seed)
         yield
     finally:
         before.restore()

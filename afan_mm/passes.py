@@ -76,6 +76,7 @@ class Passes(Recording):
         with ExitStack() as stack:
             # a gate calls from within a backward, where gradients are off
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(taps_go_to(None))  # a host may still be in its clean pass
             stack.enter_context(
                 isolated_random(self.draws.seed(site, 'host'), site.features[0].device)
             )

@@ -1,6 +1,7 @@
 """The clean forward pass of a step: which sites it meets, and where they are in its graph."""
 
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import AbstractSet, Any, Callable, ContextManager, Dict, Iterator, List, Sequence, Set
 
 from torch import Tensor, nn
@@ -133,12 +134,14 @@ class Recording:
         """The clean backward takes along what the passes of a site add to the gradient of what its
         tail reads unperturbed.
         """
+
+        def add(index: int, gradient: Tensor) -> Tensor:
+            ours, site.context_gradients[index] = site.context_gradients[index], None
+            return summed(gradient, ours)
+
         for index, tensor in enumerate(context):
             if tensor.grad_fn is not None:
-                hook = tensor.register_hook(
-                    lambda gradient, i=index: summed(gradient, site.context_gradients[i])
-                )
-                self._hooks.append(hook)
+                self._hooks.append(tensor.register_hook(partial(add, index)))
 
     def gates_of(self, settings: AFANSettings) -> List[Any]:
         """See :func:`~afan_mm.taps.gates_of`."""

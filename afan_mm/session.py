@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from .gradients import average_over_ranks, explained, summed, zero_unless_
+from .isolation import restored_state
 from .joint import needs_directions_first
 from .passes import Passes
 from .settings import AFANSettings
@@ -45,6 +46,7 @@ class Session(Passes):
     ):
         super().__init__(model, **kwargs)
         self.replicas = replicas
+        self.was_replaced = False
         self._directions_only = False
         self._directions_known = False
 
@@ -86,7 +88,8 @@ class Session(Passes):
     def find_gradients(self, loss: Tensor) -> None:
         """The clean gradient at every site, before anything adversarial mixes with it."""
         self._directions_only = True
-        gradients = iter(self.gradient_of(loss, self.outputs, retain_graph=True))
+        with restored_state(self.model):  # checkpointed layers run again
+            gradients = iter(self.gradient_of(loss, self.outputs, retain_graph=True))
         for site in self.sites.values():
             site.gradients = [next(gradients) for _ in site.features]
         self._directions_only, self._directions_known = False, True
@@ -99,6 +102,12 @@ class Session(Passes):
         """
         if self._directions_only:
             return gradients
+        if self.was_replaced:
+            raise RuntimeError(
+                f'A-FAN site {site.name!r}: another forward pass began (optim_context) before the '
+                'backward of this one. Run all forward passes of a step inside one optim_context, '
+                'or call backward once for each'
+            )
         if site.has_run:
             raise RuntimeError(
                 f'A-FAN site {site.name!r}: a second backward went through the graph of one '

@@ -58,7 +58,7 @@ class Site:
         self.features = [f.detach() for f in self.levels_of(features)]
         self.context = [self._leaf(c, settings) for c in context]
         self.shapes = [tuple(f.shape) for f in self.features]
-        self._versions = [t._version for t in (*self.features, *self.context)]
+        self._versions = [version(t) for t in (*self.features, *self.context)]
         self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
@@ -132,10 +132,15 @@ class Site:
     def check(self) -> None:
         """Raise if the host overwrote what was tapped."""
         tapped = (*self.features, *self.context)
-        if [t._version for t in tapped] != self._versions[: len(tapped)]:
+        if [version(t) for t in tapped] != self._versions[: len(tapped)]:
             raise RuntimeError(
                 f'A-FAN site {self.name!r}: the feature was modified in place after it was '
                 'tapped, so the clean '
                 'feature is lost. Make the first operation after the site out-of-place '
                 '(inplace=False)'
             )
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been written to; torch does not count for one of inference mode."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -6,6 +6,7 @@ import random
 import weakref
 from collections import OrderedDict, deque
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,9 +284,11 @@ def test_a_step_that_ends_early_keeps_no_graph(ends):
         gc.enable()
 
 
-def test_the_device_of_the_feature_is_seeded(monkeypatch):
+@pytest.mark.parametrize('kind', ('cuda', 'xpu'))
+def test_the_device_of_the_feature_is_seeded(monkeypatch, kind):
     """Not the current one. There is no accelerator in a test, so its calls are recorded."""
-    current, seeded, restored = [torch.device('cuda:0')], [], []
+    second = torch.device(f'{kind}:1')
+    current, seeded, restored = [torch.device(f'{kind}:0')], [], []
 
     @contextmanager
     def device(chosen):
@@ -293,11 +296,14 @@ def test_the_device_of_the_feature_is_seeded(monkeypatch):
         yield
         current.pop()
 
-    monkeypatch.setattr(torch.cuda, 'device', device)
-    monkeypatch.setattr(torch.cuda, 'manual_seed', lambda seed: seeded.append((seed, current[-1])))
-    monkeypatch.setattr(torch.cuda, 'get_rng_state', lambda device: f'state of {device}')
-    monkeypatch.setattr(torch.cuda, 'set_rng_state', lambda *state: restored.append(state))
-    with isolated_random(3, torch.device('cuda:1')):
+    module = SimpleNamespace(
+        device=device,
+        manual_seed=lambda seed: seeded.append((seed, current[-1])),
+        get_rng_state=lambda device: f'state of {device}',
+        set_rng_state=lambda *state: restored.append(state),
+    )
+    monkeypatch.setattr(torch, kind, module, raising=False)
+    with isolated_random(3, second):
         assert not restored
-    assert seeded == [(3, torch.device('cuda:1'))]
-    assert restored == [('state of cuda:1', torch.device('cuda:1'))]
+    assert seeded == [(3, second)]
+    assert restored == [(f'state of {second}', second)]

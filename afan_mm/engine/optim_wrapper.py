@@ -84,6 +84,7 @@ class AFANOptimMixin:
         self._replicas = None if host is model else model
         replicas = model if host is not model and self.should_sync() else None
         if self._session is not None:  # nobody called backward
+            self._session.was_replaced = True
             self._session.discard()
         self._session = Session(
             host,
@@ -193,7 +194,7 @@ class AFANOptimMixin:
         if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
             return
         for grad in grads:
-            grad.masked_fill_(~finite, 0)
+            (grad._values() if grad.is_sparse else grad).masked_fill_(~finite, 0)
         self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
 
     def scaler_guards(self) -> bool:

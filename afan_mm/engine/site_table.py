@@ -4,6 +4,7 @@ from collections import Counter
 from io import StringIO
 from typing import Sequence, Tuple
 
+from mmengine.optim import OptimWrapperDict
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,12 @@ def check_sites(sites: Sites, optim_wrapper: type) -> None:
         optim_wrapper: The class of that of the run.
     """
     kind = optim_wrapper.__name__
+    if sites and issubclass(optim_wrapper, OptimWrapperDict):
+        raise RuntimeError(
+            'A-FAN trains with one optimizer, but the optim wrapper is a dict of several. Write '
+            "one optim_wrapper=dict(type='AFANOptimWrapper', ...), with paramwise_cfg where parts "
+            'of the model need a learning rate of their own'
+        )
     if sites and not issubclass(optim_wrapper, AFANOptimMixin):
         write = 'AFANAmpOptimWrapper' if 'Amp' in kind else 'AFANOptimWrapper'
         raise RuntimeError(

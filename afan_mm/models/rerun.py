@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Callable, Collection, Iterator, Optional, Sequence, Set
 
+import torch
 from torch import Tensor, nn
 
 from ..auxiliary_norms import main_norms_run
@@ -33,15 +34,16 @@ class Rerun:
         self.passage = passage
         self.settings: AFANSettings = passage.settings
         self.compute = compute
-        self._tape = Tape(root)
+        self._tape = Tape(root, self._check_outside)
         self._arguments: Any = None
+        self._checkpoint: Any = None  # inside which the site is
         self._constant_keys: Set[str] = set()
 
     def __call__(self, *args, **kwargs) -> Any:
         """The method's own result."""
         if not is_recording(self.settings):
             return self.compute(*args, **kwargs)
-        self._arguments = pack((args, kwargs))
+        self._arguments, self._checkpoint = pack((args, kwargs)), None
         at_site = partial(self._at_site, self.passage.method)
         with self._tape.record(), self.passage.replaced(at_site):
             result = self.compute(*args, **kwargs)
@@ -80,6 +82,7 @@ class Rerun:
         if self.has_reached_site:
             return stock(*args, **kwargs)
         feature = self.passage.reach(stock, *args, **kwargs)
+        self._checkpoint = checkpoint_in_force()
         if self.passage.answers_call:
             self._tape.forget_running_call()
         self._feature = Levels(feature, self.passage.levels)
@@ -90,6 +93,17 @@ class Rerun:
         self._arguments = None  # the tensors in it are the context's now
         tapped = tap(self.settings.name, perturbed, self.tail, self.settings, (*taped, *others))
         return self.passage.resume(stock, self._feature.join(tapped, others), *args[1:], **kwargs)
+
+    def _check_outside(self) -> None:
+        """Before a call in the clean pass: layers after the site that share its checkpoint run
+        again in the backward of a pass, where the site is not perturbed.
+        """
+        if self._checkpoint is not None and checkpoint_in_force() is self._checkpoint:
+            raise RuntimeError(
+                f'A-FAN site {self.settings.name!r} is inside activation checkpointing, which runs '
+                'its layers again in the backward, where it is not perturbed. Choose a site at the '
+                'end of what is checkpointed, or do not checkpoint these layers (with_cp=False)'
+            )
 
     def tail(self, perturbed: Sequence[Tensor], *context: Tensor) -> Losses:
         """The losses of what comes after the site, from a perturbed feature; see
@@ -143,6 +157,15 @@ class _Front:
 
     def __exit__(self, *error: Any) -> None:
         self.end()
+
+
+def checkpoint_in_force() -> Optional[Callable]:
+    """What names the checkpoint, not a re-entrant one, that a layer runs inside now: the function
+    it keeps the layer's tensors by. None outside, and before torch could be asked.
+    """
+    find = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
+    hooks = find(False) if find is not None else None
+    return hooks[0] if hooks and hooks[0].__module__ == 'torch.utils.checkpoint' else None
 
 
 def _copied(loss: Any) -> Any:

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from ..contribution import Losses
 from ..declared import declared_by
-from ..isolation import replaced
 from ..settings import AFANSettings
 from .component import AFANComponent, find_model
 from .point import Passage, Point
 from .rerun import Rerun
-from .tape import CALL
+from .tape import called_instead
 
 SITES = ('vector', 'map')
 LAST_LAYERS = ('fc_cls', 'fc_reg')
@@ -186,7 +185,7 @@ class _VectorPassage(Passage):
         with ExitStack() as stack:
             for layer in _last_layers(self.point.owner):
                 # its hooks wait for the call that computes something
-                stack.enter_context(replaced(layer, **{CALL: lambda vector: vector}))
+                stack.enter_context(called_instead(layer, lambda vector: vector))
             vectors = [v for v in stock(*features, **options) if v is not None]
         vectors = vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
         self.levels = range(len(vectors))

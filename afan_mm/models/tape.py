@@ -3,17 +3,19 @@
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..isolation import replaced
+from ..site import version
 
 # What runs a module with its hooks: these have seen the taped outputs. Torch 2.0 has no such method
 # that an instance could shadow.
 CALL = '_call_impl' if hasattr(nn.Module, '_wrapped_call_impl') else 'forward'
+COMPILED = '_compiled_call_impl'  # what runs instead after `module.compile()`
 _TENSOR = object()  # stands for a tensor of the tape
 _AGAIN = object()  # stands for a result that was overwritten after it was recorded
 
@@ -23,10 +25,11 @@ class Tape:
 
     Args:
         root: The module whose submodules are recorded, itself left out.
+        on_call: Is called before each call of one of them while the tape records.
     """
 
-    def __init__(self, root: nn.Module):
-        self._root = root
+    def __init__(self, root: nn.Module, on_call: Callable[[], None]):
+        self._root, self._on_call = root, on_call
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
         self._calls: List[Tuple[nn.Module, Any, List[int]]] = []
@@ -39,6 +42,7 @@ class Tape:
         """Inside, completed calls of submodules are recorded until :meth:`close`."""
 
         def before(module: nn.Module, args: tuple) -> None:
+            self._on_call()
             self._running.append(len(self._calls))
 
         def after(module: nn.Module, args: tuple, output: Any) -> None:
@@ -92,9 +96,14 @@ class Tape:
             answers[module].append(unpack(output))
         with ExitStack() as stack:
             for module, taped in answers.items():
-                call = getattr(module, CALL)
-                stack.enter_context(replaced(module, **{CALL: answered(taped, call)}))
+                call = getattr(module, COMPILED, None) or getattr(module, CALL)
+                stack.enter_context(called_instead(module, answered(taped, call)))
             yield unpack(arguments)
+
+
+def called_instead(module: nn.Module, answer: Callable) -> ContextManager:
+    """Inside, a call of the module is one of ``answer``, without the module's hooks."""
+    return replaced(module, **{CALL: answer, COMPILED: None})
 
 
 def answered(taped: Sequence[Any], compute: Callable) -> Callable:
@@ -111,7 +120,7 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
 
 def _versions(output: Any) -> List[int]:
     """How often each tensor in a result has been written to."""
-    return [leaf._version for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+    return [version(leaf) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
 class Packed(NamedTuple):

@@ -23,6 +23,10 @@ lists_safe_classes = pytest.mark.skipif(
 goes_on_with_the_data = pytest.mark.skipif(
     older(mmengine, '0.10.3'), reason='before mmengine 0.10.3 a resumed run starts its data again'
 )
+knows_checkpoints = pytest.mark.skipif(
+    not hasattr(torch._C._autograd, '_top_saved_tensors_default_hooks'),
+    reason='this torch does not tell whether a layer runs inside a checkpoint',
+)
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 # mmengine below 0.8.5 writes the class and its file before the message of an error at its build

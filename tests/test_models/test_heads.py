@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -314,6 +315,12 @@ def test_a_teacher_that_is_a_site_itself_is_none():
     pair = Pair(segmentor_config())
     pair.student.afan = pair.teacher.afan = AFANSettings(name='stage')
     assert [path for path, _ in declared_sites(pair)] == ['student']
+
+
+def test_several_optimizers_are_refused():
+    sites = declared_sites(build(with_afan(segmentor_config(), neck=SETTINGS)))
+    with pytest.raises(RuntimeError, match='one optimizer, .* dict of several.*paramwise_cfg'):
+        check_sites(sites, OptimWrapperDict)
 
 
 def test_teacher_has_no_sites():
