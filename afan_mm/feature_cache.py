@@ -22,8 +22,8 @@ class FeatureCache(BaseModule):
     Args:
         base: Config of the stock backbone, which returns a sequence of maps. Its ``init_cfg`` is
             obeyed.
-        max_images: Images whose features are kept, in memory; those that come later are computed
-            each time. Defaults to 1000.
+        max_images: Images whose features are kept, in the CPU's memory; those that come later are
+            computed each time. Defaults to 1000.
     """
 
     def __init__(self, base: dict, max_images: int = 1000) -> None:
@@ -55,11 +55,11 @@ class FeatureCache(BaseModule):
         computed: Dict[str, List[Tensor]] = {}
         if unknown:
             maps = self.base(images[unknown])
-            computed = {names[i]: [m[row] for m in maps] for row, i in enumerate(unknown)}
+            computed = {names[i]: [m[row].cpu() for m in maps] for row, i in enumerate(unknown)}
             room = max(self.max_images - len(known), 0)
             known.update(list(computed.items())[:room])
         rows = [known.get(name) or computed[name] for name in names]
-        return tuple(torch.stack(level) for level in zip(*rows))
+        return tuple(torch.stack(level).to(images.device) for level in zip(*rows))
 
 
 class _Known:
