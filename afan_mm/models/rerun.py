@@ -34,7 +34,7 @@ class Rerun:
         self.passage = passage
         self.settings: AFANSettings = passage.settings
         self.compute = compute
-        self._tape = Tape(root, self._check_outside)
+        self._tape = Tape(root)
         self._arguments: Any = None
         self._checkpoint: Any = None  # inside which the site is
         self._constant_keys: Set[str] = set()
@@ -45,7 +45,7 @@ class Rerun:
             return self.compute(*args, **kwargs)
         self._arguments, self._checkpoint = pack((args, kwargs)), None
         at_site = partial(self._at_site, self.passage.method)
-        with self._tape.record(), self.passage.replaced(at_site):
+        with self._tape.record(self._check_outside), self.passage.replaced(at_site):
             result = self.compute(*args, **kwargs)
         if not self.has_reached_site:
             raise ValueError(

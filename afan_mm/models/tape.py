@@ -25,11 +25,10 @@ class Tape:
 
     Args:
         root: The module whose submodules are recorded, itself left out.
-        on_call: Is called before each call of one of them while the tape records.
     """
 
-    def __init__(self, root: nn.Module, on_call: Callable[[], None]):
-        self._root, self._on_call = root, on_call
+    def __init__(self, root: nn.Module):
+        self._root = root
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
         self._calls: List[Tuple[nn.Module, Any, List[int]]] = []
@@ -38,11 +37,15 @@ class Tape:
         self._open = True
 
     @contextmanager
-    def record(self) -> Iterator['Tape']:
-        """Inside, completed calls of submodules are recorded until :meth:`close`."""
+    def record(self, on_call: Callable[[], None]) -> Iterator['Tape']:
+        """Inside, completed calls of submodules are recorded until :meth:`close`.
+
+        Args:
+            on_call: Is called before each of them, and before those after.
+        """
 
         def before(module: nn.Module, args: tuple) -> None:
-            self._on_call()
+            on_call()
             self._running.append(len(self._calls))
 
         def after(module: nn.Module, args: tuple, output: Any) -> None:
