@@ -47,6 +47,7 @@ class Rerun:
         at_site = partial(self._at_site, self.passage.method)
         with self._tape.record(self._check_outside), self.passage.replaced(at_site):
             result = self.compute(*args, **kwargs)
+        self._checkpoint = None  # it holds what it was given
         if not self.has_reached_site:
             raise ValueError(
                 f'{type(self.root).__name__} computes its loss without passing the A-FAN site '
