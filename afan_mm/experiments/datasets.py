@@ -1,16 +1,14 @@
-"""What data a config has: their number, and a digest that does not depend on where they lie."""
+"""What data a config has, each dataset read once."""
 
-import hashlib
 import json
-import os
 from typing import Any, Dict, List, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..robustness.samples import describe
 from ..utils.errors import UsageError
 
 # A dataset that draws its samples by the run's seed must have one digest.
@@ -29,8 +27,8 @@ class Datasets:
         self._ids: Dict[str, List[Any]] = {}
 
     def about(self, cfg: Config, dataset: dict) -> Tuple[int, str]:
-        """The number of samples of a dataset, and a digest of its annotations and of the names and
-        sizes of its files; not of the times at which they were written.
+        """The number of samples of a dataset and a digest of them, see
+        :func:`~afan_mm.robustness.samples.describe`.
         """
         plain = without_pipelines(dataset)
         key = json.dumps(plain, sort_keys=True, default=str)
@@ -73,30 +71,4 @@ def without_pipelines(node: Any) -> Any:
         }
     if isinstance(node, (list, tuple)):
         return [without_pipelines(each) for each in node]
-    return node
-
-
-def describe(dataset: Any) -> Tuple[int, str]:
-    """Size and digest of a dataset, of one without ``get_data_info`` by its size alone."""
-    found = hashlib.sha256()
-    if not hasattr(dataset, 'get_data_info'):
-        found.update(str(len(dataset)).encode())
-        return len(dataset), found.hexdigest()
-    for index in range(len(dataset)):
-        info = _placeless(dataset.get_data_info(index))
-        found.update(json.dumps(info, sort_keys=True, default=str).encode())
-    return len(dataset), found.hexdigest()
-
-
-def _placeless(node: Any) -> Any:
-    """What a sample is, without where it lies: of a file its name and size."""
-    if isinstance(node, dict):
-        return {str(key): _placeless(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_placeless(each) for each in node]
-    if isinstance(node, np.ndarray):
-        return node.tolist()
-    if isinstance(node, str) and os.sep in node:
-        size = os.path.getsize(node) if os.path.isfile(node) else None
-        return [os.path.basename(node), size]
     return node
