@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..utils.files import write_json
 from .datasets import DataError, Datasets, without_pipelines
-from .store import digest
+from .store import digest, file_digest
 
 HALVES = ('selection', 'report', 'all')
 SPLITS = ('half', 'none')
@@ -98,7 +98,7 @@ class Evaluation:
             if 'Coco' not in str(metric.get('type')) or not whole:
                 continue
             ids = set(self.datasets.image_ids(cfg, dataset))
-            path = self.folder / f'{digest([whole, sorted(ids, key=str)])}.json'
+            path = self.folder / f'{digest([file_digest(whole), sorted(ids, key=str)])}.json'
             if not path.exists():
                 content = json.loads(Path(whole).read_text())
                 for key, name in (('images', 'id'), ('annotations', 'image_id')):

@@ -2,12 +2,14 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Union
 
 from mmengine.config import Config
 
@@ -92,6 +94,21 @@ def digest(content: Any) -> str:
     """A short name for anything that json can write."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Union[str, Path]) -> str:
+    """A short name for the content of a file, which is read anew only once it was written anew."""
+    about = os.stat(path)
+    return _content_digest(str(path), about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=None)
+def _content_digest(path: str, *written: int) -> str:
+    found = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for part in iter(lambda: file.read(2**20), b''):
+            found.update(part)
+    return found.hexdigest()[:16]
 
 
 def training_parts(cfg: Config) -> Dict[str, Any]:

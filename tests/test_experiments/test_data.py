@@ -139,15 +139,10 @@ def write_coco(folder):
     )
 
 
-@pytest.mark.parametrize(
-    ('half', 'number', 'left'), [('report', None, 2), ('report', 1, 1), ('all', 3, 3)]
-)
-def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left, tmp_path):
-    import torch
-
-    metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'all.json'), metric='bbox')
-    loader = dict(dataset=write_coco(tmp_path))
-    cfg = Config(
+def coco_config(folder):
+    loader = dict(dataset=write_coco(folder))
+    metric = dict(type='CocoMetric', ann_file=str(folder / 'all.json'), metric='bbox')
+    return Config(
         dict(
             default_scope='mmdet',
             val_dataloader=loader,
@@ -156,6 +151,15 @@ def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left
             test_evaluator=metric,
         )
     )
+
+
+@pytest.mark.parametrize(
+    ('half', 'number', 'left'), [('report', None, 2), ('report', 1, 1), ('all', 3, 3)]
+)
+def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left, tmp_path):
+    import torch
+
+    cfg = coco_config(tmp_path)
     evaluation = Evaluation(Datasets(), HALF, tmp_path / 'halves')
     loader, evaluator = evaluation.images(cfg, half)
     if number is not None:
@@ -173,6 +177,19 @@ def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left
     samples = [dict(img_id=each, ori_shape=(40, 40), pred_instances=perfect) for each in ids]
     built.process({}, samples)
     assert built.evaluate(left)['coco/bbox_mAP'] == 1.0
+
+
+def test_annotations_that_were_corrected_are_taken_anew(tmp_path):
+    cfg, whole = coco_config(tmp_path), tmp_path / 'all.json'
+
+    def boxes():
+        _, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+        kept = json.loads(Path(evaluator['ann_file']).read_text())
+        return [each['bbox'] for each in kept['annotations']]
+
+    assert boxes() == [[5, 5, 20, 20]] * 2
+    whole.write_text(whole.read_text().replace('[5, 5, 20, 20]', '[5, 5, 10, 10]'))
+    assert boxes() == [[5, 5, 10, 10]] * 2
 
 
 def plan_of(folder, **content):
