@@ -15,7 +15,8 @@ from .datasets import Datasets
 from .measures import MEASURES, check_settings
 from .notes import seconds_per_iteration, timed_alike
 from .run import RunSpec, missing
-from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
+from .sources import environment, imported_modules, measure_digests, training_parts
+from .store import Store, digest
 
 
 class Plan:
@@ -72,7 +73,7 @@ class Plan:
             cfg=cfg.to_dict(),
             evaluation=dict(loader=loader, evaluator=evaluator),
             measures={
-                f'{each["type"]}-{digest([each, measured_on, *_code_of(each)])}': each
+                f'{each["type"]}-{digest([each, measured_on, *measure_digests(each)])}': each
                 for each in self.experiment.measures
             },
             environment=versions,
@@ -150,11 +151,6 @@ def check_measure(settings: Dict[str, Any]) -> None:
         check_settings(name, settings)
     except (TypeError, ValueError) as error:
         raise ExperimentError(f'measure {name} with {settings}: {error}') from error
-
-
-def _code_of(measure: dict) -> List[str]:
-    """The stock metrics are the libraries' own; the others change with ours."""
-    return [] if measure['type'] in ('stock', 'cost') else [robustness_digest()]
 
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:

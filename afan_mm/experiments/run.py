@@ -13,10 +13,11 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from . import store as stores
+from . import sources
 from .measures import MEASURES, Trained
 from .notes import training_notes
-from .store import imported_modules
+from .sources import imported_modules
+from .store import Store
 from .training import prepare, train
 
 
@@ -66,7 +67,7 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         :class:`~.notes.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
         ``measure``, its ``figures`` and ``details``.
     """
-    store, began = stores.Store(spec.store), time.perf_counter()
+    store, began = Store(spec.store), time.perf_counter()
     with store.lock(spec.key):
         record = store.load(spec.key)
         if not missing(spec, record):
@@ -111,7 +112,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
 
 def check_environment(spec: RunSpec, cfg: Config) -> None:
     """Refuse to file the figures of one code under the name of another."""
-    found = stores.environment(cfg)
+    found = sources.environment(cfg)
     changed = sorted(
         k for k in {*found, *spec.environment} if found.get(k) != spec.environment.get(k)
     )

@@ -17,7 +17,7 @@ from afan_mm.experiments.data import Evaluation, halves
 from afan_mm.experiments.datasets import Datasets
 from afan_mm.experiments.plan import all_runs
 from afan_mm.experiments.references import control
-from afan_mm.experiments.store import environment, uses_afan
+from afan_mm.experiments.sources import environment, uses_afan
 from support.projects import NUM_VAL, afan_overrides, write_experiment, write_project
 
 HALF = dict(split='half', seed=0)
@@ -275,3 +275,63 @@ def test_the_classes_of_a_config_in_the_pure_python_style_are_known(tmp_path):
     assert control(cfg, cfg).model.neck.afan == dict(perturbation='none')
     del cfg.model['neck']
     assert not uses_afan(cfg)
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    (
+        dict(load_from='{0}'),
+        {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='{0}')},
+        {'model.backbone.init_cfg': [dict(type='Pretrained', checkpoint='{0}')]},
+    ),
+    ids=('load_from', 'init_cfg', 'list'),
+)
+def test_other_weights_to_start_from_are_another_run(overrides, tmp_path):
+    write_project('mmpretrain', tmp_path)
+    weights = tmp_path / 'weights.pth'
+    arms = json.loads(json.dumps(dict(stock=overrides)).replace('{0}', str(weights)))
+    keys = []
+    for content in (b'one', b'other', b'one'):
+        weights.write_bytes(content)
+        keys.append(plan_of(tmp_path, arms=arms).spec('stock', 0).key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_other_source_of_a_module_of_the_user_s_is_another_run(tmp_path, monkeypatch):
+    """A file, or a package with all that is in it; of what is installed the version tells."""
+    write_project('mmpretrain', tmp_path)
+    package = tmp_path / 'own_package'
+    package.mkdir()
+    (package / '__init__.py').write_text('from . import part')
+    files = [tmp_path / 'own_module.py', package / 'part.py']
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = ['own_module', 'own_package', 'numpy', 'afan_mm', 'own_missing']
+    imports = dict(imports=modules, allow_failed_imports=True)
+
+    def spec(*sources):
+        for path, source in zip(files, sources):
+            path.write_text(source)
+        return plan_of(tmp_path, arms=dict(stock=dict(custom_imports=imports))).spec('stock', 0)
+
+    first = spec('A = 1', 'B = 1')
+    keys = {first.key, spec('A = 2', 'B = 1').key, spec('A = 1', 'B = 2').key}
+    assert len(keys) == 3 and spec('A = 1', 'B = 1').key == first.key
+    own = [name for name in first.environment if name.startswith('source of')]
+    assert own == ['source of own_module', 'source of own_package']
+
+
+def test_a_measure_of_the_user_s_that_was_changed_is_another_measurement(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    specs = []
+    for figure in (1, 2):
+        (tmp_path / 'changed_measure.py').write_text(
+            'from afan_mm.experiments import measure\n'
+            f'@measure\ndef changed(trained):\n    return dict(figure={figure})\n'
+        )
+        content = dict(measures=['stock', 'changed'], arms=dict(stock={}))
+        content['custom_imports'] = dict(imports=['changed_measure'])
+        specs.append(plan_of(tmp_path, **content).spec('stock', 0))
+    one, other = (list(spec.measures) for spec in specs)
+    assert specs[0].key == specs[1].key
+    assert one[0] == other[0] and one[1] != other[1]
