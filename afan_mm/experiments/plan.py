@@ -56,11 +56,11 @@ class Plan:
             randomness=dict(cfg.get('randomness') or {}, seed=seed),
             environment=versions,
             data=self.datasets.about(cfg, cfg.train_dataloader.dataset),
-            curve=curve,
+            curve=self._placeless(curve),
         )
         measured_on = dict(
             loader=loader,
-            evaluator=evaluator,
+            evaluator=self._placeless(evaluator),
             data=self.datasets.about(cfg, loader['dataset']),
             test_cfg=cfg.get('test_cfg'),
         )
@@ -98,6 +98,15 @@ class Plan:
     def images(self, name: str) -> str:
         """What an arm is measured on, in words."""
         return self.evaluation.where(self._config(name), self.half)
+
+    def _placeless(self, node: Any) -> Any:
+        """A copy in which files of the store have their names alone, wherever the store is."""
+        if isinstance(node, dict):
+            return {key: self._placeless(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [self._placeless(each) for each in node]
+        inside = isinstance(node, str) and self.store.folder in Path(node).parents
+        return Path(node).name if inside else node
 
     def _key(self, name: str, run: str) -> str:
         """The key of a run: that under which the store has it, of whatever arm, otherwise that of

@@ -235,6 +235,23 @@ def test_runs_of_one_config_have_one_key(tmp_path):
     assert plan.spec('one', 0).key == plan.spec('two', 0).key == f'stored.5-{run}'
 
 
+def test_keys_do_not_depend_on_where_the_store_is(tmp_path, monkeypatch):
+    """Which has the annotation files of halves."""
+    write_project('mmdet', tmp_path)
+    cfg = Config.fromfile(str(tmp_path / 'stock.py'))
+    for key, value in coco_config(tmp_path).items():
+        cfg[key] = value
+    cfg.dump(str(tmp_path / 'stock.py'))
+    plan = plan_of(tmp_path, arms=dict(stock={}), curve_interval=1)
+    monkeypatch.chdir(tmp_path)
+    stores = [plan.store, Store('store'), Store(str(tmp_path / 'moved'))]
+    specs = [Plan(plan.experiment, store).spec('stock', 0) for store in stores]
+    assert len({spec.key for spec in specs}) == len({tuple(spec.measures) for spec in specs}) == 1
+    for spec, store in zip(specs, stores):
+        for evaluator in (spec.evaluation['evaluator'], spec.curve['evaluator']):
+            assert Path(evaluator['ann_file']).parent == store.folder / 'halves'
+
+
 def test_data_are_known_by_content_not_by_time(tmp_path):
     write_project('mmpretrain', tmp_path / 'a')
     before = plan_of(tmp_path / 'a').spec('stock', 0)
