@@ -155,3 +155,11 @@ def timed_alike(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
 
 def seconds_per_iteration(training: Dict[str, Any]) -> float:
     return working_seconds(training) / training['iterations']
+
+
+def same_weights(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
+    """Whether two trainings of a run end in the same weights, to the bit: they are one, or both ran
+    on a CPU with as many threads, and neither was interrupted.
+    """
+    repeatable = one['device'] == 'cpu' and timed_alike(one, other)
+    return one == other or repeatable and not (one.get('resumed') or other.get('resumed'))

@@ -15,7 +15,7 @@ from mmengine.utils import import_modules_from_strings
 
 from . import sources
 from .measures import MEASURES, Trained
-from .notes import training_notes
+from .notes import same_weights, training_notes
 from .sources import imported_modules
 from .store import Store
 from .training import prepare, train
@@ -60,7 +60,8 @@ def missing(spec: RunSpec, record: Optional[Dict[str, Any]]) -> Dict[str, dict]:
 
 
 def run(spec: RunSpec) -> Dict[str, Any]:
-    """Train, measure and store; only what is not stored yet.
+    """Train, measure and store; only what is not stored yet. What is stored is measured anew where
+    the weights are gone and those of another training need not be the same.
 
     Returns:
         The record: ``key``, ``experiment``, ``arm``, ``seed``, ``environment``, ``training`` (see
@@ -79,15 +80,18 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         let_children_end()
         folder = store.run_folder(spec.key).absolute()
         runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
+        training = training_notes(folder)
+        if record and not same_weights(record['training'], training):
+            record = None  # figures of two trainings are not of one run
         names = [settings['type'] for settings in missing(spec, record).values()]
-        trained = Trained(runner, cfg, training_notes(folder), **spec.evaluation, names=names)
+        trained = Trained(runner, cfg, training, **spec.evaluation, names=names)
         record = record or dict(measured={})
         record.update(
             {
                 key: getattr(spec, key)
                 for key in ('key', 'experiment', 'arm', 'seed', 'environment')
             },
-            training=trained.training,
+            training=training,
         )
         for key, settings in missing(spec, record).items():
             result = measure(trained, settings)

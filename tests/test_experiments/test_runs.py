@@ -26,7 +26,7 @@ from afan_mm.experiments import (
 from afan_mm.experiments import run as run_module
 from afan_mm.experiments.measures import MEASURES
 from afan_mm.experiments.measures.base import METRIC_OF
-from afan_mm.experiments.notes import weights_digest
+from afan_mm.experiments.notes import same_weights, weights_digest
 from support import toy
 from support.paths import ROOT, TOOLS
 from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
@@ -258,6 +258,40 @@ def test_a_measure_that_is_added_later_takes_the_weights_that_were_kept(tmp_path
     )
     assert nll == next(iter(first['measured'].values()))
     assert again['figures'] == {'again/nll': pytest.approx(nll['figures']['nll'], rel=1e-6)}
+
+
+@pytest.mark.parametrize(('threads', 'again'), ((2, 1), (1, 2)), ids=('as many', 'other'))
+def test_the_figures_of_a_record_are_of_one_training(threads, again, tmp_path, monkeypatch):
+    """Without the weights a measure that is added needs another training: the same on as many
+    threads, and otherwise one after which everything is measured anew.
+    """
+    write_project('mmpretrain', tmp_path)
+    calls = []
+
+    def call(trained):
+        calls.append(trained)
+        return dict(number=len(calls))
+
+    monkeypatch.setitem(MEASURES, 'call', call)
+    for threads_now, measures in ((2, ['call']), (threads, ['call', 'nll'])):
+        plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=measures)
+        plan.threads = threads_now
+        assert not execute(plan)[0]
+    run_module.limit_threads(1)  # as the suite has it
+    (record,) = plan.store.all()
+    figures = [each['figures'] for each in record['measured'].values()]
+    assert len(figures) == 2 and dict.fromkeys(['call/number'], again) in figures
+    assert record['training']['threads'] == threads
+
+
+def test_which_trainings_end_in_the_same_weights():
+    one = dict(device='cpu', threads=1, seconds=1.0)
+    assert same_weights(one, dict(one, seconds=2.0))
+    for change in (dict(device='cuda'), dict(threads=2), dict(resumed=True)):
+        other = {**one, **change, 'seconds': 2.0}
+        assert not same_weights(one, other) and not same_weights(other, one)
+    assert not same_weights(dict(one, device='cuda'), dict(one, device='cuda', seconds=2.0))
+    assert same_weights(dict(one, device='cuda'), dict(one, device='cuda'))
 
 
 @pytest.fixture
