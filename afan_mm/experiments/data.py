@@ -1,8 +1,8 @@
 """The data of a config: what they are, and which images serve selection and which the report.
 
-Where the test set is another than the validation set, selection uses the one and the report the
-other. Where it is the same, as in most configs, the validation set is split in two by a fixed seed:
-settings chosen on one half are reported on the other.
+Where the test set has other images than the validation set, selection uses the one and the report
+the other. Where they share images, as in most configs, the validation set is split in two by a
+fixed seed: settings chosen on one half are reported on the other.
 """
 
 import copy
@@ -43,7 +43,7 @@ class Evaluation:
         for kind in ('val', 'test'):
             if cfg.get(f'{kind}_dataloader') is None or cfg.get(f'{kind}_evaluator') is None:
                 raise DataError(f'an experiment needs {kind}_dataloader and {kind}_evaluator')
-        own_test = has_own_test(cfg)
+        own_test = self._has_own_test(cfg)
         kind = 'test' if own_test and half == 'report' else 'val'
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
@@ -70,13 +70,25 @@ class Evaluation:
 
     def where(self, cfg: Config, half: str) -> str:
         """In words, what :meth:`images` gives."""
-        if half == 'report' and has_own_test(cfg):
+        if half == 'report' and self._has_own_test(cfg):
             return 'the test set'
-        if half == 'all' or has_own_test(cfg):
+        if half == 'all' or self._has_own_test(cfg):
             return 'the validation set'
         if not self.in_two:
             return 'the whole validation set, by which settings may have been chosen'
         return f'the {half} half of the validation set'
+
+    def _has_own_test(self, cfg: Config) -> bool:
+        """Whether the test set has other images than the validation set, however both are written;
+        one that is not there has.
+        """
+        val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
+        if without_pipelines(val) == without_pipelines(test):
+            return False
+        try:
+            return not self.datasets.share_images(cfg, val, test)
+        except DataError:  # whoever measures on it is told
+            return True
 
     def _indices(self, cfg: Config, dataset: dict) -> Sequence[int]:
         """The images of a dataset, by their places among all that its files have."""
@@ -105,12 +117,6 @@ class Evaluation:
                     content[key] = [each for each in content[key] if each[name] in ids]
                 write_json(path, content)
             metric['ann_file'] = str(path)
-
-
-def has_own_test(cfg: Config) -> bool:
-    """Whether the test set is another than the validation set."""
-    val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
-    return without_pipelines(val) != without_pipelines(test)
 
 
 def halves(size: int, seed: int) -> Dict[str, List[int]]:

@@ -1,7 +1,8 @@
 """What data a config has, each dataset read once."""
 
 import json
-from typing import Any, Dict, List, Tuple
+import os
+from typing import Any, Callable, Dict, List, Set, Tuple
 
 import torch
 from mmengine.config import Config
@@ -23,27 +24,34 @@ class Datasets:
     """Datasets of configs without their pipelines; what is known of each is read once."""
 
     def __init__(self) -> None:
-        self._about: Dict[str, Tuple[int, str]] = {}
-        self._ids: Dict[str, List[Any]] = {}
+        self._found: Dict[Tuple[str, str], Any] = {}
 
     def about(self, cfg: Config, dataset: dict) -> Tuple[int, str]:
         """The number of samples of a dataset and a digest of them, see
         :func:`~afan_mm.robustness.samples.describe`.
         """
-        plain = without_pipelines(dataset)
-        key = json.dumps(plain, sort_keys=True, default=str)
-        if key not in self._about:
-            self._about[key] = describe(self._build(cfg, plain))
-        return self._about[key]
+        return self._look(describe, cfg, dataset)
 
     def image_ids(self, cfg: Config, dataset: dict) -> List[Any]:
         """COCO's ``img_id`` of every sample."""
+        return self._look(image_ids, cfg, dataset)
+
+    def share_images(self, cfg: Config, one: dict, other: dict) -> bool:
+        """Whether two datasets have an image in common: a file, or all of them, as where one is a
+        copy of the other or holds arrays.
+        """
+        if self._look(image_files, cfg, one) & self._look(image_files, cfg, other):
+            return True
+        size, found = self.about(cfg, one)
+        size_is_all = (size, found) == describe(range(size))
+        return not size_is_all and (size, found) == self.about(cfg, other)
+
+    def _look(self, look: Callable[[Any], Any], cfg: Config, dataset: dict) -> Any:
         plain = without_pipelines(dataset)
-        key = json.dumps(plain, sort_keys=True, default=str)
-        if key not in self._ids:
-            built = self._build(cfg, plain)
-            self._ids[key] = [built.get_data_info(i)['img_id'] for i in range(len(built))]
-        return self._ids[key]
+        key = (look.__name__, json.dumps(plain, sort_keys=True, default=str))
+        if key not in self._found:
+            self._found[key] = look(self._build(cfg, plain))
+        return self._found[key]
 
     def _build(self, cfg: Config, plain: dict) -> BaseDataset:
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -60,6 +68,18 @@ class Datasets:
                 f'{type(error).__name__}: {str(error).strip()}'
             ) from error
         return dataset
+
+
+def image_ids(dataset: BaseDataset) -> List[Any]:
+    return [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
+
+
+def image_files(dataset: Any) -> Set[str]:
+    """The files of the images; of a dataset that says nothing of such, none."""
+    if not hasattr(dataset, 'get_data_info'):
+        return set()
+    samples = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return {os.path.realpath(each['img_path']) for each in samples if 'img_path' in each}
 
 
 def without_pipelines(node: Any) -> Any:

@@ -68,6 +68,59 @@ def test_a_test_set_of_its_own_is_the_report_s(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    'change',
+    (
+        dict(test_mode=True),
+        dict(lazy_init=False),
+        dict(data_prefix=dict(img_path='img/val/', seg_map_path='ann/val/')),
+        dict(data_root='copy'),
+        dict(indices=[0, 1]),
+        dict(ann_file='two.txt'),
+    ),
+    ids=str,
+)
+def test_the_images_tell_whether_a_test_set_is_another(change, tmp_path, monkeypatch):
+    """Not how it is written: the same files, a copy of them, or some of them."""
+    cfg = Config.fromfile(str(write_project('mmseg', tmp_path / 'data')))
+    (tmp_path / 'data' / 'two.txt').write_text('val0\nval1\n')
+    shutil.copytree(tmp_path / 'data', tmp_path / 'copy')
+    monkeypatch.chdir(tmp_path)
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.test_dataloader.dataset.update(change)
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    found = {half: names(cfg, evaluation.images(cfg, half)[0]) for half in ('selection', 'report')}
+    assert len(found['selection']) == len(found['report']) == NUM_VAL // 2
+    assert not set(found['selection']) & set(found['report'])
+    assert evaluation.where(cfg, 'report') == 'the report half of the validation set'
+
+
+def test_a_test_set_that_is_not_there_is_another(tmp_path):
+    cfg = Config.fromfile(str(write_project('mmseg', tmp_path)))
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.test_dataloader.dataset.data_prefix = dict(img_path='img/test', seg_map_path='ann/test')
+    cfg.test_dataloader.dataset.ann_file = 'test.txt'
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    assert len(names(cfg, evaluation.images(cfg, 'selection')[0])) == NUM_VAL
+    assert evaluation.where(cfg, 'report') == 'the test set'
+
+
+def test_datasets_of_which_the_size_alone_is_known_are_told_apart_by_their_configs(tmp_path):
+    @DATASETS.register_module(force=True)
+    class Numbers(list):
+        def __init__(self, values):
+            super().__init__(values)
+
+    one, other = (dict(type='mmengine.Numbers', values=values) for values in ([1, 2], [3, 4]))
+    cfg = Config(dict(default_scope='mmengine'))
+    for kind, dataset in (('val', one), ('test', other)):
+        cfg[f'{kind}_dataloader'], cfg[f'{kind}_evaluator'] = dict(dataset=dataset), dict()
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    assert evaluation.where(cfg, 'report') == 'the test set'
+    cfg.test_dataloader = cfg.val_dataloader
+    assert evaluation.where(cfg, 'report') == 'the report half of the validation set'
+
+
 def test_not_split_when_told_so(tmp_path):
     cfg = Config.fromfile(str(write_project('mmpretrain', tmp_path)))
     evaluation = Evaluation(Datasets(), dict(split='none'), tmp_path)
