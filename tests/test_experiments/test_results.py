@@ -178,7 +178,8 @@ def test_runs_that_were_interrupted_say_nothing_of_cost():
     assert 'afan' not in found['cost'] and found['cost']['late']['time'] == 1.0
     text = markdown(found)
     names = ', '.join(f'{arm} seed {seed}' for arm, seed in given)
-    assert f'which these were: {names}. Without any beside one of stock: afan.' in text
+    assert f'which these were: {names}. Where a model draws' in text
+    assert 'as by a seed. Without any beside one of stock: afan.' in text
     (row,) = [line for line in text.splitlines() if line.startswith('| afan |') and '44.02' in line]
     assert row.endswith('| – | – |')
 
