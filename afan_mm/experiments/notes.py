@@ -17,7 +17,6 @@ from ..robustness.report import scalars
 from ..utils.files import write_json
 
 FIRST_BATCHES = 5  # that the digest of the data covers
-TIMED_BY = ('device', 'threads')
 
 
 class Notes(Hook):
@@ -146,11 +145,20 @@ def working_seconds(training: Dict[str, Any]) -> float:
     return wall if training['device'] != 'cpu' or training['workers'] else cpu
 
 
+def conditions(training: Dict[str, Any]) -> Dict[str, Any]:
+    """What the time of a training depends on beside the config, as far as that was noted, by what
+    several of it are called.
+    """
+    names = dict(device='devices', threads='threads')
+    return {name: training[key] for key, name in names.items() if key in training}
+
+
 def timed_alike(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
     """Whether the times of two trainings can be compared: on one kind of device, with as many
     threads, as far as that was noted.
     """
-    return all(one.get(key, other.get(key)) == other.get(key, one.get(key)) for key in TIMED_BY)
+    ours, theirs = conditions(one), conditions(other)
+    return all(ours[name] == theirs[name] for name in ours if name in theirs)
 
 
 def seconds_per_iteration(training: Dict[str, Any]) -> float:

@@ -47,9 +47,8 @@ def about(results: Dict[str, Any]) -> str:
         text.append(f'**Not paired:** {"; ".join(results["unpaired"])}.')
     if results['timed_otherwise']:
         text.append(
-            '**On other threads or another device than stock:** '
-            f'{", ".join(results["timed_otherwise"])}. Their time is not compared, and on a CPU '
-            'figures differ by the number of threads as by a seed.'
+            f'**Not run alike:** {"; ".join(results["timed_otherwise"])}. Such times are not '
+            'compared, and on a CPU figures differ by the number of threads as by a seed.'
         )
     if results['resumed']:
         text.append(about_interruptions(results))

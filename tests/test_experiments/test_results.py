@@ -184,18 +184,30 @@ def test_runs_that_were_interrupted_say_nothing_of_cost():
     assert row.endswith('| – | – |')
 
 
-@pytest.mark.parametrize('other', (dict(threads=1), dict(threads=2, device='cuda')), ids=str)
-def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other):
+@pytest.mark.parametrize(
+    ('other', 'what'),
+    ((dict(threads=1), 'threads'), (dict(threads=2, device='cuda'), 'devices')),
+    ids=('threads', 'device'),
+)
+def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other, what):
     """As those of --jobs 1 and --jobs 2, which share out the cores; of older ones it is not
     known.
     """
     notes = dict(stock=dict(threads=2), afan=other, control=dict(threads=2))
     found = collect(GivenPlan(VALUES, notes=notes), list(VALUES), SEEDS)
     assert set(found['cost']) == {'stock', 'control', 'late', 'longer'}
-    names = ', '.join(f'afan seed {seed}' for seed in SEEDS)
-    text = f'**On other threads or another device than stock:** {names}.'
-    assert text in markdown(found)
-    assert 'another device' not in markdown(collect(GivenPlan(VALUES), list(VALUES), SEEDS))
+    alike = 'stock, control' if what == 'threads' else 'stock, late, control, longer'
+    said = '; '.join(f'seed {seed}: {what} differ: {alike} | afan' for seed in SEEDS)
+    assert f'**Not run alike:** {said}. Such times' in markdown(found)
+    assert 'Not run alike' not in markdown(collect(GivenPlan(VALUES), list(VALUES), SEEDS))
+
+
+def test_runs_that_were_not_run_alike_are_said_without_stock_too():
+    arms = ['afan', 'control']
+    notes = dict(afan=dict(threads=2), control=dict(threads=1))
+    found = collect(GivenPlan(VALUES, notes=notes), arms, [0, 1])
+    said = [f'seed {seed}: threads differ: afan | control' for seed in (0, 1)]
+    assert found['timed_otherwise'] == said
 
 
 def test_a_figure_that_is_not_finite_is_said():
