@@ -181,7 +181,8 @@ def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
 
 def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     write_project('mmpretrain', tmp_path)
-    arms = dict(longer=dict(of='afan'), stock={}, afan=afan_overrides('mmpretrain'))
+    slow = afan_overrides('mmpretrain', num_steps=200)  # or longer were as long as stock, one run
+    arms = dict(longer=dict(of='afan'), stock={}, afan=slow)
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
     assert plan.waits('longer')
     failed, said = execute(plan, arms=['longer'])
