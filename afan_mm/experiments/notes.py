@@ -137,12 +137,16 @@ def training_notes(folder: Path) -> Dict[str, Any]:
     return json.loads((folder / 'training.json').read_text())
 
 
-def working_seconds(training: Dict[str, Any]) -> float:
-    """The time that a training took: of its cores, which other processes on the machine do not
-    stretch, or of the wall where a device or other processes do the work.
+def clock_of(training: Dict[str, Any]) -> str:
+    """What a training is timed by: the seconds of its cores, which other processes on the machine
+    do not stretch, or of the wall where a device or other processes do the work.
     """
-    cpu, wall = training['cpu_seconds'], training['seconds']
-    return wall if training['device'] != 'cpu' or training['workers'] else cpu
+    return 'seconds' if training['device'] != 'cpu' or training['workers'] else 'cpu_seconds'
+
+
+def working_seconds(training: Dict[str, Any]) -> float:
+    """The time that a training took, by its own clock."""
+    return training[clock_of(training)]
 
 
 def conditions(training: Dict[str, Any]) -> Dict[str, Any]:
@@ -150,12 +154,15 @@ def conditions(training: Dict[str, Any]) -> Dict[str, Any]:
     several of it are called.
     """
     names = dict(device='devices', threads='threads')
-    return {name: training[key] for key, name in names.items() if key in training}
+    found = {name: training[key] for key, name in names.items() if key in training}
+    if training.get('device') == 'cpu' and 'workers' in training:
+        found['clocks'] = clock_of(training)
+    return found
 
 
 def timed_alike(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
     """Whether the times of two trainings can be compared: on one kind of device, with as many
-    threads, as far as that was noted.
+    threads, by the same clock, as far as that was noted.
     """
     ours, theirs = conditions(one), conditions(other)
     return all(ours[name] == theirs[name] for name in ours if name in theirs)

@@ -48,7 +48,8 @@ def about(results: Dict[str, Any]) -> str:
     if results['timed_otherwise']:
         text.append(
             f'**Not run alike:** {"; ".join(results["timed_otherwise"])}. Such times are not '
-            'compared, and on a CPU figures differ by the number of threads as by a seed.'
+            'compared: on a CPU the clock is that of the cores, and that of the wall where workers '
+            'load the data. Figures differ there by the number of threads as by a seed.'
         )
     if results['resumed']:
         text.append(about_interruptions(results))

@@ -186,12 +186,16 @@ def test_runs_that_were_interrupted_say_nothing_of_cost():
 
 @pytest.mark.parametrize(
     ('other', 'what'),
-    ((dict(threads=1), 'threads'), (dict(threads=2, device='cuda'), 'devices')),
-    ids=('threads', 'device'),
+    (
+        (dict(threads=1), 'threads'),
+        (dict(threads=2, device='cuda'), 'devices'),
+        (dict(threads=2, workers=2), 'clocks'),
+    ),
+    ids=('threads', 'device', 'workers'),
 )
 def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other, what):
-    """As those of --jobs 1 and --jobs 2, which share out the cores; of older ones it is not
-    known.
+    """As those of --jobs 1 and --jobs 2, which share out the cores (of older ones it is not known),
+    or of workers that load data, whose seconds are those of the wall.
     """
     notes = dict(stock=dict(threads=2), afan=other, control=dict(threads=2))
     found = collect(GivenPlan(VALUES, notes=notes), list(VALUES), SEEDS)
