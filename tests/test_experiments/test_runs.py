@@ -449,4 +449,22 @@ def test_calibration_leaves_out_what_the_decode_head_ignores():
     asked = []
     trained.evaluate = lambda evaluator: asked.extend(evaluator) or dict(mIoU=1.0)
     assert trained.clean() == dict(mIoU=1.0)
-    assert asked == [dict(type='IoUMetric'), dict(type='CalibrationMetric', ignore_index=7)]
+    (_, added) = asked
+    assert added == dict(type='CalibrationMetric', prefix='measured', ignore_index=7)
+
+
+def test_a_config_may_have_a_calibration_metric_of_its_own(tmp_path):
+    """The figures are the measure's, which has bins of its own."""
+    write_project('mmpretrain', tmp_path)
+    own = [dict(type='Accuracy'), dict(type='CalibrationMetric', num_bins=1)]
+    plain = {'custom_imports': dict(imports=['afan_mm'])}
+    values = []
+    for stock in (plain, dict(plain, test_evaluator=own, val_evaluator=own)):
+        measures = ['stock', 'calibration', 'nll']
+        plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock=stock), measures=measures)
+        failed, said = execute(plan)
+        assert not failed, said
+        metrics = collect(plan, ['stock'], [0])['metrics']
+        values.append({name: metric['values']['stock'][0] for name, metric in metrics.items()})
+    assert set(values[0]) == {'accuracy/top1', 'calibration/ece', 'nll'}
+    assert values[1] == pytest.approx(values[0], rel=1e-6)

@@ -21,7 +21,8 @@ LOWER_IS_BETTER = (
     *('nll', 'ece', 'seconds', 'memory', 'loss'),
     *('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog'),  # of depth
 )
-CALIBRATION = 'calibration/'  # what these metrics write before their figures
+# what the metrics that measures need write before their figures: the config may have the same ones
+MEASURED = 'measured'
 # the metric that a measure needs beside those of the config
 METRIC_OF = dict(
     calibration='CalibrationMetric',
@@ -99,10 +100,11 @@ class Trained:
 
     def _metric(self, name: str) -> Dict[str, Any]:
         if name != 'CalibrationMetric':
-            return dict(type=name)
+            return dict(type=name, prefix=MEASURED)
         model = self.runner.model
         return dict(
             type=name,
+            prefix=MEASURED,
             ignore_index=ignored_label(model.module if is_model_wrapper(model) else model),
         )
 
