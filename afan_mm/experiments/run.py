@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from . import sources
-from .measures import MEASURES, Trained
+from .measures import MEASURES, Trained, plain_figures
 from .notes import same_weights, training_notes
 from .sources import imported_modules
 from .store import Store
@@ -107,7 +107,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
     """The ``figures`` of one measure, single numbers under its name, and its ``details``."""
     settings = dict(settings)
     name = settings.pop('type')
-    figures = MEASURES[name](trained, **settings)
+    figures = plain_figures(name, MEASURES[name](trained, **settings))
     details = figures.pop('details', None)
     if name != 'stock':
         figures = {k if k == name else f'{name}/{k}': value for k, value in figures.items()}

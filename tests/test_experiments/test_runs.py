@@ -9,7 +9,9 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from afan_mm import AFANSettings
@@ -24,7 +26,7 @@ from afan_mm.experiments import (
     run_experiment,
 )
 from afan_mm.experiments import run as run_module
-from afan_mm.experiments.measures import MEASURES
+from afan_mm.experiments.measures import MEASURES, plain_figures
 from afan_mm.experiments.measures.base import METRIC_OF
 from afan_mm.experiments.notes import same_weights, weights_digest
 from support import toy
@@ -403,6 +405,35 @@ def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
     assert results['metrics']['parameters/number']['values']['stock'][0] > 1000
     with pytest.raises(ValueError, match="measures must be among .*, but got 'missing'"):
         plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['missing'])
+
+
+def test_figures_of_numpy_and_torch_are_stored_as_numbers(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    given = dict(a=np.float32(1.5), b=torch.tensor([2.5], requires_grad=True).sum(), c=np.int64(3))
+    details = dict(each=np.array([1.0, 2.0]))
+    monkeypatch.setitem(MEASURES, 'own', lambda trained: dict(given, details=details))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['own'], primary=None)
+    failed, said = execute(plan)
+    assert not failed, said
+    (record,) = plan.store.all()
+    (found,) = record['measured'].values()
+    assert found['figures'] == {'own/a': 1.5, 'own/b': 2.5, 'own/c': 3}
+    assert found['details'] == dict(each=[1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    (
+        (None, 'a dict of numbers, but got None'),
+        (dict(a=object), 'a dict of numbers, but got .*object'),
+        (dict(a=np.ones(2)), r'a number as a, but got \[1.0, 1.0\]'),
+        (dict(a='much'), "a number as a, but got 'much'"),
+    ),
+    ids=('nothing', 'object', 'array', 'words'),
+)
+def test_a_measure_that_gives_no_numbers_is_named(given, said):
+    with pytest.raises(TypeError, match=f'measure own must give {said}'):
+        plain_figures('own', given)
 
 
 def test_the_curve_is_on_the_selection_images(tmp_path):
