@@ -77,17 +77,17 @@ def metric_names(experiment: Experiment, records: Records) -> List[str]:
             found += [name for name in record['figures'] if name not in found]
     if not found:
         return []
-    primary = full_name(experiment.primary or found[0], found)
+    primary = full_name(experiment.primary or found[0], found, 'primary')
     default = [name for name in found if not name.startswith('cost/')]  # has its own columns
     others = [full_name(name, found) for name in experiment.metrics or default]
     return [primary, *(name for name in dict.fromkeys(others) if name != primary)]
 
 
-def full_name(name: str, names: Sequence[str]) -> str:
-    """As :func:`find_name`; ExperimentError where there is none."""
+def full_name(name: str, names: Sequence[str], key: str = 'metrics') -> str:
+    """As :func:`find_name`; ExperimentError, with the key that asks for it, where there is none."""
     found = find_name(name, names)
     if found is None:
-        raise ExperimentError(f'metrics must be among {", ".join(names)}, but got {name!r}')
+        raise ExperimentError(f'{key} must be among {", ".join(names)}, but got {name!r}')
     return found
 
 

@@ -255,6 +255,15 @@ def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):
     assert not (tmp_path / 'report_curve.png').exists()
 
 
+@pytest.mark.parametrize('key', ('primary', 'metrics'))
+def test_the_key_that_names_an_unknown_metric_is_said(key):
+    plan = GivenPlan(VALUES)
+    setattr(plan.experiment, key, 'mIuO' if key == 'primary' else ['mIuO'])
+    said = f"^{key} must be among seg/mIoU, nll/nll, cost/seconds, but got 'mIuO'"
+    with pytest.raises(ValueError, match=said):
+        collect(plan, list(VALUES), SEEDS)
+
+
 def test_nothing_stored_yet():
     found = collect(GivenPlan(dict(stock=[None] * 5)), ['stock'], SEEDS)
     assert 'No run is stored yet.' in markdown(found)
