@@ -19,6 +19,11 @@ from .store import digest, file_digest
 
 HALVES = ('selection', 'report', 'all')
 SPLITS = ('half', 'none')
+# of several datasets, by the key that would choose some of their images
+INSTEAD = dict(
+    selection="give the config a test set of its own, or selection=dict(split='none')",
+    num_images='leave it out, and all images are measured',
+)
 
 
 class Evaluation:
@@ -60,7 +65,7 @@ class Evaluation:
         are fewer, evenly spaced: the first ones of a folder for each class are all of one class.
         """
         loader, evaluator = copy.deepcopy(loader), copy.deepcopy(evaluator)
-        dataset = innermost(loader['dataset'])
+        dataset = innermost(loader['dataset'], 'num_images')
         images = self._indices(cfg, dataset)
         number = min(num_images, len(images))
         places = np.arange(number) * len(images) // number
@@ -131,13 +136,20 @@ def halves(size: int, seed: int) -> Dict[str, List[int]]:
     )
 
 
-def innermost(dataset: dict) -> dict:
-    """The one dataset inside wrappers such as RepeatDataset; DataError where there are several."""
+def innermost(dataset: dict, chosen_by: str = 'selection') -> dict:
+    """The one dataset inside wrappers such as RepeatDataset.
+
+    Args:
+        chosen_by: The key that asks for some of its images.
+
+    Raises:
+        DataError: If there are several.
+    """
     dataset = unwrapped(dataset)
     if isinstance(dataset.get('datasets'), (list, tuple)):
         raise DataError(
-            f'{dataset.get("type")} of several datasets cannot be split; give the config a test '
-            "set of its own, or selection=dict(split='none')"
+            f'{chosen_by} cannot choose images of {dataset.get("type")}, which has several '
+            f'datasets; {INSTEAD[chosen_by]}'
         )
     return dataset
 

@@ -10,9 +10,9 @@ from ..utils.files import write_json
 from .arm_specs import ExperimentError
 from .arms import Arms
 from .config import Experiment
-from .data import Evaluation
+from .data import Evaluation, innermost
 from .datasets import Datasets
-from .measures import MEASURES, check_settings
+from .measures import HANDS_ON, MEASURES, check_settings
 from .notes import seconds_per_iteration, timed_alike
 from .run import RunSpec, missing
 from .sources import environment, imported_modules, measure_digests, training_parts
@@ -45,6 +45,7 @@ class Plan:
         """The run of an arm with a seed; its config is read and its data are looked at."""
         cfg = self._config(name)
         loader, evaluator = self.evaluation.images(cfg, self.half)
+        check_choice(self.experiment.measures, loader['dataset'])
         curve = None
         if self.experiment.curve_interval:
             images = self.evaluation.images(cfg, 'selection')
@@ -160,6 +161,13 @@ def check_measure(settings: Dict[str, Any]) -> None:
         check_settings(name, settings)
     except (TypeError, ValueError) as error:
         raise ExperimentError(f'measure {name} with {settings}: {error}') from error
+
+
+def check_choice(measures: Sequence[dict], dataset: dict) -> None:
+    """DataError where a measure is to choose some images of a dataset and cannot."""
+    for measure in measures:
+        if measure['type'] in HANDS_ON and measure.get('num_images') is not None:
+            innermost(dataset, 'num_images')
 
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:

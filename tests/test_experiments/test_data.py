@@ -318,6 +318,25 @@ def test_data_are_known_by_content_not_by_time(tmp_path):
     assert set(plan_of(tmp_path / 'a').spec('stock', 0).measures).isdisjoint(before.measures)
 
 
+def test_images_of_several_datasets_cannot_be_chosen(tmp_path):
+    """Which is said before anything is trained, with the key that asks for it."""
+    write_project('mmpretrain', tmp_path)
+    cfg = Config.fromfile(str(tmp_path / 'stock.py'))
+    one = cfg.val_dataloader.dataset.to_dict()
+    several = dict(type='ConcatDataset', datasets=[dict(one, data_prefix='train')])
+    cfg.test_dataloader = dict(cfg.test_dataloader, dataset=several)
+    cfg.dump(str(tmp_path / 'stock.py'))
+    measures = [dict(type='robust', num_images=2)]
+    plan = plan_of(tmp_path, arms=dict(stock={}), measures=measures)
+    with pytest.raises(DataError, match='^num_images cannot choose images of ConcatDataset, .* le'):
+        plan.spec('stock', 0)
+    plan.experiment.measures = [dict(type='robust')]
+    assert plan.spec('stock', 0).measures
+    cfg.val_dataloader = cfg.test_dataloader
+    with pytest.raises(DataError, match='^selection cannot choose .* a test set of its own'):
+        Evaluation(Datasets(), HALF, tmp_path).images(cfg, 'report')
+
+
 def test_missing_data_are_said(tmp_path):
     write_project('mmpretrain', tmp_path / 'a')
     shutil.rmtree(tmp_path / 'a' / 'train')
