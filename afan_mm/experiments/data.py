@@ -107,12 +107,12 @@ class Evaluation:
         return every[:given] if given >= 0 else every[given:]  # as mmengine has it
 
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
-        """Let COCO's metric know only the images of a dataset: it counts the objects of all images
-        in its file, and would take those of the others as missed.
+        """Let COCO's and LVIS's metrics know only the images of a dataset: they count the objects
+        of all images in their file, and would take those of the others as missed.
         """
         for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
             whole = metric.get('ann_file')
-            if 'Coco' not in str(metric.get('type')) or not whole:
+            if not whole or not any(kind in str(metric.get('type')) for kind in ('Coco', 'LVIS')):
                 continue
             ids = set(self.datasets.image_ids(cfg, dataset))
             path = self.folder / f'{digest([file_digest(whole), sorted(ids, key=str)])}.json'

@@ -232,6 +232,14 @@ def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left
     assert built.evaluate(left)['coco/bbox_mAP'] == 1.0
 
 
+def test_lvis_s_metric_is_restricted_as_coco_s(tmp_path):
+    cfg = coco_config(tmp_path)
+    cfg.val_evaluator.type = cfg.test_evaluator.type = 'LVISMetric'
+    _, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+    kept = json.loads(Path(evaluator['ann_file']).read_text())
+    assert len(kept['images']) == len(kept['annotations']) == 2
+
+
 def test_annotations_that_were_corrected_are_taken_anew(tmp_path):
     cfg, whole = coco_config(tmp_path), tmp_path / 'all.json'
 
