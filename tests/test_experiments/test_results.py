@@ -233,10 +233,10 @@ def test_a_curve_without_the_primary_metric_is_not_drawn(results, tmp_path):
     assert (tmp_path / 'report_curve.png').exists()
 
 
-def test_errors_of_depth_are_better_the_smaller_they_are():
-    depth = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog')
-    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in depth)
-    assert not 'd1'.endswith(LOWER_IS_BETTER)
+def test_errors_of_depth_and_miss_rates_are_better_the_smaller_they_are():
+    errors = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog', 'crowd_human/mMR')
+    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in errors)
+    assert not any(name.endswith(LOWER_IS_BETTER) for name in ('d1', 'crowd_human/mAP'))
 
 
 def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):

@@ -20,6 +20,7 @@ MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 # Endings of the names of figures that are better the smaller they are.
 LOWER_IS_BETTER = (
     *('nll', 'ece', 'seconds', 'memory', 'loss'),
+    'mMR',  # miss rate on CrowdHuman
     *('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog'),  # of depth
 )
 # what the metrics that measures need write before their figures: the config may have the same ones
