@@ -1,6 +1,6 @@
 """Ablation figures from the report of an experiment: Figures 4 to 6 of the paper."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -22,11 +22,11 @@ class Point(NamedTuple):
 
     Attributes:
         setting: As the axis shows it.
-        values: The metric, one for each seed.
+        values: The metric by seed.
     """
 
     setting: str
-    values: List[float]
+    values: Dict[str, float]
 
 
 def find_panels(results: Dict[str, Any], metric: Optional[str] = None) -> Dict[str, List[Point]]:
@@ -48,7 +48,7 @@ def find_panels(results: Dict[str, Any], metric: Optional[str] = None) -> Dict[s
         panel, sign, setting = arm.partition('-')
         if sign and results['arms'][arm]['reference'] is None and by_seed:
             setting = setting.rpartition('=')[2]
-            panels.setdefault(panel, []).append(Point(setting, list(by_seed.values())))
+            panels.setdefault(panel, []).append(Point(setting, by_seed))
     if not panels:
         raise ValueError(
             "arms must be named '<panel>-<setting>' and have a stored run, but got "
@@ -59,8 +59,8 @@ def find_panels(results: Dict[str, Any], metric: Optional[str] = None) -> Dict[s
 
 def draw_ablation(results: Dict[str, Any], metric: Optional[str] = None) -> np.ndarray:
     """A panel for each factor: the mean over the seeds as a line, its standard deviation as bars,
-    each seed as a dot, the best setting in red; the stock model as a dashed line with its standard
-    deviation as a band. All panels have one vertical axis.
+    each seed as a dot, the best setting in red, by the seeds that all of the panel have; the stock
+    model as a dashed line with its standard deviation as a band. All panels have one vertical axis.
 
     Args:
         results, metric: See :func:`find_panels`.
@@ -95,20 +95,30 @@ def draw_ablation(results: Dict[str, Any], metric: Optional[str] = None) -> np.n
 
 def _draw_panel(axes: Any, points: List[Point], larger: bool) -> None:
     places = range(len(points))
-    means = [float(np.mean(point.values)) for point in points]
-    spreads = [
-        float(np.std(point.values, ddof=1)) if len(point.values) > 1 else 0.0 for point in points
-    ]
+    figures = [list(point.values.values()) for point in points]
+    means = [float(np.mean(each)) for each in figures]
+    spreads = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in figures]
     axes.errorbar(places, means, spreads, marker='o', capsize=3, color='C0')
-    for place, point in zip(places, points):
-        seeds = [place] * len(point.values)
-        axes.plot(seeds, point.values, '.', color='C0', alpha=0.4, markersize=4)
-    best = int(np.argmax(means) if larger else np.argmin(means))
-    axes.plot(best, means[best], 'o', color=BEST, zorder=3)
+    for place, each in zip(places, figures):
+        axes.plot([place] * len(each), each, '.', color='C0', alpha=0.4, markersize=4)
+    best = best_of(points, larger)
+    if best is not None:
+        axes.plot(best, means[best], 'o', color=BEST, zorder=3)
     settings = [point.setting for point in points]
     slant = dict(rotation=30, ha='right') if max(map(len, settings)) > 4 else {}
     axes.set_xticks(list(places), settings, fontsize=8, **slant)
     axes.margins(x=0.1)
+
+
+def best_of(points: Sequence[Point], larger: bool) -> Optional[int]:
+    """The place of the best mean over the seeds that all points have, since seeds differ by more
+    than settings do; None where there is no such seed.
+    """
+    seeds = set.intersection(*(set(point.values) for point in points))
+    if not seeds:
+        return None
+    means = [np.mean([point.values[seed] for seed in seeds]) for point in points]
+    return int(np.argmax(means) if larger else np.argmin(means))
 
 
 def _values(results: Dict[str, Any], metric: Optional[str]) -> Dict[str, Dict[str, float]]:

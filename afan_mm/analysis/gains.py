@@ -38,9 +38,10 @@ def find_gain(
         metric: Full name.
 
     Raises:
-        ValueError: If a report lacks the metric, the reports differ in what they share, or the arms
-            have no seed in common.
+        ValueError: If a report lacks the metric, the reports are of other images or differ in what
+            they share, or the arms have no seed in common.
     """
+    _check_images(label, reports)
     ours, theirs = (_figures(label, reports, name, metric) for name in (arm, reference))
     compared = compare(arm, reference, ours, theirs)
     if not compared.seeds:
@@ -92,6 +93,13 @@ def draw_gains(gains: Sequence[Gain], metric: str) -> np.ndarray:
     figure.suptitle('a dot for each seed; mean and 95 % interval', fontsize=9)
     figure.tight_layout()
     return render(figure)
+
+
+def _check_images(label: str, reports: Sequence[Dict[str, Any]]) -> None:
+    measured = [(report['half'], ' and '.join(report['images'])) for report in reports]
+    if len(set(measured)) > 1:
+        words = '; '.join(f'{half} ({images})' for half, images in dict.fromkeys(measured))
+        raise ValueError(f'the reports of {label} must be of the same images, but are of {words}')
 
 
 def _figures(

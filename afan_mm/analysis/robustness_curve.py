@@ -61,10 +61,13 @@ def caption(metric: str, entries: Sequence[Entry]) -> str:
     have the same number of steps.
     """
     protocol = entries[-1]['protocol']
-    attack = f'{protocol["attack"].upper()}-{protocol["num_steps"]} on the pixels'
-    if protocol['epsilon']:
-        ratio = protocol['step_size'] / protocol['epsilon']
-        attack += f", step {ratio:.4g} x epsilon (the ratio of the paper's protocol)"
+    if protocol['attack'] == 'autoattack':  # chooses steps and their size itself
+        attack = 'AutoAttack, standard, on the pixels'
+    else:
+        attack = f'{protocol["attack"].upper()}-{protocol["num_steps"]} on the pixels'
+        if protocol['epsilon']:
+            ratio = protocol['step_size'] / protocol['epsilon']
+            attack += f", step {ratio:.4g} x epsilon (the ratio of the paper's protocol)"
     return f'{metric} on {entries[0]["num_images"]} images; {attack}'
 
 

@@ -1,8 +1,8 @@
 """The data of a config: what they are, and which images serve selection and which the report.
 
-Where the test set is another than the validation set, selection uses the one and the report the
-other. Where it is the same, as in most configs, the validation set is split in two by a fixed seed:
-settings chosen on one half are reported on the other.
+Where the test set has other images than the validation set, selection uses the one and the report
+the other. Where they share images, as in most configs, the validation set is split in two by a
+fixed seed: settings chosen on one half are reported on the other.
 """
 
 import copy
@@ -15,10 +15,15 @@ from mmengine.config import Config
 
 from ..utils.files import write_json
 from .datasets import DataError, Datasets, without_pipelines
-from .store import digest
+from .store import digest, file_digest
 
 HALVES = ('selection', 'report', 'all')
 SPLITS = ('half', 'none')
+# of several datasets, by the key that would choose some of their images
+INSTEAD = dict(
+    selection="give the config a test set of its own, or selection=dict(split='none')",
+    num_images='leave it out, and all images are measured',
+)
 
 
 class Evaluation:
@@ -43,7 +48,7 @@ class Evaluation:
         for kind in ('val', 'test'):
             if cfg.get(f'{kind}_dataloader') is None or cfg.get(f'{kind}_evaluator') is None:
                 raise DataError(f'an experiment needs {kind}_dataloader and {kind}_evaluator')
-        own_test = has_own_test(cfg)
+        own_test = self._has_own_test(cfg)
         kind = 'test' if own_test and half == 'report' else 'val'
         loader, evaluator = (
             copy.deepcopy(cfg[f'{kind}_{part}']) for part in ('dataloader', 'evaluator')
@@ -60,7 +65,7 @@ class Evaluation:
         are fewer, evenly spaced: the first ones of a folder for each class are all of one class.
         """
         loader, evaluator = copy.deepcopy(loader), copy.deepcopy(evaluator)
-        dataset = innermost(loader['dataset'])
+        dataset = innermost(loader['dataset'], 'num_images')
         images = self._indices(cfg, dataset)
         number = min(num_images, len(images))
         places = np.arange(number) * len(images) // number
@@ -70,13 +75,25 @@ class Evaluation:
 
     def where(self, cfg: Config, half: str) -> str:
         """In words, what :meth:`images` gives."""
-        if half == 'report' and has_own_test(cfg):
+        if half == 'report' and self._has_own_test(cfg):
             return 'the test set'
-        if half == 'all' or has_own_test(cfg):
+        if half == 'all' or self._has_own_test(cfg):
             return 'the validation set'
         if not self.in_two:
             return 'the whole validation set, by which settings may have been chosen'
         return f'the {half} half of the validation set'
+
+    def _has_own_test(self, cfg: Config) -> bool:
+        """Whether the test set has other images than the validation set, however both are written;
+        one that is not there has.
+        """
+        val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
+        if without_pipelines(val) == without_pipelines(test):
+            return False
+        try:
+            return not self.datasets.share_images(cfg, val, test)
+        except DataError:  # whoever measures on it is told
+            return True
 
     def _indices(self, cfg: Config, dataset: dict) -> Sequence[int]:
         """The images of a dataset, by their places among all that its files have."""
@@ -90,27 +107,21 @@ class Evaluation:
         return every[:given] if given >= 0 else every[given:]  # as mmengine has it
 
     def _restrict_annotations(self, cfg: Config, dataset: dict, evaluator: Any) -> None:
-        """Let COCO's metric know only the images of a dataset: it counts the objects of all images
-        in its file, and would take those of the others as missed.
+        """Let COCO's and LVIS's metrics know only the images of a dataset: they count the objects
+        of all images in their file, and would take those of the others as missed.
         """
         for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
             whole = metric.get('ann_file')
-            if 'Coco' not in str(metric.get('type')) or not whole:
+            if not whole or not any(kind in str(metric.get('type')) for kind in ('Coco', 'LVIS')):
                 continue
             ids = set(self.datasets.image_ids(cfg, dataset))
-            path = self.folder / f'{digest([whole, sorted(ids, key=str)])}.json'
+            path = self.folder / f'{digest([file_digest(whole), sorted(ids, key=str)])}.json'
             if not path.exists():
                 content = json.loads(Path(whole).read_text())
                 for key, name in (('images', 'id'), ('annotations', 'image_id')):
                     content[key] = [each for each in content[key] if each[name] in ids]
                 write_json(path, content)
             metric['ann_file'] = str(path)
-
-
-def has_own_test(cfg: Config) -> bool:
-    """Whether the test set is another than the validation set."""
-    val, test = (cfg[f'{kind}_dataloader'].dataset for kind in ('val', 'test'))
-    return without_pipelines(val) != without_pipelines(test)
 
 
 def halves(size: int, seed: int) -> Dict[str, List[int]]:
@@ -125,13 +136,20 @@ def halves(size: int, seed: int) -> Dict[str, List[int]]:
     )
 
 
-def innermost(dataset: dict) -> dict:
-    """The one dataset inside wrappers such as RepeatDataset; DataError where there are several."""
+def innermost(dataset: dict, chosen_by: str = 'selection') -> dict:
+    """The one dataset inside wrappers such as RepeatDataset.
+
+    Args:
+        chosen_by: The key that asks for some of its images.
+
+    Raises:
+        DataError: If there are several.
+    """
     dataset = unwrapped(dataset)
     if isinstance(dataset.get('datasets'), (list, tuple)):
         raise DataError(
-            f'{dataset.get("type")} of several datasets cannot be split; give the config a test '
-            "set of its own, or selection=dict(split='none')"
+            f'{chosen_by} cannot choose images of {dataset.get("type")}, which has several '
+            f'datasets; {INSTEAD[chosen_by]}'
         )
     return dataset
 

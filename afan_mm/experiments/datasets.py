@@ -1,16 +1,15 @@
-"""What data a config has: their number, and a digest that does not depend on where they lie."""
+"""What data a config has, each dataset read once."""
 
-import hashlib
 import json
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Set, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..robustness.samples import describe
 from ..utils.errors import UsageError
 
 # A dataset that draws its samples by the run's seed must have one digest.
@@ -25,27 +24,34 @@ class Datasets:
     """Datasets of configs without their pipelines; what is known of each is read once."""
 
     def __init__(self) -> None:
-        self._about: Dict[str, Tuple[int, str]] = {}
-        self._ids: Dict[str, List[Any]] = {}
+        self._found: Dict[Tuple[str, str], Any] = {}
 
     def about(self, cfg: Config, dataset: dict) -> Tuple[int, str]:
-        """The number of samples of a dataset, and a digest of its annotations and of the names and
-        sizes of its files; not of the times at which they were written.
+        """The number of samples of a dataset and a digest of them, see
+        :func:`~afan_mm.robustness.samples.describe`.
         """
-        plain = without_pipelines(dataset)
-        key = json.dumps(plain, sort_keys=True, default=str)
-        if key not in self._about:
-            self._about[key] = describe(self._build(cfg, plain))
-        return self._about[key]
+        return self._look(describe, cfg, dataset)
 
     def image_ids(self, cfg: Config, dataset: dict) -> List[Any]:
         """COCO's ``img_id`` of every sample."""
+        return self._look(image_ids, cfg, dataset)
+
+    def share_images(self, cfg: Config, one: dict, other: dict) -> bool:
+        """Whether two datasets have an image in common: a file, or all of them, as where one is a
+        copy of the other or holds arrays.
+        """
+        if self._look(image_files, cfg, one) & self._look(image_files, cfg, other):
+            return True
+        size, found = self.about(cfg, one)
+        size_is_all = (size, found) == describe(range(size))
+        return not size_is_all and (size, found) == self.about(cfg, other)
+
+    def _look(self, look: Callable[[Any], Any], cfg: Config, dataset: dict) -> Any:
         plain = without_pipelines(dataset)
-        key = json.dumps(plain, sort_keys=True, default=str)
-        if key not in self._ids:
-            built = self._build(cfg, plain)
-            self._ids[key] = [built.get_data_info(i)['img_id'] for i in range(len(built))]
-        return self._ids[key]
+        key = (look.__name__, json.dumps(plain, sort_keys=True, default=str))
+        if key not in self._found:
+            self._found[key] = look(self._build(cfg, plain))
+        return self._found[key]
 
     def _build(self, cfg: Config, plain: dict) -> BaseDataset:
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -64,6 +70,18 @@ class Datasets:
         return dataset
 
 
+def image_ids(dataset: BaseDataset) -> List[Any]:
+    return [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
+
+
+def image_files(dataset: Any) -> Set[str]:
+    """The files of the images; of a dataset that says nothing of such, none."""
+    if not hasattr(dataset, 'get_data_info'):
+        return set()
+    samples = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return {os.path.realpath(each['img_path']) for each in samples if 'img_path' in each}
+
+
 def without_pipelines(node: Any) -> Any:
     """A plain copy of a dataset config with empty pipelines."""
     if isinstance(node, dict):
@@ -73,30 +91,4 @@ def without_pipelines(node: Any) -> Any:
         }
     if isinstance(node, (list, tuple)):
         return [without_pipelines(each) for each in node]
-    return node
-
-
-def describe(dataset: Any) -> Tuple[int, str]:
-    """Size and digest of a dataset, of one without ``get_data_info`` by its size alone."""
-    found = hashlib.sha256()
-    if not hasattr(dataset, 'get_data_info'):
-        found.update(str(len(dataset)).encode())
-        return len(dataset), found.hexdigest()
-    for index in range(len(dataset)):
-        info = _placeless(dataset.get_data_info(index))
-        found.update(json.dumps(info, sort_keys=True, default=str).encode())
-    return len(dataset), found.hexdigest()
-
-
-def _placeless(node: Any) -> Any:
-    """What a sample is, without where it lies: of a file its name and size."""
-    if isinstance(node, dict):
-        return {str(key): _placeless(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_placeless(each) for each in node]
-    if isinstance(node, np.ndarray):
-        return node.tolist()
-    if isinstance(node, str) and os.sep in node:
-        size = os.path.getsize(node) if os.path.isfile(node) else None
-        return [os.path.basename(node), size]
     return node

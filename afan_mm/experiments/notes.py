@@ -17,7 +17,6 @@ from ..robustness.report import scalars
 from ..utils.files import write_json
 
 FIRST_BATCHES = 5  # that the digest of the data covers
-TIMED_BY = ('device', 'threads')
 
 
 class Notes(Hook):
@@ -138,20 +137,44 @@ def training_notes(folder: Path) -> Dict[str, Any]:
     return json.loads((folder / 'training.json').read_text())
 
 
-def working_seconds(training: Dict[str, Any]) -> float:
-    """The time that a training took: of its cores, which other processes on the machine do not
-    stretch, or of the wall where a device or other processes do the work.
+def clock_of(training: Dict[str, Any]) -> str:
+    """What a training is timed by: the seconds of its cores, which other processes on the machine
+    do not stretch, or of the wall where a device or other processes do the work.
     """
-    cpu, wall = training['cpu_seconds'], training['seconds']
-    return wall if training['device'] != 'cpu' or training['workers'] else cpu
+    return 'seconds' if training['device'] != 'cpu' or training['workers'] else 'cpu_seconds'
+
+
+def working_seconds(training: Dict[str, Any]) -> float:
+    """The time that a training took, by its own clock."""
+    return training[clock_of(training)]
+
+
+def conditions(training: Dict[str, Any]) -> Dict[str, Any]:
+    """What the time of a training depends on beside the config, as far as that was noted, by what
+    several of it are called.
+    """
+    names = dict(device='devices', threads='threads')
+    found = {name: training[key] for key, name in names.items() if key in training}
+    if training.get('device') == 'cpu' and 'workers' in training:
+        found['clocks'] = clock_of(training)
+    return found
 
 
 def timed_alike(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
     """Whether the times of two trainings can be compared: on one kind of device, with as many
-    threads, as far as that was noted.
+    threads, by the same clock, as far as that was noted.
     """
-    return all(one.get(key, other.get(key)) == other.get(key, one.get(key)) for key in TIMED_BY)
+    ours, theirs = conditions(one), conditions(other)
+    return all(ours[name] == theirs[name] for name in ours if name in theirs)
 
 
 def seconds_per_iteration(training: Dict[str, Any]) -> float:
     return working_seconds(training) / training['iterations']
+
+
+def same_weights(one: Dict[str, Any], other: Dict[str, Any]) -> bool:
+    """Whether two trainings of a run end in the same weights, to the bit: they are one, or both ran
+    on a CPU with as many threads, and neither was interrupted.
+    """
+    repeatable = one['device'] == 'cpu' and timed_alike(one, other)
+    return one == other or repeatable and not (one.get('resumed') or other.get('resumed'))

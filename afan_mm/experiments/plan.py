@@ -10,12 +10,13 @@ from ..utils.files import write_json
 from .arm_specs import ExperimentError
 from .arms import Arms
 from .config import Experiment
-from .data import Evaluation
+from .data import Evaluation, innermost
 from .datasets import Datasets
-from .measures import MEASURES, check_settings
+from .measures import HANDS_ON, MEASURES, check_settings
 from .notes import seconds_per_iteration, timed_alike
 from .run import RunSpec, missing
-from .store import Store, digest, environment, imported_modules, robustness_digest, training_parts
+from .sources import environment, imported_modules, measure_digests, training_parts
+from .store import Store, digest
 
 
 class Plan:
@@ -44,6 +45,7 @@ class Plan:
         """The run of an arm with a seed; its config is read and its data are looked at."""
         cfg = self._config(name)
         loader, evaluator = self.evaluation.images(cfg, self.half)
+        check_choice(self.experiment.measures, loader['dataset'])
         curve = None
         if self.experiment.curve_interval:
             images = self.evaluation.images(cfg, 'selection')
@@ -55,11 +57,11 @@ class Plan:
             randomness=dict(cfg.get('randomness') or {}, seed=seed),
             environment=versions,
             data=self.datasets.about(cfg, cfg.train_dataloader.dataset),
-            curve=curve,
+            curve=self._placeless(curve),
         )
         measured_on = dict(
             loader=loader,
-            evaluator=evaluator,
+            evaluator=self._placeless(evaluator),
             data=self.datasets.about(cfg, loader['dataset']),
             test_cfg=cfg.get('test_cfg'),
         )
@@ -72,7 +74,7 @@ class Plan:
             cfg=cfg.to_dict(),
             evaluation=dict(loader=loader, evaluator=evaluator),
             measures={
-                f'{each["type"]}-{digest([each, measured_on, *_code_of(each)])}': each
+                f'{each["type"]}-{digest([each, measured_on, *measure_digests(each)])}': each
                 for each in self.experiment.measures
             },
             environment=versions,
@@ -97,6 +99,15 @@ class Plan:
     def images(self, name: str) -> str:
         """What an arm is measured on, in words."""
         return self.evaluation.where(self._config(name), self.half)
+
+    def _placeless(self, node: Any) -> Any:
+        """A copy in which files of the store have their names alone, wherever the store is."""
+        if isinstance(node, dict):
+            return {key: self._placeless(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [self._placeless(each) for each in node]
+        inside = isinstance(node, str) and self.store.folder in Path(node).parents
+        return Path(node).name if inside else node
 
     def _key(self, name: str, run: str) -> str:
         """The key of a run: that under which the store has it, of whatever arm, otherwise that of
@@ -152,9 +163,11 @@ def check_measure(settings: Dict[str, Any]) -> None:
         raise ExperimentError(f'measure {name} with {settings}: {error}') from error
 
 
-def _code_of(measure: dict) -> List[str]:
-    """The stock metrics are the libraries' own; the others change with ours."""
-    return [] if measure['type'] in ('stock', 'cost') else [robustness_digest()]
+def check_choice(measures: Sequence[dict], dataset: dict) -> None:
+    """DataError where a measure is to choose some images of a dataset and cannot."""
+    for measure in measures:
+        if measure['type'] in HANDS_ON and measure.get('num_images') is not None:
+            innermost(dataset, 'num_images')
 
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:

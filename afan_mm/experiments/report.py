@@ -47,20 +47,24 @@ def about(results: Dict[str, Any]) -> str:
         text.append(f'**Not paired:** {"; ".join(results["unpaired"])}.')
     if results['timed_otherwise']:
         text.append(
-            '**On other threads or another device than stock:** '
-            f'{", ".join(results["timed_otherwise"])}. Their time is not compared, and on a CPU '
-            'figures differ by the number of threads as by a seed.'
+            f'**Not run alike:** {"; ".join(results["timed_otherwise"])}. Such times are not '
+            'compared: on a CPU the clock is that of the cores, and that of the wall where workers '
+            'load the data. Figures differ there by the number of threads as by a seed.'
         )
     if results['resumed']:
-        text.append(about_cost(results))
+        text.append(about_interruptions(results))
     return '\n\n'.join(text)
 
 
-def about_cost(results: Dict[str, Any]) -> str:
-    """Why there is no time and memory of some runs."""
+def about_interruptions(results: Dict[str, Any]) -> str:
+    """What is other in runs that were interrupted: their figures, and why there is no time and
+    memory of them.
+    """
     text = (
         'Time and memory are of runs that were not interrupted, which these were: '
-        f'{", ".join(results["resumed"])}.'
+        f'{", ".join(results["resumed"])}. Where a model draws random numbers, as for dropout, '
+        'these runs drew others from the interruption on, and figures differ from those of a '
+        'whole run as by a seed.'
     )
     none = [arm for arm, runs in results['training'].items() if runs and arm not in results['cost']]
     if 'stock' in results['arms'] and none:

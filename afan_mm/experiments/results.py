@@ -10,9 +10,8 @@ from .config import Experiment
 from .measures import LOWER_IS_BETTER
 from .notes import timed_alike, working_seconds
 from .plan import Plan
+from .remarks import Records, not_finite, resumed, timed_otherwise, unpaired
 from .statistics import summary
-
-Records = Mapping[str, Mapping[int, dict]]  # by arm and seed
 
 
 def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, Any]:
@@ -22,7 +21,7 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
         ``primary``, ``images`` (what is measured, in words), ``one_run`` (the arms that are), in
         words ``missing`` (runs that are not stored), ``not_finite`` (figures), ``unpaired`` (seeds
         whose arms started from other weights or data), ``resumed`` (runs that were interrupted) and
-        ``timed_otherwise`` (runs on another device or with other threads than stock's);
+        ``timed_otherwise`` (seeds whose arms ran on other devices or with other threads);
         ``cost`` (by arm: time and memory relative to stock), ``training`` (by arm and seed),
         ``metrics``: by name the ``values`` by arm and seed, the ``summary`` of each arm,
         ``larger_is_better``, and the ``comparisons``.
@@ -61,7 +60,7 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
         not_finite=not_finite(distinct, names),
         unpaired=unpaired(records),
         resumed=resumed(distinct),
-        timed_otherwise=timed_otherwise(distinct, records.get('stock', {})),
+        timed_otherwise=timed_otherwise(distinct),
         cost=relative_cost(records),
         training={a: {s: r['training'] for s, r in found.items()} for a, found in records.items()},
         metrics={
@@ -78,17 +77,17 @@ def metric_names(experiment: Experiment, records: Records) -> List[str]:
             found += [name for name in record['figures'] if name not in found]
     if not found:
         return []
-    primary = full_name(experiment.primary or found[0], found)
+    primary = full_name(experiment.primary or found[0], found, 'primary')
     default = [name for name in found if not name.startswith('cost/')]  # has its own columns
     others = [full_name(name, found) for name in experiment.metrics or default]
     return [primary, *(name for name in dict.fromkeys(others) if name != primary)]
 
 
-def full_name(name: str, names: Sequence[str]) -> str:
-    """As :func:`find_name`; ExperimentError where there is none."""
+def full_name(name: str, names: Sequence[str], key: str = 'metrics') -> str:
+    """As :func:`find_name`; ExperimentError, with the key that asks for it, where there is none."""
     found = find_name(name, names)
     if found is None:
-        raise ExperimentError(f'metrics must be among {", ".join(names)}, but got {name!r}')
+        raise ExperimentError(f'{key} must be among {", ".join(names)}, but got {name!r}')
     return found
 
 
@@ -126,37 +125,6 @@ def _about_metric(
     )
 
 
-def not_finite(records: Records, names: Sequence[str]) -> List[str]:
-    """The figures that were NaN or infinite, which are stored as none, in words."""
-    return [
-        f'{arm} seed {seed} {name}'
-        for arm, runs in records.items()
-        for seed, record in runs.items()
-        for name in names
-        if name in record['figures'] and record['figures'][name] is None
-    ]
-
-
-def resumed(records: Records) -> List[str]:
-    """The runs that were interrupted, whose time and memory are known of their last part alone."""
-    return [
-        f'{arm} seed {seed}'
-        for arm, runs in records.items()
-        for seed, record in runs.items()
-        if record['training'].get('resumed')
-    ]
-
-
-def timed_otherwise(records: Records, stock: Mapping[int, dict]) -> List[str]:
-    """The runs whose time cannot be compared with that of stock, in words."""
-    return [
-        f'{arm} seed {seed}'
-        for arm, runs in records.items()
-        for seed, record in runs.items()
-        if seed in stock and not timed_alike(record['training'], stock[seed]['training'])
-    ]
-
-
 def relative_cost(records: Records) -> Dict[str, Dict[str, float]]:
     """Training time and peak memory of each arm over stock's, geometric means over the seeds in
     which neither was interrupted and both ran alike; nothing without an arm 'stock'.
@@ -175,22 +143,6 @@ def relative_cost(records: Records) -> Dict[str, Dict[str, float]]:
                 memory=geometric_mean([a['memory'] / b['memory'] for a, b in pairs]),
             )
     return cost
-
-
-def unpaired(records: Records) -> List[str]:
-    """The seeds whose arms did not start from the same weights and batches, in words."""
-    found = []
-    seeds = sorted({seed for runs in records.values() for seed in runs})
-    for seed in seeds:
-        for key in ('initial_weights', 'first_batches'):
-            kinds: Dict[str, List[str]] = {}
-            for arm, runs in records.items():
-                if seed in runs and key in runs[seed]['training']:
-                    kinds.setdefault(runs[seed]['training'][key], []).append(arm)
-            if len(kinds) > 1:
-                groups = ' | '.join(', '.join(each) for each in kinds.values())
-                found.append(f'seed {seed}: {key.replace("_", " ")} differ: {groups}')
-    return found
 
 
 def _about_arm(arm: ArmSpec) -> Dict[str, Any]:

@@ -13,10 +13,11 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from . import store as stores
-from .measures import MEASURES, Trained
-from .notes import training_notes
-from .store import imported_modules
+from . import sources
+from .measures import MEASURES, Trained, plain_figures
+from .notes import same_weights, training_notes
+from .sources import imported_modules
+from .store import Store
 from .training import prepare, train
 
 
@@ -59,14 +60,15 @@ def missing(spec: RunSpec, record: Optional[Dict[str, Any]]) -> Dict[str, dict]:
 
 
 def run(spec: RunSpec) -> Dict[str, Any]:
-    """Train, measure and store; only what is not stored yet.
+    """Train, measure and store; only what is not stored yet. What is stored is measured anew where
+    the weights are gone and those of another training need not be the same.
 
     Returns:
         The record: ``key``, ``experiment``, ``arm``, ``seed``, ``environment``, ``training`` (see
         :class:`~.notes.Notes`), ``wall`` (seconds of the process) and ``measured``: by key the
         ``measure``, its ``figures`` and ``details``.
     """
-    store, began = stores.Store(spec.store), time.perf_counter()
+    store, began = Store(spec.store), time.perf_counter()
     with store.lock(spec.key):
         record = store.load(spec.key)
         if not missing(spec, record):
@@ -78,15 +80,18 @@ def run(spec: RunSpec) -> Dict[str, Any]:
         let_children_end()
         folder = store.run_folder(spec.key).absolute()
         runner = train(prepare(cfg, folder, spec.seed, spec.curve), folder)
+        training = training_notes(folder)
+        if record and not same_weights(record['training'], training):
+            record = None  # figures of two trainings are not of one run
         names = [settings['type'] for settings in missing(spec, record).values()]
-        trained = Trained(runner, cfg, training_notes(folder), **spec.evaluation, names=names)
+        trained = Trained(runner, cfg, training, **spec.evaluation, names=names)
         record = record or dict(measured={})
         record.update(
             {
                 key: getattr(spec, key)
                 for key in ('key', 'experiment', 'arm', 'seed', 'environment')
             },
-            training=trained.training,
+            training=training,
         )
         for key, settings in missing(spec, record).items():
             result = measure(trained, settings)
@@ -102,7 +107,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
     """The ``figures`` of one measure, single numbers under its name, and its ``details``."""
     settings = dict(settings)
     name = settings.pop('type')
-    figures = MEASURES[name](trained, **settings)
+    figures = plain_figures(name, MEASURES[name](trained, **settings))
     details = figures.pop('details', None)
     if name != 'stock':
         figures = {k if k == name else f'{name}/{k}': value for k, value in figures.items()}
@@ -111,7 +116,7 @@ def measure(trained: Trained, settings: dict) -> Dict[str, Any]:
 
 def check_environment(spec: RunSpec, cfg: Config) -> None:
     """Refuse to file the figures of one code under the name of another."""
-    found = stores.environment(cfg)
+    found = sources.environment(cfg)
     changed = sorted(
         k for k in {*found, *spec.environment} if found.get(k) != spec.environment.get(k)
     )

@@ -24,6 +24,7 @@ from .ground_truth import FRAMES, ground_truth_frame
 from .pixel_attack import PixelAttack, name_of, split, try_one_image
 from .report import merge, progress, render, robust_names, scalars
 from .resume import UnfinishedRun, run_key
+from .samples import describe
 from .settings import AttackError, AttackSettings, library_of
 
 
@@ -92,6 +93,8 @@ class RobustTestLoop(TestLoop):
         self.settings = AttackSettings.for_library(library, **attack)
         if library == 'mmpretrain' and show_dir is not None:
             raise AttackError('show_dir draws boxes and maps of classes: a classifier has none')
+        # the runner's config need not have them: an experiment gives them to the loop alone
+        self.given = dict(dataloader=dataloader, evaluator=evaluator)
         about_robust = robust_names(evaluator)
         super().__init__(runner, dataloader, evaluator, fp16)
         self.robust_evaluator: Evaluator = runner.build_evaluator(about_robust)
@@ -193,7 +196,8 @@ class RobustTestLoop(TestLoop):
             fp16=self.fp16,
             frame=self.attack.frame,
             cfg=about,
-            images=len(self.dataloader.dataset),
+            given=self.given,
+            images=describe(self.dataloader.dataset),
             batches=len(self.dataloader),
             world_size=get_world_size(),
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from afan_mm.analysis.ablation import Point, draw_ablation, find_panels
+from afan_mm.analysis.ablation import Point, best_of, draw_ablation, find_panels
 from afan_mm.experiments import Plan, Store, read_experiment
 from support.paths import CONFIGS
 
@@ -44,7 +44,8 @@ def test_panels():
     results['arms']['control-late'] = dict(reference='control')
     results['metrics']['mIoU']['values']['control-late'] = {'0': 1.0}
     assert find_panels(results) == dict(
-        steps=[Point('1', [51.0, 53.0]), Point('3', [54.0])], afan=[Point('3', [1.0])]
+        steps=[Point('1', {'0': 51.0, '1': 53.0}), Point('3', {'0': 54.0})],
+        afan=[Point('3', {'0': 1.0})],
     )
     with pytest.raises(ValueError, match="metric must be among mIoU, but got 'mAP'"):
         find_panels(results, 'mAP')
@@ -66,6 +67,25 @@ def test_picture_marks_the_best():
     assert rows[0] < rows[1]  # higher in the picture
     results['metrics']['mIoU']['values'].pop('stock')
     assert (draw_ablation(results) != other).any()
+
+
+@pytest.mark.parametrize(
+    ('values', 'larger', 'best'),
+    (
+        ([{'0': 41.0}, {'0': 40.0, '1': 50.0}], True, 0),
+        ([{'0': 41.0}, {'0': 40.0, '1': 50.0}], False, 1),
+        ([{'0': 41.0, '1': 43.0}, {'0': 42.0, '1': 43.0}], True, 1),
+        ([{'0': 41.0}, {'1': 50.0}], True, None),
+    ),
+    ids=('a run is missing', 'smaller is better', 'whole', 'no seed in common'),
+)
+def test_the_best_is_that_of_the_seeds_that_all_have(values, larger, best):
+    points = [Point(str(place), each) for place, each in enumerate(values)]
+    assert best_of(points, larger) == best
+    named = {f'steps_{place}': each for place, each in enumerate(values)}
+    picture = draw_ablation(report(**named))
+    red = (picture == np.array([0xD5, 0x5E, 0x00])).all(2)
+    assert red.any() == (best is not None)
 
 
 @pytest.mark.parametrize('path', (CAMVID, BCCD, CIFAR), ids=lambda path: path.stem)

@@ -12,8 +12,9 @@ from afan_mm.analysis.gains import draw_gains, find_gain, gain_table
 from support.paths import ROOT
 
 
-def report(**values):
-    return dict(primary='mIoU', metrics=dict(mIoU=dict(values=values, larger_is_better=True)))
+def report(half='report', images='the test set', **values):
+    about = dict(primary='mIoU', half=half, images=[images])
+    return dict(about, metrics=dict(mIoU=dict(values=values, larger_is_better=True)))
 
 
 LATE = report(late={'1': 52.0, '2': 54.0}, stock={'1': 50.0})
@@ -40,6 +41,14 @@ def test_what_cannot_be_compared_is_said():
         find_gain('fifty', [LATE], 'late', 'sam', 'mIoU')
     with pytest.raises(ValueError, match='late has mIoU 52.0 and 53.0 with seed 1'):
         find_gain('fifty', [LATE, report(late={'1': 53.0})], 'late', 'stock', 'mIoU')
+
+
+@pytest.mark.parametrize(
+    'other', (dict(half='selection'), dict(images='the validation set')), ids=('half', 'images')
+)
+def test_reports_of_other_images_are_not_joined(other):
+    with pytest.raises(ValueError, match=r'of fifty must be of the same images, .* report \(the t'):
+        find_gain('fifty', [LATE, report(stock={'1': 50.0}, **other)], 'late', 'stock', 'mIoU')
 
 
 def test_picture():

@@ -39,6 +39,14 @@ def entry(label, epsilon, clean, robust):
     )
 
 
+def test_autoattack_has_no_steps_to_be_said():
+    entries = [entry('stock', epsilon, 30, 10) for epsilon in (0, 4)]
+    for each in entries:
+        each['protocol']['attack'] = 'autoattack'
+    said = 'mIoU on 7 images; AutoAttack, standard, on the pixels'
+    assert report.caption('mIoU', entries) == said
+
+
 def test_mean_and_spread_by_hand():
     entries = [
         entry('stock', 0, 30, 30),

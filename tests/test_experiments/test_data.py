@@ -17,7 +17,7 @@ from afan_mm.experiments.data import Evaluation, halves
 from afan_mm.experiments.datasets import Datasets
 from afan_mm.experiments.plan import all_runs
 from afan_mm.experiments.references import control
-from afan_mm.experiments.store import environment, uses_afan
+from afan_mm.experiments.sources import environment, uses_afan
 from support.projects import NUM_VAL, afan_overrides, write_experiment, write_project
 
 HALF = dict(split='half', seed=0)
@@ -66,6 +66,59 @@ def test_a_test_set_of_its_own_is_the_report_s(tmp_path):
     assert set(names(cfg, evaluation.images(cfg, 'report')[0])) == {
         f'train{i}.png' for i in range(4)
     }
+
+
+@pytest.mark.parametrize(
+    'change',
+    (
+        dict(test_mode=True),
+        dict(lazy_init=False),
+        dict(data_prefix=dict(img_path='img/val/', seg_map_path='ann/val/')),
+        dict(data_root='copy'),
+        dict(indices=[0, 1]),
+        dict(ann_file='two.txt'),
+    ),
+    ids=str,
+)
+def test_the_images_tell_whether_a_test_set_is_another(change, tmp_path, monkeypatch):
+    """Not how it is written: the same files, a copy of them, or some of them."""
+    cfg = Config.fromfile(str(write_project('mmseg', tmp_path / 'data')))
+    (tmp_path / 'data' / 'two.txt').write_text('val0\nval1\n')
+    shutil.copytree(tmp_path / 'data', tmp_path / 'copy')
+    monkeypatch.chdir(tmp_path)
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.test_dataloader.dataset.update(change)
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    found = {half: names(cfg, evaluation.images(cfg, half)[0]) for half in ('selection', 'report')}
+    assert len(found['selection']) == len(found['report']) == NUM_VAL // 2
+    assert not set(found['selection']) & set(found['report'])
+    assert evaluation.where(cfg, 'report') == 'the report half of the validation set'
+
+
+def test_a_test_set_that_is_not_there_is_another(tmp_path):
+    cfg = Config.fromfile(str(write_project('mmseg', tmp_path)))
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)
+    cfg.test_dataloader.dataset.data_prefix = dict(img_path='img/test', seg_map_path='ann/test')
+    cfg.test_dataloader.dataset.ann_file = 'test.txt'
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    assert len(names(cfg, evaluation.images(cfg, 'selection')[0])) == NUM_VAL
+    assert evaluation.where(cfg, 'report') == 'the test set'
+
+
+def test_datasets_of_which_the_size_alone_is_known_are_told_apart_by_their_configs(tmp_path):
+    @DATASETS.register_module(force=True)
+    class Numbers(list):
+        def __init__(self, values):
+            super().__init__(values)
+
+    one, other = (dict(type='mmengine.Numbers', values=values) for values in ([1, 2], [3, 4]))
+    cfg = Config(dict(default_scope='mmengine'))
+    for kind, dataset in (('val', one), ('test', other)):
+        cfg[f'{kind}_dataloader'], cfg[f'{kind}_evaluator'] = dict(dataset=dataset), dict()
+    evaluation = Evaluation(Datasets(), HALF, tmp_path)
+    assert evaluation.where(cfg, 'report') == 'the test set'
+    cfg.test_dataloader = cfg.val_dataloader
+    assert evaluation.where(cfg, 'report') == 'the report half of the validation set'
 
 
 def test_not_split_when_told_so(tmp_path):
@@ -139,15 +192,10 @@ def write_coco(folder):
     )
 
 
-@pytest.mark.parametrize(
-    ('half', 'number', 'left'), [('report', None, 2), ('report', 1, 1), ('all', 3, 3)]
-)
-def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left, tmp_path):
-    import torch
-
-    metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'all.json'), metric='bbox')
-    loader = dict(dataset=write_coco(tmp_path))
-    cfg = Config(
+def coco_config(folder):
+    loader = dict(dataset=write_coco(folder))
+    metric = dict(type='CocoMetric', ann_file=str(folder / 'all.json'), metric='bbox')
+    return Config(
         dict(
             default_scope='mmdet',
             val_dataloader=loader,
@@ -156,6 +204,15 @@ def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left
             test_evaluator=metric,
         )
     )
+
+
+@pytest.mark.parametrize(
+    ('half', 'number', 'left'), [('report', None, 2), ('report', 1, 1), ('all', 3, 3)]
+)
+def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left, tmp_path):
+    import torch
+
+    cfg = coco_config(tmp_path)
     evaluation = Evaluation(Datasets(), HALF, tmp_path / 'halves')
     loader, evaluator = evaluation.images(cfg, half)
     if number is not None:
@@ -173,6 +230,27 @@ def test_a_coco_metric_counts_the_objects_of_its_images_alone(half, number, left
     samples = [dict(img_id=each, ori_shape=(40, 40), pred_instances=perfect) for each in ids]
     built.process({}, samples)
     assert built.evaluate(left)['coco/bbox_mAP'] == 1.0
+
+
+def test_lvis_s_metric_is_restricted_as_coco_s(tmp_path):
+    cfg = coco_config(tmp_path)
+    cfg.val_evaluator.type = cfg.test_evaluator.type = 'LVISMetric'
+    _, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+    kept = json.loads(Path(evaluator['ann_file']).read_text())
+    assert len(kept['images']) == len(kept['annotations']) == 2
+
+
+def test_annotations_that_were_corrected_are_taken_anew(tmp_path):
+    cfg, whole = coco_config(tmp_path), tmp_path / 'all.json'
+
+    def boxes():
+        _, evaluator = Evaluation(Datasets(), HALF, tmp_path / 'halves').images(cfg, 'report')
+        kept = json.loads(Path(evaluator['ann_file']).read_text())
+        return [each['bbox'] for each in kept['annotations']]
+
+    assert boxes() == [[5, 5, 20, 20]] * 2
+    whole.write_text(whole.read_text().replace('[5, 5, 20, 20]', '[5, 5, 10, 10]'))
+    assert boxes() == [[5, 5, 10, 10]] * 2
 
 
 def plan_of(folder, **content):
@@ -218,6 +296,23 @@ def test_runs_of_one_config_have_one_key(tmp_path):
     assert plan.spec('one', 0).key == plan.spec('two', 0).key == f'stored.5-{run}'
 
 
+def test_keys_do_not_depend_on_where_the_store_is(tmp_path, monkeypatch):
+    """Which has the annotation files of halves."""
+    write_project('mmdet', tmp_path)
+    cfg = Config.fromfile(str(tmp_path / 'stock.py'))
+    for key, value in coco_config(tmp_path).items():
+        cfg[key] = value
+    cfg.dump(str(tmp_path / 'stock.py'))
+    plan = plan_of(tmp_path, arms=dict(stock={}), curve_interval=1)
+    monkeypatch.chdir(tmp_path)
+    stores = [plan.store, Store('store'), Store(str(tmp_path / 'moved'))]
+    specs = [Plan(plan.experiment, store).spec('stock', 0) for store in stores]
+    assert len({spec.key for spec in specs}) == len({tuple(spec.measures) for spec in specs}) == 1
+    for spec, store in zip(specs, stores):
+        for evaluator in (spec.evaluation['evaluator'], spec.curve['evaluator']):
+            assert Path(evaluator['ann_file']).parent == store.folder / 'halves'
+
+
 def test_data_are_known_by_content_not_by_time(tmp_path):
     write_project('mmpretrain', tmp_path / 'a')
     before = plan_of(tmp_path / 'a').spec('stock', 0)
@@ -229,6 +324,25 @@ def test_data_are_known_by_content_not_by_time(tmp_path):
     validation = next((tmp_path / 'a' / 'val').rglob('*.png'))
     shutil.copy(validation, validation.with_name('extra.png'))
     assert set(plan_of(tmp_path / 'a').spec('stock', 0).measures).isdisjoint(before.measures)
+
+
+def test_images_of_several_datasets_cannot_be_chosen(tmp_path):
+    """Which is said before anything is trained, with the key that asks for it."""
+    write_project('mmpretrain', tmp_path)
+    cfg = Config.fromfile(str(tmp_path / 'stock.py'))
+    one = cfg.val_dataloader.dataset.to_dict()
+    several = dict(type='ConcatDataset', datasets=[dict(one, data_prefix='train')])
+    cfg.test_dataloader = dict(cfg.test_dataloader, dataset=several)
+    cfg.dump(str(tmp_path / 'stock.py'))
+    measures = [dict(type='robust', num_images=2)]
+    plan = plan_of(tmp_path, arms=dict(stock={}), measures=measures)
+    with pytest.raises(DataError, match='^num_images cannot choose images of ConcatDataset, .* le'):
+        plan.spec('stock', 0)
+    plan.experiment.measures = [dict(type='robust')]
+    assert plan.spec('stock', 0).measures
+    cfg.val_dataloader = cfg.test_dataloader
+    with pytest.raises(DataError, match='^selection cannot choose .* a test set of its own'):
+        Evaluation(Datasets(), HALF, tmp_path).images(cfg, 'report')
 
 
 def test_missing_data_are_said(tmp_path):
@@ -258,3 +372,63 @@ def test_the_classes_of_a_config_in_the_pure_python_style_are_known(tmp_path):
     assert control(cfg, cfg).model.neck.afan == dict(perturbation='none')
     del cfg.model['neck']
     assert not uses_afan(cfg)
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    (
+        dict(load_from='{0}'),
+        {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='{0}')},
+        {'model.backbone.init_cfg': [dict(type='Pretrained', checkpoint='{0}')]},
+    ),
+    ids=('load_from', 'init_cfg', 'list'),
+)
+def test_other_weights_to_start_from_are_another_run(overrides, tmp_path):
+    write_project('mmpretrain', tmp_path)
+    weights = tmp_path / 'weights.pth'
+    arms = json.loads(json.dumps(dict(stock=overrides)).replace('{0}', str(weights)))
+    keys = []
+    for content in (b'one', b'other', b'one'):
+        weights.write_bytes(content)
+        keys.append(plan_of(tmp_path, arms=arms).spec('stock', 0).key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_other_source_of_a_module_of_the_user_s_is_another_run(tmp_path, monkeypatch):
+    """A file, or a package with all that is in it; of what is installed the version tells."""
+    write_project('mmpretrain', tmp_path)
+    package = tmp_path / 'own_package'
+    package.mkdir()
+    (package / '__init__.py').write_text('from . import part')
+    files = [tmp_path / 'own_module.py', package / 'part.py']
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = ['own_module', 'own_package', 'numpy', 'afan_mm', 'own_missing']
+    imports = dict(imports=modules, allow_failed_imports=True)
+
+    def spec(*sources):
+        for path, source in zip(files, sources):
+            path.write_text(source)
+        return plan_of(tmp_path, arms=dict(stock=dict(custom_imports=imports))).spec('stock', 0)
+
+    first = spec('A = 1', 'B = 1')
+    keys = {first.key, spec('A = 2', 'B = 1').key, spec('A = 1', 'B = 2').key}
+    assert len(keys) == 3 and spec('A = 1', 'B = 1').key == first.key
+    own = [name for name in first.environment if name.startswith('source of')]
+    assert own == ['source of own_module', 'source of own_package']
+
+
+def test_a_measure_of_the_user_s_that_was_changed_is_another_measurement(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    specs = []
+    for figure in (1, 2):
+        (tmp_path / 'changed_measure.py').write_text(
+            'from afan_mm.experiments import measure\n'
+            f'@measure\ndef changed(trained):\n    return dict(figure={figure})\n'
+        )
+        content = dict(measures=['stock', 'changed'], arms=dict(stock={}))
+        content['custom_imports'] = dict(imports=['changed_measure'])
+        specs.append(plan_of(tmp_path, **content).spec('stock', 0))
+    one, other = (list(spec.measures) for spec in specs)
+    assert specs[0].key == specs[1].key
+    assert one[0] == other[0] and one[1] != other[1]

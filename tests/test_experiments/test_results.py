@@ -178,23 +178,40 @@ def test_runs_that_were_interrupted_say_nothing_of_cost():
     assert 'afan' not in found['cost'] and found['cost']['late']['time'] == 1.0
     text = markdown(found)
     names = ', '.join(f'{arm} seed {seed}' for arm, seed in given)
-    assert f'which these were: {names}. Without any beside one of stock: afan.' in text
+    assert f'which these were: {names}. Where a model draws' in text
+    assert 'as by a seed. Without any beside one of stock: afan.' in text
     (row,) = [line for line in text.splitlines() if line.startswith('| afan |') and '44.02' in line]
     assert row.endswith('| – | – |')
 
 
-@pytest.mark.parametrize('other', (dict(threads=1), dict(threads=2, device='cuda')), ids=str)
-def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other):
-    """As those of --jobs 1 and --jobs 2, which share out the cores; of older ones it is not
-    known.
+@pytest.mark.parametrize(
+    ('other', 'what'),
+    (
+        (dict(threads=1), 'threads'),
+        (dict(threads=2, device='cuda'), 'devices'),
+        (dict(threads=2, workers=2), 'clocks'),
+    ),
+    ids=('threads', 'device', 'workers'),
+)
+def test_runs_that_were_timed_otherwise_say_nothing_of_cost(other, what):
+    """As those of --jobs 1 and --jobs 2, which share out the cores (of older ones it is not known),
+    or of workers that load data, whose seconds are those of the wall.
     """
     notes = dict(stock=dict(threads=2), afan=other, control=dict(threads=2))
     found = collect(GivenPlan(VALUES, notes=notes), list(VALUES), SEEDS)
     assert set(found['cost']) == {'stock', 'control', 'late', 'longer'}
-    names = ', '.join(f'afan seed {seed}' for seed in SEEDS)
-    text = f'**On other threads or another device than stock:** {names}.'
-    assert text in markdown(found)
-    assert 'another device' not in markdown(collect(GivenPlan(VALUES), list(VALUES), SEEDS))
+    alike = 'stock, control' if what == 'threads' else 'stock, late, control, longer'
+    said = '; '.join(f'seed {seed}: {what} differ: {alike} | afan' for seed in SEEDS)
+    assert f'**Not run alike:** {said}. Such times' in markdown(found)
+    assert 'Not run alike' not in markdown(collect(GivenPlan(VALUES), list(VALUES), SEEDS))
+
+
+def test_runs_that_were_not_run_alike_are_said_without_stock_too():
+    arms = ['afan', 'control']
+    notes = dict(afan=dict(threads=2), control=dict(threads=1))
+    found = collect(GivenPlan(VALUES, notes=notes), arms, [0, 1])
+    said = [f'seed {seed}: threads differ: afan | control' for seed in (0, 1)]
+    assert found['timed_otherwise'] == said
 
 
 def test_a_figure_that_is_not_finite_is_said():
@@ -216,10 +233,10 @@ def test_a_curve_without_the_primary_metric_is_not_drawn(results, tmp_path):
     assert (tmp_path / 'report_curve.png').exists()
 
 
-def test_errors_of_depth_are_better_the_smaller_they_are():
-    depth = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog')
-    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in depth)
-    assert not 'd1'.endswith(LOWER_IS_BETTER)
+def test_errors_of_depth_and_miss_rates_are_better_the_smaller_they_are():
+    errors = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog', 'crowd_human/mMR')
+    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in errors)
+    assert not any(name.endswith(LOWER_IS_BETTER) for name in ('d1', 'crowd_human/mAP'))
 
 
 def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):
@@ -236,6 +253,15 @@ def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):
     picture = cv2.imread(str(tmp_path / 'report.png'))
     assert picture.shape[1] > picture.shape[0] > 300 and len(set(picture.ravel())) > 50
     assert not (tmp_path / 'report_curve.png').exists()
+
+
+@pytest.mark.parametrize('key', ('primary', 'metrics'))
+def test_the_key_that_names_an_unknown_metric_is_said(key):
+    plan = GivenPlan(VALUES)
+    setattr(plan.experiment, key, 'mIuO' if key == 'primary' else ['mIuO'])
+    said = f"^{key} must be among seg/mIoU, nll/nll, cost/seconds, but got 'mIuO'"
+    with pytest.raises(ValueError, match=said):
+        collect(plan, list(VALUES), SEEDS)
 
 
 def test_nothing_stored_yet():

@@ -9,7 +9,9 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from afan_mm import AFANSettings
@@ -24,9 +26,9 @@ from afan_mm.experiments import (
     run_experiment,
 )
 from afan_mm.experiments import run as run_module
-from afan_mm.experiments.measures import MEASURES
+from afan_mm.experiments.measures import MEASURES, plain_figures
 from afan_mm.experiments.measures.base import METRIC_OF
-from afan_mm.experiments.notes import weights_digest
+from afan_mm.experiments.notes import same_weights, weights_digest
 from support import toy
 from support.paths import ROOT, TOOLS
 from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
@@ -181,7 +183,8 @@ def test_a_failing_run_is_named_and_stops_no_other(tmp_path):
 
 def test_longer_is_as_long_as_the_arm_takes(tmp_path):
     write_project('mmpretrain', tmp_path)
-    arms = dict(longer=dict(of='afan'), stock={}, afan=afan_overrides('mmpretrain'))
+    slow = afan_overrides('mmpretrain', num_steps=200)  # or longer were as long as stock, one run
+    arms = dict(longer=dict(of='afan'), stock={}, afan=slow)
     plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
     assert plan.waits('longer')
     failed, said = execute(plan, arms=['longer'])
@@ -258,6 +261,40 @@ def test_a_measure_that_is_added_later_takes_the_weights_that_were_kept(tmp_path
     )
     assert nll == next(iter(first['measured'].values()))
     assert again['figures'] == {'again/nll': pytest.approx(nll['figures']['nll'], rel=1e-6)}
+
+
+@pytest.mark.parametrize(('threads', 'again'), ((2, 1), (1, 2)), ids=('as many', 'other'))
+def test_the_figures_of_a_record_are_of_one_training(threads, again, tmp_path, monkeypatch):
+    """Without the weights a measure that is added needs another training: the same on as many
+    threads, and otherwise one after which everything is measured anew.
+    """
+    write_project('mmpretrain', tmp_path)
+    calls = []
+
+    def call(trained):
+        calls.append(trained)
+        return dict(number=len(calls))
+
+    monkeypatch.setitem(MEASURES, 'call', call)
+    for threads_now, measures in ((2, ['call']), (threads, ['call', 'nll'])):
+        plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=measures)
+        plan.threads = threads_now
+        assert not execute(plan)[0]
+    run_module.limit_threads(1)  # as the suite has it
+    (record,) = plan.store.all()
+    figures = [each['figures'] for each in record['measured'].values()]
+    assert len(figures) == 2 and dict.fromkeys(['call/number'], again) in figures
+    assert record['training']['threads'] == threads
+
+
+def test_which_trainings_end_in_the_same_weights():
+    one = dict(device='cpu', threads=1, seconds=1.0)
+    assert same_weights(one, dict(one, seconds=2.0))
+    for change in (dict(device='cuda'), dict(threads=2), dict(resumed=True)):
+        other = {**one, **change, 'seconds': 2.0}
+        assert not same_weights(one, other) and not same_weights(other, one)
+    assert not same_weights(dict(one, device='cuda'), dict(one, device='cuda', seconds=2.0))
+    assert same_weights(dict(one, device='cuda'), dict(one, device='cuda'))
 
 
 @pytest.fixture
@@ -370,6 +407,35 @@ def test_a_measure_of_the_user_s_own(tmp_path, monkeypatch):
         plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['missing'])
 
 
+def test_figures_of_numpy_and_torch_are_stored_as_numbers(tmp_path, monkeypatch):
+    write_project('mmpretrain', tmp_path)
+    given = dict(a=np.float32(1.5), b=torch.tensor([2.5], requires_grad=True).sum(), c=np.int64(3))
+    details = dict(each=np.array([1.0, 2.0]))
+    monkeypatch.setitem(MEASURES, 'own', lambda trained: dict(given, details=details))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), measures=['own'], primary=None)
+    failed, said = execute(plan)
+    assert not failed, said
+    (record,) = plan.store.all()
+    (found,) = record['measured'].values()
+    assert found['figures'] == {'own/a': 1.5, 'own/b': 2.5, 'own/c': 3}
+    assert found['details'] == dict(each=[1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    (
+        (None, 'a dict of numbers, but got None'),
+        (dict(a=object), 'a dict of numbers, but got .*object'),
+        (dict(a=np.ones(2)), r'a number as a, but got \[1.0, 1.0\]'),
+        (dict(a='much'), "a number as a, but got 'much'"),
+    ),
+    ids=('nothing', 'object', 'array', 'words'),
+)
+def test_a_measure_that_gives_no_numbers_is_named(given, said):
+    with pytest.raises(TypeError, match=f'measure own must give {said}'):
+        plain_figures('own', given)
+
+
 def test_the_curve_is_on_the_selection_images(tmp_path):
     write_project('mmpretrain', tmp_path)
     plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock={}), curve_interval=1)
@@ -414,4 +480,22 @@ def test_calibration_leaves_out_what_the_decode_head_ignores():
     asked = []
     trained.evaluate = lambda evaluator: asked.extend(evaluator) or dict(mIoU=1.0)
     assert trained.clean() == dict(mIoU=1.0)
-    assert asked == [dict(type='IoUMetric'), dict(type='CalibrationMetric', ignore_index=7)]
+    (_, added) = asked
+    assert added == dict(type='CalibrationMetric', prefix='measured', ignore_index=7)
+
+
+def test_a_config_may_have_a_calibration_metric_of_its_own(tmp_path):
+    """The figures are the measure's, which has bins of its own."""
+    write_project('mmpretrain', tmp_path)
+    own = [dict(type='Accuracy'), dict(type='CalibrationMetric', num_bins=1)]
+    plain = {'custom_imports': dict(imports=['afan_mm'])}
+    values = []
+    for stock in (plain, dict(plain, test_evaluator=own, val_evaluator=own)):
+        measures = ['stock', 'calibration', 'nll']
+        plan = plan_of(tmp_path, 'mmpretrain', arms=dict(stock=stock), measures=measures)
+        failed, said = execute(plan)
+        assert not failed, said
+        metrics = collect(plan, ['stock'], [0])['metrics']
+        values.append({name: metric['values']['stock'][0] for name, metric in metrics.items()})
+    assert set(values[0]) == {'accuracy/top1', 'calibration/ece', 'nll'}
+    assert values[1] == pytest.approx(values[0], rel=1e-6)

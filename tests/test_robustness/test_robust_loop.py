@@ -14,6 +14,7 @@ from afan_mm.robustness import AttackError, loop, resume
 from afan_mm.robustness.pixel_attack import PixelAttack
 from afan_mm.robustness.report import progress, robust_names
 from afan_mm.robustness.resume import UnfinishedRun, run_key
+from afan_mm.robustness.samples import describe
 from afan_mm.robustness.settings import library_of
 from support.digits import digits_voc
 from support.robust_runs import IMAGES, config, make_data, runner_of
@@ -173,6 +174,40 @@ def test_another_run_does_not_resume(data, attacks, tmp_path):
         'is of another run, and is replaced' in path.read_text()
         for path in tmp_path.glob('*/*.log')
     )
+
+
+@pytest.mark.parametrize('change', (dict(indices=[1, 3]), dict(pipeline_scale=(56, 56))), ids=str)
+def test_other_images_of_the_same_number_are_another_run(change, data, attacks, tmp_path):
+    """Also where the runner's config says nothing of them, as that of an experiment; and, of what
+    is built already, by the images themselves.
+    """
+
+    def runner(indices=(0, 2), pipeline_scale=(48, 48)):
+        cfg = config('mmseg', data, tmp_path, save_interval=1)
+        cfg.test_dataloader.dataset.indices = list(indices)
+        cfg.test_dataloader.dataset.pipeline[1].scale = pipeline_scale
+        runner = runner_of(cfg)
+        runner.cfg.pop('test_dataloader'), runner.cfg.pop('test_evaluator')
+        if 'indices' in change:
+            runner._test_dataloader = runner.build_dataloader(runner._test_dataloader)
+        return runner
+
+    interrupt(runner(), 1)
+    attacks.clear()
+    runner(**change).test()
+    seen = change.get('indices', (0, 2))
+    assert named(attacks) == [f'val_{index:05d}' for index in seen]
+
+
+def test_images_are_known_by_content_and_other_datasets_by_their_size():
+    class Images(list):
+        def get_data_info(self, index):
+            return dict(img_path=f'{self.folder}/{self[index]}', img_shape=np.array([3, 4]))
+
+    one, moved, other = Images('ab'), Images('ab'), Images('ac')
+    one.folder, moved.folder, other.folder = 'here', 'there', 'here'
+    assert describe(one) == describe(moved) != describe(other)
+    assert describe([1, 2]) == describe([3, 4]) != describe([1])
 
 
 def test_the_key_has_the_preprocessor_beside_the_model(data, tmp_path, monkeypatch):

@@ -1,6 +1,22 @@
 """What is measured after training; each measure is a function of a :class:`Trained` model."""
 
 from . import basic, robustness  # noqa: F401  register their measures
-from .base import LOWER_IS_BETTER, MEASURES, Trained, check_settings, measure
+from .base import (
+    HANDS_ON,
+    LOWER_IS_BETTER,
+    MEASURES,
+    Trained,
+    check_settings,
+    measure,
+    plain_figures,
+)
 
-__all__ = ['LOWER_IS_BETTER', 'MEASURES', 'Trained', 'check_settings', 'measure']
+__all__ = [
+    'HANDS_ON',
+    'LOWER_IS_BETTER',
+    'MEASURES',
+    'Trained',
+    'check_settings',
+    'measure',
+    'plain_figures',
+]

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Optional
 
@@ -19,9 +20,11 @@ MEASURES: Dict[str, Callable[..., Dict[str, Any]]] = {}
 # Endings of the names of figures that are better the smaller they are.
 LOWER_IS_BETTER = (
     *('nll', 'ece', 'seconds', 'memory', 'loss'),
+    'mMR',  # miss rate on CrowdHuman
     *('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog'),  # of depth
 )
-CALIBRATION = 'calibration/'  # what these metrics write before their figures
+# what the metrics that measures need write before their figures: the config may have the same ones
+MEASURED = 'measured'
 # the metric that a measure needs beside those of the config
 METRIC_OF = dict(
     calibration='CalibrationMetric',
@@ -37,12 +40,29 @@ HANDS_ON: Dict[str, tuple] = dict(
 def measure(function: Callable[..., Dict[str, Any]]) -> Callable[..., Dict[str, Any]]:
     """Add a function to ``MEASURES`` under its name; a decorator.
 
-    The function takes a :class:`Trained` and its settings as keywords, and gives figures by name.
-    The report writes the measure's name before theirs. What it gives under ``details`` is stored
-    and left out of the statistics.
+    The function takes a :class:`Trained` and its settings as keywords, and gives figures by name,
+    of Python, numpy or torch. The report writes the measure's name before theirs. What it gives
+    under ``details`` is stored and left out of the statistics.
     """
     MEASURES[function.__name__] = function
     return function
+
+
+def plain_figures(name: str, found: Any) -> Dict[str, Any]:
+    """What a measure gave, as it can be stored: numbers and arrays of numpy and torch as Python's.
+
+    Raises:
+        TypeError: If it gave anything but single numbers and ``details`` that JSON can hold.
+    """
+    try:
+        plain = json.loads(json.dumps(found, default=lambda each: each.tolist()))
+        numbers = {key: value for key, value in plain.items() if key != 'details'}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TypeError(f'measure {name} must give a dict of numbers, but got {found!r}') from error
+    for key, value in numbers.items():
+        if not isinstance(value, (int, float, type(None))):  # None was not finite
+            raise TypeError(f'measure {name} must give a number as {key}, but got {value!r}')
+    return plain
 
 
 def check_settings(name: str, settings: Dict[str, Any]) -> None:
@@ -99,10 +119,11 @@ class Trained:
 
     def _metric(self, name: str) -> Dict[str, Any]:
         if name != 'CalibrationMetric':
-            return dict(type=name)
+            return dict(type=name, prefix=MEASURED)
         model = self.runner.model
         return dict(
             type=name,
+            prefix=MEASURED,
             ignore_index=ignored_label(model.module if is_model_wrapper(model) else model),
         )
 

@@ -2,13 +2,16 @@
 
 from typing import Dict
 
-from .base import CALIBRATION, Trained, measure
+from .base import MEASURED, Trained, measure
 
 
 @measure
 def stock(trained: Trained) -> Dict[str, float]:
-    """The metrics of the config's evaluator, under their own names."""
-    return {k: v for k, v in trained.clean().items() if not k.startswith(CALIBRATION)}
+    """The metrics of the config's evaluator, under their own names; calibration has measures of its
+    own, with these names.
+    """
+    others = ('calibration/', f'{MEASURED}/')
+    return {k: v for k, v in trained.clean().items() if not k.startswith(others)}
 
 
 @measure
@@ -16,7 +19,7 @@ def calibration(trained: Trained) -> Dict[str, float]:
     """Expected calibration error, see :class:`~afan_mm.robustness.CalibrationMetric`; not for
     detectors.
     """
-    return dict(ece=trained.clean()[f'{CALIBRATION}ece'])
+    return dict(ece=trained.clean()[f'{MEASURED}/ece'])
 
 
 @measure
@@ -24,7 +27,7 @@ def detection_calibration(trained: Trained) -> Dict[str, float]:
     """Calibration error of a detector's scores, see
     :class:`~afan_mm.robustness.DetectionCalibrationMetric`.
     """
-    return dict(d_ece=trained.clean()[f'{CALIBRATION}d_ece'])
+    return dict(d_ece=trained.clean()[f'{MEASURED}/d_ece'])
 
 
 @measure
@@ -32,7 +35,7 @@ def nll(trained: Trained) -> Dict[str, float]:
     """The mean negative log-likelihood on the images, the cross-entropy without weights and
     smoothing; not for detectors.
     """
-    return dict(nll=trained.clean()[f'{CALIBRATION}nll'])
+    return dict(nll=trained.clean()[f'{MEASURED}/nll'])
 
 
 @measure
