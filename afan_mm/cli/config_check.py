@@ -48,13 +48,10 @@ def check_config(cfg: Config) -> None:
         for path, part in _parts('model', cfg.get('model')):
             _named(path, _check_part, path, part)
         _check_wrapper(cfg.get('optim_wrapper'))
-        hooks = cfg.get('custom_hooks') or []
-        for i, hook in enumerate(hooks):
-            if isinstance(hook, dict) and 'type' not in hook:
-                raise UsageError(f'custom_hooks[{i}]: a hook needs a type, but got {dict(hook)!r}')
-        for key, node in (('custom_hooks', hooks), ('default_hooks', cfg.get('default_hooks'))):
-            for path, hook in _parts(key, node):
-                _named(path, _check_hook, hook)
+        for i, hook in enumerate(cfg.get('custom_hooks') or []):
+            _named(f'custom_hooks[{i}]', _check_hook, hook)
+        for name, hook in (cfg.get('default_hooks') or {}).items():
+            _named(f'default_hooks.{name}', _check_hook, hook)
 
 
 def check_model(cfg: Config) -> None:
@@ -150,9 +147,12 @@ def _check_wrapper(config: Any) -> None:
         )
 
 
-def _check_hook(config: Dict[str, Any]) -> None:
-    if 'type' not in config:  # a dict among the arguments of a hook
+def _check_hook(config: Any) -> None:
+    """The hook itself: a dict among its arguments may be of any registry, or of none."""
+    if not isinstance(config, dict):
         return
+    if 'type' not in config:
+        raise ValueError(f'a hook needs a type, but got {dict(config)!r}')
     kind = config['type']
     cls = _class(HOOKS, kind)
     _refuse_unknown(HOOKS, kind, cls)
