@@ -3,20 +3,15 @@ with weighted pixels.
 """
 
 import copy
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from ..isolation import replaced
+from ..isolation import at_the_end, replaced
 from .ground_truth import MAPS, ignored_label, pad_map
 from .settings import AttackError
-
-PROGRESS = ('iter', 'epoch')
-DONE = 10**9  # later than any warm-up
 
 
 def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
@@ -32,23 +27,9 @@ def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
         sample: Its data sample, with ground truth in the frame of the image. Never modified.
     """
     data = preprocess(model, image, sample)
-    with _at_the_end():
+    with at_the_end():
         losses = model._run_forward(data, mode='loss')
     return model.parse_losses(losses)[0]
-
-
-@contextmanager
-def _at_the_end() -> Iterator[None]:
-    """Inside, whoever asks how far the training is, which is not known in a test, finds it done."""
-    known = MessageHub.get_current_instance().runtime_info
-    before = {key: known[key] for key in PROGRESS if key in known}
-    known.update(dict.fromkeys(PROGRESS, DONE))
-    try:
-        yield
-    finally:
-        for key in PROGRESS:
-            del known[key]
-        known.update(before)
 
 
 def weighted_cross_entropy(

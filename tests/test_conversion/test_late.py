@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
@@ -131,6 +132,17 @@ def test_one_stage_detector():
     model = family_model('mmdet/retinanet/retinanet_r50_fpn_1x_coco.py')
     conversion = convert(config(model, 'mmdet'), 'late', 'recommended')
     assert sites_of(conversion) == dict(neck=[('output', (0, 1, 2, 3, 4))])
+
+
+def test_a_preprocessor_that_asks_for_the_iteration():
+    """That of YOLOX, which resizes every tenth batch; the message hub is left as it was."""
+    cfg = config(detector_config(), 'mmdet')
+    resizing = dict(type='BatchSyncRandomResize', random_size_range=(32, 64))
+    preprocessor = dict(type='DetDataPreprocessor', batch_augments=[resizing])
+    cfg.model.data_preprocessor = preprocessor
+    MessageHub.get_instance('no_run')  # the current one, without an iteration
+    assert sites_of(convert(cfg))['neck'] == [('output', (0, 1, 2, 3, 4))]
+    assert MessageHub.get_current_instance().runtime_info == {}
 
 
 @MODELS.register_module()
