@@ -59,8 +59,9 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
     Returns:
         ``inputs``, a list of (C, H, W) uint8 tensors, C that of the data preprocessor, and
         ``data_samples``: with random blocks of labels, the last of them ignored unless a loss has
-        class weights, for mmseg; with five boxes, their labels and masks for mmdet; with a class
-        for mmpretrain.
+        class weights, for mmseg; with five boxes and their labels for mmdet, and with masks where
+        the model has a key such as 'mask_head' or 'loss_mask', or the training pipeline loads
+        them; with a class for mmpretrain.
     """
     generator = torch.Generator().manual_seed(seed)
     channels = _num_channels(cfg)
@@ -72,6 +73,9 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
         mmseg=_segmentation_sample, mmdet=_detection_sample, mmpretrain=_classification_sample
     )[cfg.default_scope]
     samples = [make(cfg.model, shape, generator) for _ in range(batch_size)]
+    if cfg.default_scope == 'mmdet' and _has_masks(cfg):
+        for sample in samples:
+            _add_masks(sample.gt_instances, shape)
     for sample in samples:
         sample.set_metainfo(
             dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
@@ -93,20 +97,34 @@ def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.G
 
 def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
     from mmdet.structures import DetDataSample  # only for detectors
-    from mmdet.structures.mask import BitmapMasks  # only for detectors
 
     size = torch.tensor([shape[1], shape[0]])
     corner = torch.rand(NUM_BOXES, 2, generator=generator) * size * 0.6
     boxes = torch.cat(
         [corner, corner + (0.1 + 0.3 * torch.rand(NUM_BOXES, 2, generator=generator)) * size], 1
     )
-    masks = np.zeros((NUM_BOXES, *shape), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
-        mask[top:bottom, left:right] = 1
     labels = torch.randint(0, _num_classes(model), (NUM_BOXES,), generator=generator)
-    return DetDataSample(
-        gt_instances=InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape))
+    return DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels))
+
+
+def _has_masks(cfg: Config) -> bool:
+    """Whether a detector trains on masks; the assigner of RTMDet fails on some that it need not
+    have.
+    """
+    loaded = any(step.get('with_mask') for step in dicts(cfg.get('train_dataloader')))
+    return loaded or any(
+        'mask' in str(key) and node[key] for node in dicts(cfg.model) for key in node
     )
+
+
+def _add_masks(instances: InstanceData, shape: Tuple[int, int]) -> None:
+    """The boxes as masks."""
+    from mmdet.structures.mask import BitmapMasks  # only for detectors
+
+    masks = np.zeros((len(instances), *shape), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, instances.bboxes.long().tolist()):
+        mask[top:bottom, left:right] = 1
+    instances.masks = BitmapMasks(masks, *shape)
 
 
 def _classification_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
@@ -156,13 +174,11 @@ def _complete_detection(model: dict, sample: Any, shape: Tuple[int, int]) -> Non
     boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
     # Stuff comes after the things in the numbering of a panoptic head.
     semantic = torch.full((1, *shape), _num_classes(model) - 1)
-    for mask, label in zip(sample.gt_instances.masks.masks, labels.tolist()):
-        semantic[0, torch.from_numpy(mask) > 0] = label
+    for (left, top, right, bottom), label in zip(boxes.long().tolist(), labels.tolist()):
+        semantic[0, top:bottom, left:right] = label
     sample.gt_sem_seg = PixelData(sem_seg=semantic)
+    sample.ignored_instances = sample.gt_instances[:0]
     sample.gt_instances.instances_ids = torch.arange(len(labels))
-    sample.ignored_instances = InstanceData(
-        bboxes=boxes[:0], labels=labels[:0], masks=sample.gt_instances.masks[:0]
-    )
     sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
     sample.set_metainfo(
         dict(

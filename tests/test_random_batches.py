@@ -66,3 +66,23 @@ def test_a_preprocessor_may_be_a_name_or_a_class():
         model = dict(data_preprocessor=dict(type=kind), bbox_head=dict(num_classes=3))
         batch = zoo_batch(Config(dict(model=model, default_scope='mmdet')), (32, 32))
         assert sorted(batch['inputs']) == ['sup', 'unsup_student', 'unsup_teacher']
+
+
+@pytest.mark.parametrize(
+    'head,step,given',
+    [
+        (dict(mask_head=dict(type='FCNMaskHead'), num_classes=3), {}, True),
+        (dict(loss_mask=dict(type='DiceLoss'), num_classes=3), {}, True),
+        (dict(num_classes=3), dict(with_mask=True), True),
+        (dict(mask_head=None, num_classes=3), dict(with_mask=False), False),
+    ],
+)
+def test_masks_where_a_detector_trains_on_them(head, step, given):
+    loader = dict(dataset=dict(pipeline=[dict(type='LoadAnnotations', with_bbox=True, **step)]))
+    cfg = dict(model=dict(head=head), default_scope='mmdet', train_dataloader=loader)
+    (sample,) = zoo_batch(Config(cfg), (32, 24), 1)['data_samples']
+    for instances, count in ((sample.gt_instances, 5), (sample.ignored_instances, 0)):
+        assert len(instances) == count and ('masks' in instances) == given
+    if given:
+        left, top, right, bottom = sample.gt_instances.bboxes[0].long().tolist()
+        assert sample.gt_instances.masks.areas[0] == (right - left) * (bottom - top)

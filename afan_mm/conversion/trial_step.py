@@ -41,7 +41,10 @@ def trial_step(
         config.setdefault('data_preprocessor', dict(type='DetDataPreprocessor'))
     # a preprocessor or a loss that asks for the iteration fails where there is none
     with _quiet(), torch.enable_grad(), at_the_end(), isolated_random(0, torch.device('cpu')):
-        batch = zoo_batch(Config(dict(model=config, default_scope=scope)), shape)
+        loader = cfg.get('train_dataloader')  # it may load masks
+        batch = zoo_batch(
+            Config(dict(model=config, default_scope=scope, train_dataloader=loader)), shape
+        )
         model = build(config)
         model.init_weights()
         data = model.data_preprocessor(batch, True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -132,6 +133,12 @@ def test_one_stage_detector():
     model = family_model('mmdet/retinanet/retinanet_r50_fpn_1x_coco.py')
     conversion = convert(config(model, 'mmdet'), 'late', 'recommended')
     assert sites_of(conversion) == dict(neck=[('output', (0, 1, 2, 3, 4))])
+
+
+def test_a_detector_that_fails_on_masks():
+    """The assigner of RTMDet takes masks where there are some, of another kind than loaded ones."""
+    model = get_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py').model
+    assert sites_of(convert(config(model, 'mmdet'))) == dict(neck=[('output', (0, 1, 2))])
 
 
 def test_a_preprocessor_that_asks_for_the_iteration():
