@@ -10,7 +10,6 @@ from mmengine.structures import InstanceData, PixelData
 
 from .utils.configs import dicts, type_name
 
-LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 IGNORED = 255
 NUM_BOXES = 5
 CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # mmpretrain's images are small already

@@ -89,10 +89,10 @@ def evaluation_config(
         use_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
-    if tta:
-        enable_tta(cfg)
     if out is not None:
         save_predictions(cfg, out)
+    if tta:  # last, as the model that it puts in place need not be of a library
+        enable_tta(cfg)
     return cfg
 
 
@@ -177,10 +177,11 @@ def enable_tta(cfg: Config) -> None:
 
 def make_tta_pipeline(library: str, pipeline: List[dict]) -> List[dict]:
     """The test pipeline with its packing step in two versions, mirrored and not."""
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    pack = deepcopy(pipeline[-1])
+    flip, pack = 'RandomFlip', deepcopy(pipeline[-1])
     if library == 'mmdet':
-        pack = dict(type='PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+        flip = 'mmdet.RandomFlip'
+        pack = dict(type='mmdet.PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+    flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
     return [*deepcopy(pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
@@ -194,7 +195,7 @@ def save_predictions(cfg: Config, out: str) -> None:
     library = library_of(cfg, '--out')
     if library in ('mmdet', 'mmpretrain'):
         kind, dump = dict(
-            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+            mmdet=('detector', 'mmdet.DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
         )[library]
         if not out.endswith(('.pkl', '.pickle')):
             raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')

@@ -176,8 +176,11 @@ def test_refused(monkeypatch):
     ):
         with pytest.raises(ConversionError, match=message):
             convert(cfg, sites, **settings)
-    with pytest.raises(ConversionError, match="of mmdet, .* is 'mmyolo'. Write sites, such as"):
-        late_sites(config(cfg.model, 'mmyolo'), find_host_of(cfg), 0.45)
+    host = find_host_of(cfg)
+    with in_scope('mmseg'):
+        assert late_sites(config(cfg.model, 'mmyolo'), host, 0.45)[0][-1].name == 'head'
+    with pytest.raises(ConversionError, match='of mmdet, .* got LateFailing. Write sites, such as'):
+        late_sites(config(cfg.model, None), host._replace(cls=LateFailing), 0.45)
     failing = copy.deepcopy(cfg)
     failing.model.backbone = dict(type='LateFailing')
     with pytest.raises(ConversionError) as refusal:

@@ -363,10 +363,12 @@ def test_the_run_of_the_stock_config_is_left_alone(project, monkeypatch, capsys,
     assert found.load_from == 'weights.pth'  # to train on from is no run
 
 
+@pytest.mark.parametrize('scope', ['mmseg', None])
 @pytest.mark.parametrize('preset', ['paper', pytest.param('recommended', marks=counts_operations)])
-def test_pure_python_style(project, monkeypatch, preset):
+def test_pure_python_style(project, monkeypatch, preset, scope):
+    """Its classes say which library they are of, so that it needs no scope."""
     (project / 'configs/model.py').write_text(PURE_MODEL)
-    (project / 'configs/pure.py').write_text(PURE)
+    (project / 'configs/pure.py').write_text(PURE.replace("'mmseg'", repr(scope)))
     options = PAPER if preset == 'paper' else ()  # which is the default
     use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1', *options)
     text = (project / 'new/afan.py').read_text()

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import METRICS, MODELS, TRANSFORMS
 
 from afan_mm.cli.main import TOOLS as COMMANDS
 from afan_mm.cli.main import main as afan
+from afan_mm.conversion.host import in_scope
 from afan_mm.utils.errors import UsageError
 from support.fast_python import python
 from support.paths import TOOLS
@@ -29,6 +31,14 @@ pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
 test_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='Data', pipeline=pipeline)))
 test_evaluator = dict(type='Metric')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+"""
+PURE = """
+from mmdet.models import CascadeRCNN
+
+default_scope = None
+model = dict(type=CascadeRCNN)
+test_dataloader = dict(dataset=dict(type='Data', pipeline=[dict(type='LoadImageFromFile'), dict(type='Pack')]))
+test_evaluator = dict(type='Metric')
 """
 
 
@@ -141,7 +151,7 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
         evaluator = configure_test(config, checkpoint, '--out', 'found.pkl').test_evaluator
         assert evaluator == [
             dict(type='Metric'),
-            dict(type='DumpDetResults', out_file_path='found.pkl'),
+            dict(type='mmdet.DumpDetResults', out_file_path='found.pkl'),
         ]
         with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
             configure_test(config, checkpoint, '--out', 'found.txt')
@@ -183,6 +193,31 @@ def test_tta(config, scope, checkpoint):
     ) + ['TestTimeAug']
 
 
+def test_options_of_a_config_in_the_pure_python_style(tmp_path, checkpoint):
+    """It names classes, and its scope is none: the model's class says which library it is of. What
+    the options add is found without a scope.
+    """
+    path, hook = tmp_path / 'pure.py', 'visualization=dict(type="DetVisualizationHook")'
+    path.write_text(PURE + f'default_hooks = dict({hook})\n')
+    out = str(tmp_path / 'found.pkl')
+    with pytest.warns(UserWarning, match='we will set it as default'):
+        cfg = configure_test(str(path), checkpoint, '--tta', '--out', out, '--show-dir', 'drawn')
+    assert cfg.default_hooks.visualization.test_out_dir == 'drawn'
+    (flip, _), (pack,) = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    added = [(MODELS, cfg.model), (METRICS, cfg.test_evaluator[-1])]
+    added += [(TRANSFORMS, flip), (TRANSFORMS, pack)]
+    for scope in (None, 'mmdet'):
+        for registry, each in added:
+            with in_scope(scope), registry.switch_scope_and_registry(None) as scoped:
+                assert scoped.get(each.type).__module__.startswith('mmdet.'), (scope, each.type)
+    assert configure_test(str(path), checkpoint, '--robust').test_cfg.attack == 'pgd'
+    path.write_text(
+        PURE.replace('CascadeRCNN', 'BaseModel').replace('mmdet.models', 'mmengine.model')
+    )
+    with pytest.raises(UsageError, match='--robust needs .* or a model of one of .*got None'):
+        configure_test(str(path), checkpoint, '--robust')
+
+
 def test_tta_of_a_classifier(tmp_path, checkpoint):
     """The defaults of mmpretrain's own tool."""
     path = tmp_path / 'classifier.py'
@@ -200,7 +235,7 @@ def test_tta_of_a_classifier(tmp_path, checkpoint):
 
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmrazor'")
-    with pytest.raises(UsageError, match="'mmdet', 'mmseg' or 'mmpretrain', but got 'mmrazor'"):
+    with pytest.raises(UsageError, match="or a model of one of them, but got 'mmrazor'"):
         configure_test(config, checkpoint, '--tta')
 
 
