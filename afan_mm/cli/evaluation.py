@@ -8,15 +8,19 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
+from mmengine.registry import METRICS
 
+from ..conversion.host import in_scope
+from ..models.component import parameter
 from ..robustness import AttackSettings, RobustTestLoop
 from ..robustness.corruption_loop import use_corruptions
 from ..robustness.corruptions import SEVERITIES
-from ..utils.configs import library_of
+from ..utils.configs import library_of, type_name
 from ..utils.errors import UsageError
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .config_check import class_of
 from .runner import build_runner
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
@@ -200,9 +204,18 @@ def save_predictions(cfg: Config, out: str) -> None:
         if not out.endswith(('.pkl', '.pickle')):
             raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
         cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
-    else:
-        for metric in metrics:
-            metric.update(output_dir=out, keep_results=True)
+        return
+    for metric in metrics:
+        with in_scope(cfg.get('default_scope')):
+            cls = class_of(METRICS, metric.get('type'))
+        for key, value in dict(output_dir=out, keep_results=True).items():
+            if isinstance(cls, type) and parameter(cls, key) is not None:
+                metric[key] = value
+    if not any('output_dir' in metric for metric in metrics):
+        raise UsageError(
+            '--out needs a metric with output_dir, such as IoUMetric, but got '
+            f'{", ".join(map(type_name, metrics))}'
+        )
 
 
 def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = None) -> None:

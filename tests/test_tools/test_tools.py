@@ -156,8 +156,19 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
         with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
             configure_test(config, checkpoint, '--out', 'found.txt')
     else:
+        with pytest.raises(UsageError, match='--out needs a metric with output_dir.* got Metric'):
+            configure_test(config, checkpoint, '--out', 'masks')
+        append(
+            config,
+            "test_evaluator = [dict(type=kind) for kind in ('CityscapesMetric', 'IoUMetric', "
+            "'CalibrationMetric')]",
+        )
         evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
-        assert evaluator == dict(type='Metric', output_dir='masks', keep_results=True)
+        assert evaluator == [
+            dict(type='CityscapesMetric', output_dir='masks', keep_results=True),
+            dict(type='IoUMetric', output_dir='masks'),
+            dict(type='CalibrationMetric'),  # which takes neither
+        ]
 
 
 def test_show(config, scope, checkpoint):
