@@ -174,6 +174,12 @@ def enable_tta(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             raise UsageError(f'--tta needs a config with {key}, but got none')
+    # mmseg merges the views' probabilities, but the logits that it hands on are the last view's
+    if library == 'mmseg' and 'CalibrationMetric' in map(type_name, _metrics(cfg)):
+        raise UsageError(
+            '--tta does not go with CalibrationMetric, which would judge the last view alone: '
+            'leave it out of test_evaluator, or test without --tta'
+        )
     dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
@@ -191,12 +197,7 @@ def make_tta_pipeline(library: str, pipeline: List[dict]) -> List[dict]:
 
 def save_predictions(cfg: Config, out: str) -> None:
     """Let the evaluator write predictions, beside its metrics."""
-    metrics = (
-        cfg.test_evaluator
-        if isinstance(cfg.test_evaluator, (list, tuple))
-        else [cfg.test_evaluator]
-    )
-    library = library_of(cfg, '--out')
+    metrics, library = _metrics(cfg), library_of(cfg, '--out')
     if library in ('mmdet', 'mmpretrain'):
         kind, dump = dict(
             mmdet=('detector', 'mmdet.DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
@@ -216,6 +217,12 @@ def save_predictions(cfg: Config, out: str) -> None:
             '--out needs a metric with output_dir, such as IoUMetric, but got '
             f'{", ".join(map(type_name, metrics))}'
         )
+
+
+def _metrics(cfg: Config) -> List[dict]:
+    """The metrics of a test."""
+    several = isinstance(cfg.test_evaluator, (list, tuple))
+    return list(cfg.test_evaluator) if several else [cfg.test_evaluator]
 
 
 def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = None) -> None:

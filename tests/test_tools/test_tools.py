@@ -204,6 +204,14 @@ def test_tta(config, scope, checkpoint):
     ) + ['TestTimeAug']
 
 
+@pytest.mark.parametrize('scope', ['mmseg'])
+def test_tta_does_not_go_with_the_logits_of_a_segmentor(config, checkpoint):
+    append(config, "tta_model = dict(type='SegTTAModel')\ntta_pipeline = []")
+    append(config, "test_evaluator = [test_evaluator, dict(type='CalibrationMetric')]")
+    with pytest.raises(UsageError, match='--tta does not go with CalibrationMetric, .*: leave it'):
+        configure_test(config, checkpoint, '--tta')
+
+
 def test_options_of_a_config_in_the_pure_python_style(tmp_path, checkpoint):
     """It names classes, and its scope is none: the model's class says which library it is of. What
     the options add is found without a scope.
