@@ -248,22 +248,27 @@ def _num_channels(cfg: Config) -> int:
 def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
     """(H, W) of the first (W, H), or side of a square, that a training pipeline resizes to."""
     for step in dicts(dataloader):
-        scale = step.get('scale') or (step.get('scales') or [None])[0]
-        if isinstance(scale, (list, tuple)) and isinstance(scale[0], (list, tuple)):
-            scale = scale[0]  # of those to draw from
-        if isinstance(scale, (list, tuple)):
-            return tuple(scale)[::-1]
-        if type(scale) is int:
-            return scale, scale
+        scales = step.get('scales')
+        drawn = scales[0] if isinstance(scales, (list, tuple)) and scales else None
+        size = _size(step.get('scale')) or _size(drawn)
+        if size is not None:
+            return size[::-1]
     return None
 
 
 def _crop(dataloader: dict) -> Optional[Tuple[int, int]]:
     """(H, W) of the first crop of a training pipeline."""
-    for step in dicts(dataloader):
-        size = step.get('crop_size')
-        if isinstance(size, (list, tuple)):
-            return tuple(size)
-        if type(size) is int:
-            return size, size
-    return None
+    found = (_size(step.get('crop_size')) for step in dicts(dataloader))
+    return next((size for size in found if size is not None), None)
+
+
+def _size(value: Any) -> Optional[Tuple[int, int]]:
+    """Two sides in pixels: a pair of them, the first pair of those to draw from, or the side of a
+    square. None for what else transforms call a scale, such as a range of ratios.
+    """
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
+        value = value[0]
+    sides = (value, value) if type(value) is int else value
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2:
+        return None
+    return tuple(sides) if all(type(side) is int and side > 1 for side in sides) else None

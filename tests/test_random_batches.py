@@ -29,6 +29,12 @@ def test_size_of_the_images_that_a_config_trains_on(path, shape):
         ([dict(type='RandomCrop', crop_size=32), dict(type='Resize', scale=64)], (64, 64)),
         ([dict(type='RandomChoiceResize', scales=[(640, 480), (320, 240)])], (480, 640)),
         ([dict(type='RandomResize', scale=[(2048, 800), (2048, 1024)])], (800, 2048)),
+        ([dict(type='RandomChoiceResize', scales=[320, 640])], (320, 320)),
+        # other uses of the keys: InstaBoost's, torchvision's and albumentations' ratios, one side
+        ([dict(type='InstaBoost', scale=(0.8, 1.2)), dict(type='Resize', scale=64)], (64, 64)),
+        ([dict(type='Albu', transforms=[dict(type='RandomResizedCrop', scale=(0, 1))])], None),
+        ([dict(type='Resize', scale=(256, -1)), dict(type='Other', scales=4)], None),
+        ([dict(type='RandomCrop', crop_size=(0.3, 0.5))], None),
     ],
 )
 def test_size_of_a_pipeline(pipeline, shape):
