@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from .utils.configs import dicts, type_name
 
-IGNORED = 255
+IGNORED = 255  # where a decode head names no other label
 NUM_BOXES = 5
 CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # mmpretrain's images are small already
 CPU_BATCH_SIZE = 2
@@ -89,9 +89,16 @@ def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.G
     blocks = torch.randint(0, _num_classes(model), (1, 1, 4, 4), generator=generator)
     # mmseg looks up the weight of ignored pixels, too, and fails
     if not any(node.get('class_weight') for node in dicts(model)):
-        blocks[..., -1, -1] = IGNORED
+        blocks[..., -1, -1] = _ignored_label(model)
     labels = torch.nn.functional.interpolate(blocks.float(), shape).long()[0]
     return SegDataSample(gt_sem_seg=PixelData(data=labels))
+
+
+def _ignored_label(model: dict) -> int:
+    """Of the pixels that no loss of a segmentor counts."""
+    heads = [node.get('decode_head') for node in dicts(model)]
+    heads = [head[-1] if isinstance(head, (list, tuple)) else head for head in heads if head]
+    return next((head['ignore_index'] for head in heads if 'ignore_index' in head), IGNORED)
 
 
 def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:

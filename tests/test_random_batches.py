@@ -74,6 +74,17 @@ def test_a_preprocessor_may_be_a_name_or_a_class():
         assert sorted(batch['inputs']) == ['sup', 'unsup_student', 'unsup_teacher']
 
 
+@pytest.mark.parametrize('head', [dict(ignore_index=254), [{}, dict(ignore_index=254)], {}])
+def test_ignored_pixels_are_those_of_the_decode_head(head):
+    """Another label is one of no class, on which a loss fails."""
+    model = dict(type='EncoderDecoder', decode_head=head, auxiliary_head=dict(num_classes=3))
+    (sample,) = zoo_batch(Config(dict(model=model, default_scope='mmseg')), (8, 8), 1)[
+        'data_samples'
+    ]
+    labels = sample.gt_sem_seg.data
+    assert labels[labels > 2].tolist() == [254 if head else 255] * 4  # one of sixteen blocks
+
+
 @pytest.mark.parametrize(
     'head,step,given',
     [
