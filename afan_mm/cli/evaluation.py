@@ -1,10 +1,9 @@
 """Evaluations: what the options of tools/test.py do to a config, and running one."""
 
-import inspect
 import os.path as osp
 import warnings
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
@@ -12,9 +11,6 @@ from mmengine.registry import METRICS
 
 from ..conversion.host import in_scope
 from ..models.component import parameter
-from ..robustness import AttackSettings, RobustTestLoop
-from ..robustness.corruption_loop import use_corruptions
-from ..robustness.corruptions import SEVERITIES
 from ..utils.configs import library_of, type_name
 from ..utils.errors import UsageError
 from ..utils.files import check_output
@@ -22,6 +18,7 @@ from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
 from .config_check import class_of
 from .runner import build_runner
+from .test_loops import enable_corruptions, enable_robust
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -49,9 +46,9 @@ def evaluation_config(
     show_dir: Optional[str] = None,
     wait_time: float = 2,
     tta: bool = False,
-    robust: Optional[str] = None,
+    robust: Union[str, bool, None] = None,
     corruptions: Optional[Sequence[str]] = None,
-    severities: Sequence[int] = SEVERITIES,
+    severities: Optional[Sequence[int]] = None,
     **common: Any,
 ) -> Config:
     """The config of an evaluation.
@@ -63,11 +60,12 @@ def evaluation_config(
             Defaults to None, nowhere.
         show, show_dir, wait_time: See :func:`enable_drawing`.
         tta: Whether to augment the images. Defaults to False.
-        robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
-            None, the clean ones alone.
+        robust: The attack of an evaluation on perturbed images beside the clean ones, True for that
+            of the config or PGD. Defaults to None, the clean ones alone.
         corruptions: Names of common corruptions to evaluate beside the clean images, none of them
-            for the fifteen of the benchmark. Defaults to None, the clean ones alone.
-        severities: Of the corruptions. Defaults to 1 to 5.
+            for those of the config or the fifteen of the benchmark. Defaults to None, the clean
+            ones alone.
+        severities: Of the corruptions. Defaults to those of the config, or 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -88,9 +86,9 @@ def evaluation_config(
         for option, given in (('--tta', tta), ('--show', show)):
             if given:
                 raise UsageError(f'{option} does not go with --robust')
-        enable_robust(cfg, robust, show_dir)
+        enable_robust(cfg, None if robust is True else robust, show_dir)
     elif corruptions is not None:
-        use_corruptions(cfg, corruptions, severities)
+        enable_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
     if out is not None:
@@ -223,21 +221,3 @@ def _metrics(cfg: Config) -> List[dict]:
     """The metrics of a test."""
     several = isinstance(cfg.test_evaluator, (list, tuple))
     return list(cfg.test_evaluator) if several else [cfg.test_evaluator]
-
-
-def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = None) -> None:
-    """Test with the loop of the robust evaluation, which draws its own pictures.
-
-    Args:
-        attack: One of :data:`~afan_mm.robustness.settings.ATTACKS`. Defaults to 'pgd'.
-        show_dir: Folder for the pictures. Defaults to none.
-    """
-    cfg.test_cfg = dict(cfg.get('test_cfg') or {}, type='RobustTestLoop', attack=attack)
-    if show_dir:
-        cfg.test_cfg.show_dir = show_dir
-    other_keys = {'type', '_scope_', *inspect.signature(RobustTestLoop).parameters} - {'attack'}
-    settings = {key: value for key, value in cfg.test_cfg.items() if key not in other_keys}
-    try:
-        AttackSettings.for_library(library_of(cfg, '--robust'), **settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f'test_cfg: {error}') from error

@@ -4,7 +4,6 @@ import copy
 import os.path as osp
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
@@ -143,25 +142,6 @@ def with_corruption(dataloader: dict) -> dict:
     pipeline.insert(places[0] + 1, dict(type='CommonCorruption'))
     dataset['pipeline'] = pipeline
     return dataloader
-
-
-def use_corruptions(
-    cfg: Config, corruptions: Optional[Sequence[str]] = None, severities: Sequence[int] = SEVERITIES
-) -> None:
-    """Let a config's test run the :class:`CorruptionTestLoop`; its other keys of ``test_cfg`` stay.
-
-    Raises:
-        CorruptionError: A name or a severity is unknown.
-    """
-    for corruption in corruptions or corruption_names():
-        for severity in severities:
-            CommonCorruption(corruption, severity)
-    cfg.test_cfg = dict(
-        cfg.get('test_cfg') or {},
-        type='CorruptionTestLoop',
-        corruptions=list(corruptions or []),
-        severities=list(severities),
-    )
 
 
 def find_corruption(dataset: Dataset) -> CommonCorruption:

@@ -229,7 +229,7 @@ def test_options_of_a_config_in_the_pure_python_style(tmp_path, checkpoint):
         for registry, each in added:
             with in_scope(scope), registry.switch_scope_and_registry(None) as scoped:
                 assert scoped.get(each.type).__module__.startswith('mmdet.'), (scope, each.type)
-    assert configure_test(str(path), checkpoint, '--robust').test_cfg.attack == 'pgd'
+    assert configure_test(str(path), checkpoint, '--robust').test_cfg.type == 'RobustTestLoop'
     path.write_text(
         PURE.replace('CascadeRCNN', 'BaseModel').replace('mmdet.models', 'mmengine.model')
     )
