@@ -131,10 +131,14 @@ def test_auto_scale_lr(config):
         configure_train(config, '--auto-scale-lr')
 
 
-def test_resume(config, checkpoint):
+def test_resume(config, checkpoint, tmp_path):
     append(config, "load_from = 'pretrained.pth'")
     assert configure_train(config).load_from == 'pretrained.pth'
-    cfg = configure_train(config, '--resume')
+    resume = ('--resume', '--work-dir', str(tmp_path))
+    cfg = configure_train(config, *resume)  # nothing is there yet: the run begins
+    assert not cfg.get('resume') and cfg.load_from == 'pretrained.pth'
+    (tmp_path / 'last_checkpoint').write_text(checkpoint)
+    cfg = configure_train(config, *resume)
     assert cfg.resume is True and cfg.load_from is None
     cfg = configure_train(config, '--resume', checkpoint)
     assert cfg.resume is True and cfg.load_from == checkpoint
