@@ -25,11 +25,30 @@ def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
         model: The host.
         image: Raw pixels as the pipeline packed them, (C, H, W), float.
         sample: Its data sample, with ground truth in the frame of the image. Never modified.
+
+    Raises:
+        AttackError: Classes have weights, and pixels are ignored.
     """
     data = preprocess(model, image, sample)
-    with at_the_end():
-        losses = model._run_forward(data, mode='loss')
+    try:
+        with at_the_end():
+            losses = model._run_forward(data, mode='loss')
+    except IndexError as error:
+        if not _looks_up_ignored(model, data['data_samples'][0]):
+            raise
+        raise AttackError(
+            'the loss of a segmentor with class_weight fails on ignored pixels, of which mmseg '
+            f'looks up the weight, too (IndexError: {error}): set class_weight=None in its '
+            'loss_decode, or take the attack segpgd or cospgd'
+        ) from error
     return model.parse_losses(losses)[0]
+
+
+def _looks_up_ignored(model: nn.Module, sample: Any) -> bool:
+    """Whether a segmentor has weights of its classes, and a sample pixels of none."""
+    weights = any(getattr(part, 'class_weight', None) is not None for part in model.modules())
+    maps = sample.get('gt_sem_seg')
+    return weights and maps is not None and bool((maps.data == ignored_label(model)).any())
 
 
 def weighted_cross_entropy(
