@@ -11,7 +11,7 @@ from mmengine.registry import METRICS
 
 from ..conversion.host import in_scope
 from ..models.component import parameter
-from ..utils.configs import library_of, type_name
+from ..utils.configs import image_datasets, library_of, type_name
 from ..utils.errors import UsageError
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
@@ -154,14 +154,15 @@ def enable_tta(cfg: Config) -> None:
     """Test through the library's augmenting model and pipeline. Segmentors have no default for
     them, detectors and classifiers do.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
-        dataset = dataset.dataset
+    datasets = image_datasets(cfg.test_dataloader.dataset)
     library = library_of(cfg, '--tta')
     if library != 'mmseg':
+        pipeline, *others = [dataset.pipeline for dataset in datasets]
+        if 'tta_pipeline' not in cfg and any(other != pipeline for other in others):
+            raise UsageError('--tta needs tta_pipeline for data sets of several pipelines')
         defaults = dict(
             tta_model=DET_TTA_MODEL if library == 'mmdet' else CLS_TTA_MODEL,
-            tta_pipeline=make_tta_pipeline(library, dataset.pipeline),
+            tta_pipeline=make_tta_pipeline(library, pipeline),
         )
         for key, default in defaults.items():
             if key not in cfg:
@@ -178,7 +179,8 @@ def enable_tta(cfg: Config) -> None:
             '--tta does not go with CalibrationMetric, which would judge the last view alone: '
             'leave it out of test_evaluator, or test without --tta'
         )
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

@@ -3,7 +3,7 @@
 import difflib
 import os
 import os.path as osp
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
@@ -30,6 +30,15 @@ def dicts(node: Any) -> Iterator[dict]:
         node = list(node.values())
     for child in node if isinstance(node, (list, tuple)) else ():
         yield from dicts(child)
+
+
+def image_datasets(dataset: dict) -> List[dict]:
+    """The configs of the data sets that read the images: itself, what a wrapper such as
+    RepeatDataset holds, or each that a ConcatDataset does.
+    """
+    inside = dataset.get('datasets') or [dataset.get('dataset')]
+    found = [each for part in inside if isinstance(part, dict) for each in image_datasets(part)]
+    return found or [dataset]
 
 
 def read_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:

@@ -241,6 +241,20 @@ def test_options_of_a_config_in_the_pure_python_style(tmp_path, checkpoint):
         configure_test(str(path), checkpoint, '--robust')
 
 
+@pytest.mark.parametrize('scope', ['mmdet'])
+def test_tta_of_several_data_sets(config, checkpoint):
+    """Each gets the pipeline, and the default is made of theirs, if it is one."""
+    parts = "type='ConcatDataset', datasets=[test_dataloader['dataset']] * 2"
+    append(config, f'test_dataloader = dict(dataset=dict({parts}))')
+    with pytest.warns(UserWarning, match='we will set it as default'):
+        cfg = configure_test(config, checkpoint, '--tta')
+    pipelines = [each.dataset.pipeline for each in cfg.test_dataloader.dataset.datasets]
+    assert len(pipelines) == 2 and all(each == cfg.tta_pipeline for each in pipelines)
+    other = 'test_dataloader.dataset.datasets.1.dataset.pipeline.0.type=Other'
+    with pytest.raises(UsageError, match='--tta needs tta_pipeline for data sets of several pipe'):
+        configure_test(config, checkpoint, '--tta', '--cfg-options', other)
+
+
 def test_tta_of_a_classifier(tmp_path, checkpoint):
     """The defaults of mmpretrain's own tool."""
     path = tmp_path / 'classifier.py'
