@@ -8,10 +8,14 @@ from typing import Any, Collection, Iterator, List, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmengine.model import BaseAveragedModel
 from torch import Tensor, nn
 
 from .host_state import OF_EVERY_MODULE, Attributes, is_writable
+
+PROGRESS = ('iter', 'epoch')
+DONE = 10**9  # later than any warm-up
 
 
 class RandomStreams:
@@ -125,6 +129,20 @@ def replaced(owner: Any, **methods: Any) -> Iterator[None]:
             owner.__dict__[name] = method
             stack.callback(_restore, owner, name, before)
         yield
+
+
+@contextmanager
+def at_the_end() -> Iterator[None]:
+    """Inside, whoever asks how far the training is, where there is none, finds it done."""
+    known = MessageHub.get_current_instance().runtime_info
+    before = {key: known[key] for key in PROGRESS if key in known}
+    known.update(dict.fromkeys(PROGRESS, DONE))
+    try:
+        yield
+    finally:
+        for key in PROGRESS:
+            del known[key]
+        known.update(before)
 
 
 def _restore(owner: Any, name: str, before: Any) -> None:

@@ -10,8 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from .utils.configs import dicts, type_name
 
-LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
-IGNORED = 255
+IGNORED = 255  # where a decode head names no other label
 NUM_BOXES = 5
 CPU_SHAPES = dict(mmseg=(160, 160), mmdet=(256, 256))  # mmpretrain's images are small already
 CPU_BATCH_SIZE = 2
@@ -59,8 +58,9 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
     Returns:
         ``inputs``, a list of (C, H, W) uint8 tensors, C that of the data preprocessor, and
         ``data_samples``: with random blocks of labels, the last of them ignored unless a loss has
-        class weights, for mmseg; with five boxes, their labels and masks for mmdet; with a class
-        for mmpretrain.
+        class weights, for mmseg; with five boxes and their labels for mmdet, and with masks where
+        the model has a key such as 'mask_head' or 'loss_mask', or the training pipeline loads
+        them; with a class for mmpretrain.
     """
     generator = torch.Generator().manual_seed(seed)
     channels = _num_channels(cfg)
@@ -72,6 +72,9 @@ def random_batch(cfg: Config, shape: Tuple[int, int], batch_size: int, seed: int
         mmseg=_segmentation_sample, mmdet=_detection_sample, mmpretrain=_classification_sample
     )[cfg.default_scope]
     samples = [make(cfg.model, shape, generator) for _ in range(batch_size)]
+    if cfg.default_scope == 'mmdet' and _has_masks(cfg):
+        for sample in samples:
+            _add_masks(sample.gt_instances, shape)
     for sample in samples:
         sample.set_metainfo(
             dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
@@ -86,27 +89,48 @@ def _segmentation_sample(model: dict, shape: Tuple[int, int], generator: torch.G
     blocks = torch.randint(0, _num_classes(model), (1, 1, 4, 4), generator=generator)
     # mmseg looks up the weight of ignored pixels, too, and fails
     if not any(node.get('class_weight') for node in dicts(model)):
-        blocks[..., -1, -1] = IGNORED
+        blocks[..., -1, -1] = _ignored_label(model)
     labels = torch.nn.functional.interpolate(blocks.float(), shape).long()[0]
     return SegDataSample(gt_sem_seg=PixelData(data=labels))
 
 
+def _ignored_label(model: dict) -> int:
+    """Of the pixels that no loss of a segmentor counts."""
+    heads = [node.get('decode_head') for node in dicts(model)]
+    heads = [head[-1] if isinstance(head, (list, tuple)) else head for head in heads if head]
+    return next((head['ignore_index'] for head in heads if 'ignore_index' in head), IGNORED)
+
+
 def _detection_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
     from mmdet.structures import DetDataSample  # only for detectors
-    from mmdet.structures.mask import BitmapMasks  # only for detectors
 
     size = torch.tensor([shape[1], shape[0]])
     corner = torch.rand(NUM_BOXES, 2, generator=generator) * size * 0.6
     boxes = torch.cat(
         [corner, corner + (0.1 + 0.3 * torch.rand(NUM_BOXES, 2, generator=generator)) * size], 1
     )
-    masks = np.zeros((NUM_BOXES, *shape), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
-        mask[top:bottom, left:right] = 1
     labels = torch.randint(0, _num_classes(model), (NUM_BOXES,), generator=generator)
-    return DetDataSample(
-        gt_instances=InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape))
+    return DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels))
+
+
+def _has_masks(cfg: Config) -> bool:
+    """Whether a detector trains on masks; the assigner of RTMDet fails on some that it need not
+    have.
+    """
+    loaded = any(step.get('with_mask') for step in dicts(cfg.get('train_dataloader')))
+    return loaded or any(
+        'mask' in str(key) and node[key] for node in dicts(cfg.model) for key in node
     )
+
+
+def _add_masks(instances: InstanceData, shape: Tuple[int, int]) -> None:
+    """The boxes as masks."""
+    from mmdet.structures.mask import BitmapMasks  # only for detectors
+
+    masks = np.zeros((len(instances), *shape), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, instances.bboxes.long().tolist()):
+        mask[top:bottom, left:right] = 1
+    instances.masks = BitmapMasks(masks, *shape)
 
 
 def _classification_sample(model: dict, shape: Tuple[int, int], generator: torch.Generator) -> Any:
@@ -156,13 +180,11 @@ def _complete_detection(model: dict, sample: Any, shape: Tuple[int, int]) -> Non
     boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
     # Stuff comes after the things in the numbering of a panoptic head.
     semantic = torch.full((1, *shape), _num_classes(model) - 1)
-    for mask, label in zip(sample.gt_instances.masks.masks, labels.tolist()):
-        semantic[0, torch.from_numpy(mask) > 0] = label
+    for (left, top, right, bottom), label in zip(boxes.long().tolist(), labels.tolist()):
+        semantic[0, top:bottom, left:right] = label
     sample.gt_sem_seg = PixelData(sem_seg=semantic)
+    sample.ignored_instances = sample.gt_instances[:0]
     sample.gt_instances.instances_ids = torch.arange(len(labels))
-    sample.ignored_instances = InstanceData(
-        bboxes=boxes[:0], labels=labels[:0], masks=sample.gt_instances.masks[:0]
-    )
     sample.proposals = InstanceData(bboxes=boxes + 2, scores=torch.ones(len(boxes)))
     sample.set_metainfo(
         dict(
@@ -233,22 +255,27 @@ def _num_channels(cfg: Config) -> int:
 def _scale(dataloader: dict) -> Optional[Tuple[int, int]]:
     """(H, W) of the first (W, H), or side of a square, that a training pipeline resizes to."""
     for step in dicts(dataloader):
-        scale = step.get('scale') or (step.get('scales') or [None])[0]
-        if isinstance(scale, (list, tuple)) and isinstance(scale[0], (list, tuple)):
-            scale = scale[0]  # of those to draw from
-        if isinstance(scale, (list, tuple)):
-            return tuple(scale)[::-1]
-        if type(scale) is int:
-            return scale, scale
+        scales = step.get('scales')
+        drawn = scales[0] if isinstance(scales, (list, tuple)) and scales else None
+        size = _size(step.get('scale')) or _size(drawn)
+        if size is not None:
+            return size[::-1]
     return None
 
 
 def _crop(dataloader: dict) -> Optional[Tuple[int, int]]:
     """(H, W) of the first crop of a training pipeline."""
-    for step in dicts(dataloader):
-        size = step.get('crop_size')
-        if isinstance(size, (list, tuple)):
-            return tuple(size)
-        if type(size) is int:
-            return size, size
-    return None
+    found = (_size(step.get('crop_size')) for step in dicts(dataloader))
+    return next((size for size in found if size is not None), None)
+
+
+def _size(value: Any) -> Optional[Tuple[int, int]]:
+    """Two sides in pixels: a pair of them, the first pair of those to draw from, or the side of a
+    square. None for what else transforms call a scale, such as a range of ratios.
+    """
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
+        value = value[0]
+    sides = (value, value) if type(value) is int else value
+    if not isinstance(sides, (list, tuple)) or len(sides) != 2:
+        return None
+    return tuple(sides) if all(type(side) is int and side > 1 for side in sides) else None

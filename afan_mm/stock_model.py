@@ -41,7 +41,7 @@ def without_pretrained(init_cfg: Any) -> Any:
 def resize(model: dict, shape: Tuple[int, int]) -> None:
     """Let nothing pad images of a shape (H, W) to the size that the config trains on."""
     for node in dicts(model):
-        if 'size' in (node.get('data_preprocessor') or {}):
+        if (node.get('data_preprocessor') or {}).get('size'):  # None beside a size_divisor
             node['data_preprocessor'].update(size=shape)
         if 'batch_augments' in node:
             node['batch_augments'] = [

@@ -29,6 +29,12 @@ def test_size_of_the_images_that_a_config_trains_on(path, shape):
         ([dict(type='RandomCrop', crop_size=32), dict(type='Resize', scale=64)], (64, 64)),
         ([dict(type='RandomChoiceResize', scales=[(640, 480), (320, 240)])], (480, 640)),
         ([dict(type='RandomResize', scale=[(2048, 800), (2048, 1024)])], (800, 2048)),
+        ([dict(type='RandomChoiceResize', scales=[320, 640])], (320, 320)),
+        # other uses of the keys: InstaBoost's, torchvision's and albumentations' ratios, one side
+        ([dict(type='InstaBoost', scale=(0.8, 1.2)), dict(type='Resize', scale=64)], (64, 64)),
+        ([dict(type='Albu', transforms=[dict(type='RandomResizedCrop', scale=(0, 1))])], None),
+        ([dict(type='Resize', scale=(256, -1)), dict(type='Other', scales=4)], None),
+        ([dict(type='RandomCrop', crop_size=(0.3, 0.5))], None),
     ],
 )
 def test_size_of_a_pipeline(pipeline, shape):
@@ -66,3 +72,34 @@ def test_a_preprocessor_may_be_a_name_or_a_class():
         model = dict(data_preprocessor=dict(type=kind), bbox_head=dict(num_classes=3))
         batch = zoo_batch(Config(dict(model=model, default_scope='mmdet')), (32, 32))
         assert sorted(batch['inputs']) == ['sup', 'unsup_student', 'unsup_teacher']
+
+
+@pytest.mark.parametrize('head', [dict(ignore_index=254), [{}, dict(ignore_index=254)], {}])
+def test_ignored_pixels_are_those_of_the_decode_head(head):
+    """Another label is one of no class, on which a loss fails."""
+    model = dict(type='EncoderDecoder', decode_head=head, auxiliary_head=dict(num_classes=3))
+    (sample,) = zoo_batch(Config(dict(model=model, default_scope='mmseg')), (8, 8), 1)[
+        'data_samples'
+    ]
+    labels = sample.gt_sem_seg.data
+    assert labels[labels > 2].tolist() == [254 if head else 255] * 4  # one of sixteen blocks
+
+
+@pytest.mark.parametrize(
+    'head,step,given',
+    [
+        (dict(mask_head=dict(type='FCNMaskHead'), num_classes=3), {}, True),
+        (dict(loss_mask=dict(type='DiceLoss'), num_classes=3), {}, True),
+        (dict(num_classes=3), dict(with_mask=True), True),
+        (dict(mask_head=None, num_classes=3), dict(with_mask=False), False),
+    ],
+)
+def test_masks_where_a_detector_trains_on_them(head, step, given):
+    loader = dict(dataset=dict(pipeline=[dict(type='LoadAnnotations', with_bbox=True, **step)]))
+    cfg = dict(model=dict(head=head), default_scope='mmdet', train_dataloader=loader)
+    (sample,) = zoo_batch(Config(cfg), (32, 24), 1)['data_samples']
+    for instances, count in ((sample.gt_instances, 5), (sample.ignored_instances, 0)):
+        assert len(instances) == count and ('masks' in instances) == given
+    if given:
+        left, top, right, bottom = sample.gt_instances.bboxes[0].long().tolist()
+        assert sample.gt_instances.masks.areas[0] == (right - left) * (bottom - top)

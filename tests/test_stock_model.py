@@ -38,12 +38,14 @@ def test_nothing_pads_to_another_size():
         data_preprocessor=dict(size=(512, 512), batch_augments=[pad, other]),
         detector=dict(data_preprocessor=dict(batch_augments=None)),
         teacher=dict(data_preprocessor=None),
+        student=dict(data_preprocessor=dict(size=None, size_divisor=32)),
     )
     resize(model, (64, 96))
     assert model == dict(
         data_preprocessor=dict(size=(64, 96), batch_augments=[other]),
         detector=dict(data_preprocessor=dict(batch_augments=[])),
         teacher=dict(data_preprocessor=None),
+        student=dict(data_preprocessor=dict(size=None, size_divisor=32)),  # takes one of the two
     )
 
 

@@ -44,30 +44,29 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--robust',
         nargs='?',
-        const='pgd',
+        const=True,
         choices=ATTACKS,
         metavar='ATTACK',
         help="evaluate clean images and images perturbed against the model, side by side: 'pgd' "
-        "(default), for a segmentor also 'segpgd' or 'cospgd', for a classifier 'autoattack', with "
-        "the paper's strengths; change them with --cfg-options, e.g. test_cfg.num_steps=20 "
-        'test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start an interrupted run '
-        'again, and it goes on',
+        "(default, unless the config names one), for a segmentor also 'segpgd' or 'cospgd', for a "
+        "classifier 'autoattack', with the paper's strengths; change them with --cfg-options, e.g. "
+        'test_cfg.num_steps=20 test_cfg.epsilon=4/255. With --show-dir, pictures of both. Start an '
+        'interrupted run again, and it goes on',
     )
     parser.add_argument(
         '--corruptions',
         nargs='*',
         metavar='NAME',
         help='evaluate clean images and images with these common corruptions (without a name: the '
-        'fifteen of the benchmark), and print mPC and rPC; corruptions.json and corruptions.png '
-        'go to the work folder',
+        "config's, or the fifteen of the benchmark), and print mPC and rPC; corruptions.json and "
+        'corruptions.png go to the work folder',
     )
     parser.add_argument(
         '--severities',
         nargs='+',
         type=int,
         choices=SEVERITIES,
-        default=SEVERITIES,
-        help='of the corruptions; default: 1 2 3 4 5',
+        help='of the corruptions; default: those of the config, or 1 2 3 4 5',
     )
     return parser.parse_args(argv)
 

@@ -123,7 +123,7 @@ def choose_data(cfg: Config, num_images: Optional[int]) -> Tuple[Optional[List[i
     and the size and time of every file that they name.
     """
     check_data(cfg, ['test_dataloader'])
-    init_default_scope(cfg.default_scope)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     settings = cfg.test_dataloader.dataset
     try:
         dataset = DATASETS.build(settings)

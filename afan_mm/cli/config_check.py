@@ -48,13 +48,10 @@ def check_config(cfg: Config) -> None:
         for path, part in _parts('model', cfg.get('model')):
             _named(path, _check_part, path, part)
         _check_wrapper(cfg.get('optim_wrapper'))
-        hooks = cfg.get('custom_hooks') or []
-        for i, hook in enumerate(hooks):
-            if isinstance(hook, dict) and 'type' not in hook:
-                raise UsageError(f'custom_hooks[{i}]: a hook needs a type, but got {dict(hook)!r}')
-        for key, node in (('custom_hooks', hooks), ('default_hooks', cfg.get('default_hooks'))):
-            for path, hook in _parts(key, node):
-                _named(path, _check_hook, hook)
+        for i, hook in enumerate(cfg.get('custom_hooks') or []):
+            _named(f'custom_hooks[{i}]', _check_hook, hook)
+        for name, hook in (cfg.get('default_hooks') or {}).items():
+            _named(f'default_hooks.{name}', _check_hook, hook)
 
 
 def check_model(cfg: Config) -> None:
@@ -70,7 +67,7 @@ def check_model(cfg: Config) -> None:
         model = _built(cfg)
         settings = [each for _, each in declared_sites(model)]
         optim_wrapper = cfg.get('optim_wrapper') or {}
-        wrapper = _class(OPTIM_WRAPPERS, optim_wrapper.get('type', 'OptimWrapper'))
+        wrapper = class_of(OPTIM_WRAPPERS, optim_wrapper.get('type', 'OptimWrapper'))
         try:
             if wrapper is not None:
                 check_sites(declared_sites(model), wrapper)
@@ -106,7 +103,7 @@ def _parts(path: str, node: Any) -> Iterator[Tuple[str, Dict[str, Any]]]:
 
 def _check_part(path: str, part: Dict[str, Any]) -> None:
     kind = part.get('type')
-    cls = _class(MODELS, kind)
+    cls = class_of(MODELS, kind)
     if isinstance(cls, type) and issubclass(cls, AFANComponent):
         check_part(cls, path)
         return cls.check_config(part)
@@ -127,7 +124,7 @@ def _check_wrapper(config: Any) -> None:
     if not isinstance(config, dict):
         return
     kind = config.get('type', 'OptimWrapper')
-    cls = _class(OPTIM_WRAPPERS, kind)
+    cls = class_of(OPTIM_WRAPPERS, kind)
     _named('optim_wrapper', _refuse_unknown, OPTIM_WRAPPERS, kind, cls)
     if not isinstance(cls, type):
         return
@@ -150,18 +147,21 @@ def _check_wrapper(config: Any) -> None:
         )
 
 
-def _check_hook(config: Dict[str, Any]) -> None:
-    if 'type' not in config:  # a dict among the arguments of a hook
+def _check_hook(config: Any) -> None:
+    """The hook itself: a dict among its arguments may be of any registry, or of none."""
+    if not isinstance(config, dict):
         return
+    if 'type' not in config:
+        raise ValueError(f'a hook needs a type, but got {dict(config)!r}')
     kind = config['type']
-    cls = _class(HOOKS, kind)
+    cls = class_of(HOOKS, kind)
     _refuse_unknown(HOOKS, kind, cls)
     if cls in (AFANHook, AFANFeatureMapHook):
         cls(**{k: v for k, v in config.items() if k not in ('type', '_scope_', 'priority')})
 
 
-def _class(registry: Registry, kind: Any) -> Optional[Any]:
-    """What a ``type`` names, or None."""
+def class_of(registry: Registry, kind: Any) -> Optional[Any]:
+    """What a ``type`` names in the scope of the running config, or None."""
     if not isinstance(kind, str) or not kind:  # registries fail on ''
         return kind if callable(kind) else None
     try:

@@ -1,23 +1,24 @@
 """Evaluations: what the options of tools/test.py do to a config, and running one."""
 
-import inspect
 import os.path as osp
 import warnings
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
+from mmengine.registry import METRICS
 
-from ..robustness import AttackSettings, RobustTestLoop
-from ..robustness.corruption_loop import use_corruptions
-from ..robustness.corruptions import SEVERITIES
-from ..utils.configs import library_of
+from ..conversion.host import in_scope
+from ..models.component import parameter
+from ..utils.configs import image_datasets, library_of, type_name
 from ..utils.errors import UsageError
 from ..utils.files import check_output
 from ..utils.models import load_exactly, read_checkpoint, unwrapped
 from .command_line import load_config
+from .config_check import class_of
 from .runner import build_runner
+from .test_loops import enable_corruptions, enable_robust
 
 # For detectors whose config says nothing of test-time augmentation: the image and its mirror image,
 # merged by NMS.
@@ -45,9 +46,9 @@ def evaluation_config(
     show_dir: Optional[str] = None,
     wait_time: float = 2,
     tta: bool = False,
-    robust: Optional[str] = None,
+    robust: Union[str, bool, None] = None,
     corruptions: Optional[Sequence[str]] = None,
-    severities: Sequence[int] = SEVERITIES,
+    severities: Optional[Sequence[int]] = None,
     **common: Any,
 ) -> Config:
     """The config of an evaluation.
@@ -59,11 +60,12 @@ def evaluation_config(
             Defaults to None, nowhere.
         show, show_dir, wait_time: See :func:`enable_drawing`.
         tta: Whether to augment the images. Defaults to False.
-        robust: The attack of an evaluation on perturbed images beside the clean ones. Defaults to
-            None, the clean ones alone.
+        robust: The attack of an evaluation on perturbed images beside the clean ones, True for that
+            of the config or PGD. Defaults to None, the clean ones alone.
         corruptions: Names of common corruptions to evaluate beside the clean images, none of them
-            for the fifteen of the benchmark. Defaults to None, the clean ones alone.
-        severities: Of the corruptions. Defaults to 1 to 5.
+            for those of the config or the fifteen of the benchmark. Defaults to None, the clean
+            ones alone.
+        severities: Of the corruptions. Defaults to those of the config, or 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -84,15 +86,15 @@ def evaluation_config(
         for option, given in (('--tta', tta), ('--show', show)):
             if given:
                 raise UsageError(f'{option} does not go with --robust')
-        enable_robust(cfg, robust, show_dir)
+        enable_robust(cfg, None if robust is True else robust, show_dir)
     elif corruptions is not None:
-        use_corruptions(cfg, corruptions, severities)
+        enable_corruptions(cfg, corruptions, severities)
     elif show or show_dir:
         enable_drawing(cfg, show, show_dir, wait_time)
-    if tta:
-        enable_tta(cfg)
     if out is not None:
         save_predictions(cfg, out)
+    if tta:  # last, as the model that it puts in place need not be of a library
+        enable_tta(cfg)
     return cfg
 
 
@@ -152,14 +154,15 @@ def enable_tta(cfg: Config) -> None:
     """Test through the library's augmenting model and pipeline. Segmentors have no default for
     them, detectors and classifiers do.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # a wrapper, such as RepeatDataset
-        dataset = dataset.dataset
+    datasets = image_datasets(cfg.test_dataloader.dataset)
     library = library_of(cfg, '--tta')
     if library != 'mmseg':
+        pipeline, *others = [dataset.pipeline for dataset in datasets]
+        if 'tta_pipeline' not in cfg and any(other != pipeline for other in others):
+            raise UsageError('--tta needs tta_pipeline for data sets of several pipelines')
         defaults = dict(
             tta_model=DET_TTA_MODEL if library == 'mmdet' else CLS_TTA_MODEL,
-            tta_pipeline=make_tta_pipeline(library, dataset.pipeline),
+            tta_pipeline=make_tta_pipeline(library, pipeline),
         )
         for key, default in defaults.items():
             if key not in cfg:
@@ -170,53 +173,53 @@ def enable_tta(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             raise UsageError(f'--tta needs a config with {key}, but got none')
-    dataset.pipeline = cfg.tta_pipeline
+    # mmseg merges the views' probabilities, but the logits that it hands on are the last view's
+    if library == 'mmseg' and 'CalibrationMetric' in map(type_name, _metrics(cfg)):
+        raise UsageError(
+            '--tta does not go with CalibrationMetric, which would judge the last view alone: '
+            'leave it out of test_evaluator, or test without --tta'
+        )
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 
 
 def make_tta_pipeline(library: str, pipeline: List[dict]) -> List[dict]:
     """The test pipeline with its packing step in two versions, mirrored and not."""
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    pack = deepcopy(pipeline[-1])
+    flip, pack = 'RandomFlip', deepcopy(pipeline[-1])
     if library == 'mmdet':
-        pack = dict(type='PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+        flip = 'mmdet.RandomFlip'
+        pack = dict(type='mmdet.PackDetInputs', meta_keys=DET_TTA_META_KEYS)
+    flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
     return [*deepcopy(pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def save_predictions(cfg: Config, out: str) -> None:
     """Let the evaluator write predictions, beside its metrics."""
-    metrics = (
-        cfg.test_evaluator
-        if isinstance(cfg.test_evaluator, (list, tuple))
-        else [cfg.test_evaluator]
-    )
-    library = library_of(cfg, '--out')
+    metrics, library = _metrics(cfg), library_of(cfg, '--out')
     if library in ('mmdet', 'mmpretrain'):
         kind, dump = dict(
-            mmdet=('detector', 'DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
+            mmdet=('detector', 'mmdet.DumpDetResults'), mmpretrain=('classifier', 'DumpResults')
         )[library]
         if not out.endswith(('.pkl', '.pickle')):
             raise UsageError(f'--out must end with .pkl or .pickle for a {kind}, but got {out}')
         cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
-    else:
-        for metric in metrics:
-            metric.update(output_dir=out, keep_results=True)
+        return
+    for metric in metrics:
+        with in_scope(cfg.get('default_scope')):
+            cls = class_of(METRICS, metric.get('type'))
+        for key, value in dict(output_dir=out, keep_results=True).items():
+            if isinstance(cls, type) and parameter(cls, key) is not None:
+                metric[key] = value
+    if not any('output_dir' in metric for metric in metrics):
+        raise UsageError(
+            '--out needs a metric with output_dir, such as IoUMetric, but got '
+            f'{", ".join(map(type_name, metrics))}'
+        )
 
 
-def enable_robust(cfg: Config, attack: str = 'pgd', show_dir: Optional[str] = None) -> None:
-    """Test with the loop of the robust evaluation, which draws its own pictures.
-
-    Args:
-        attack: One of :data:`~afan_mm.robustness.settings.ATTACKS`. Defaults to 'pgd'.
-        show_dir: Folder for the pictures. Defaults to none.
-    """
-    cfg.test_cfg = dict(cfg.get('test_cfg') or {}, type='RobustTestLoop', attack=attack)
-    if show_dir:
-        cfg.test_cfg.show_dir = show_dir
-    other_keys = {'type', '_scope_', *inspect.signature(RobustTestLoop).parameters} - {'attack'}
-    settings = {key: value for key, value in cfg.test_cfg.items() if key not in other_keys}
-    try:
-        AttackSettings.for_library(library_of(cfg, '--robust'), **settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f'test_cfg: {error}') from error
+def _metrics(cfg: Config) -> List[dict]:
+    """The metrics of a test."""
+    several = isinstance(cfg.test_evaluator, (list, tuple))
+    return list(cfg.test_evaluator) if several else [cfg.test_evaluator]

@@ -73,12 +73,11 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, resume: str) -> None:
-    """Resume from a path, or with 'auto' from the work folder's latest checkpoint, if it has
-    one.
+    """Resume from a path, or with 'auto' from the work folder's latest checkpoint; where it has
+    none, the run begins as the config says, with the weights of its ``load_from``.
     """
-    cfg.resume = True
-    cfg.load_from = None if resume == 'auto' else resume
-    if resume != 'auto':
-        read_checkpoint(resume)
-    elif osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):
-        read_checkpoint(find_latest_checkpoint(cfg.work_dir))
+    latest = resume == 'auto'
+    if latest and not osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):
+        return
+    read_checkpoint(find_latest_checkpoint(cfg.work_dir) if latest else resume)
+    cfg.resume, cfg.load_from = True, None if latest else resume

@@ -10,9 +10,10 @@ from mmengine.config import Config
 from ..utils.errors import UsageError, describe
 from ..utils.files import replacing
 from .config_text import config_text, explained, pure_python_text
-from .convert import convert, inherit
+from .convert import Conversion, convert, inherit
 from .host import ConversionError
 from .pure_python import is_pure_python, relative_module, with_classes
+from .training import run_overrides
 
 
 def converted_file(
@@ -36,7 +37,7 @@ def converted_file(
     """
     cfg = read_stock(config)
     try:
-        conversion = convert(cfg, sites, preset, **afan)
+        conversion = _with_a_run(cfg, path, convert(cfg, sites, preset, **afan))
         if is_pure_python(config):
             stated = with_classes(conversion.overrides)
             conversion = conversion._replace(overrides=stated)
@@ -47,6 +48,19 @@ def converted_file(
     except ConversionError as error:
         raise ConversionError(f'{config} cannot be converted: {error}') from error
     return text, inherit(cfg, conversion.overrides), explained(conversion)
+
+
+def _with_a_run(cfg: Config, path: str, conversion: Conversion) -> Conversion:
+    """Where the new config runs, if the stock one says that of itself, with the reason."""
+    overrides = run_overrides(cfg, path)
+    notes = dict(
+        work_dir='work_dir is its own: in that of the stock config are the stock checkpoints.',
+        resume='resume is False: there is no run with A-FAN yet to go on from.',
+    )
+    return conversion._replace(
+        overrides={**overrides, **conversion.overrides},
+        notes=[*conversion.notes, *(notes[key] for key in overrides)],
+    )
 
 
 def write_config(path: str, text: str, expected: Config) -> None:

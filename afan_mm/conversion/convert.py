@@ -119,7 +119,8 @@ def converted(
     **afan: Any,
 ) -> Config:
     """The config that inherits from ``cfg`` and states what :func:`convert` gives for the same
-    arguments, ``max_tail_share`` among them; tools/convert_config.py writes the same one.
+    arguments, ``max_tail_share`` among them; tools/convert_config.py writes the same one. Its
+    ``work_dir`` and ``resume`` are those of ``cfg``, for which a file has its own.
     """
     return inherit(cfg, convert(cfg, sites, preset, **afan).overrides)
 

@@ -8,8 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from ..models.component import AFANComponent, find_model, parameter
-from ..random_batches import LIBRARIES
-from ..utils.configs import type_name
+from ..utils.configs import library_of_class, type_name
 from ..utils.errors import UsageError
 
 PARTS = ('backbone', 'neck', 'decode_head', 'roi_head', 'head')
@@ -30,8 +29,7 @@ class Host(NamedTuple):
     @property
     def library(self) -> Optional[str]:
         """The library whose model it is or derives from; None: no library's."""
-        packages = (cls.__module__.partition('.')[0] for cls in self.cls.__mro__)
-        return next((package for package in packages if package in LIBRARIES), None)
+        return library_of_class(self.cls)
 
     @property
     def modules(self) -> List[str]:

@@ -13,7 +13,7 @@ from torch import nn
 from ..models import AFANClsHead
 from ..models.component import parameter
 from ..models.point import Point
-from ..random_batches import LIBRARIES
+from ..utils.configs import LIBRARIES
 from ..utils.errors import describe
 from .channels import channel_axis
 from .host import ConversionError, Host, level_read
@@ -57,10 +57,12 @@ def late_sites(cfg: Config, host: Host, most: float) -> Tuple[List[LateSite], st
         ConversionError: If the model has none, or cannot be built and run here.
     """
     scope = host.config.get('_scope_') or cfg.get('default_scope')
-    if scope not in LIBRARIES:
+    if scope not in LIBRARIES:  # none in the pure Python style, or one of the user's own
+        scope = host.library
+    if scope is None:
         raise ConversionError(
-            f'late sites are for the models of {", ".join(LIBRARIES)}, but the scope of the config '
-            f'is {scope!r}. {INSTEAD}'
+            f'late sites are for the models of {", ".join(LIBRARIES)}, but got '
+            f'{host.cls.__name__}. {INSTEAD}'
         )
     error = None
     for shape in shapes_of(cfg):

@@ -1,5 +1,8 @@
-"""What a converted config says beside its model: the optim wrapper, the hook and the import."""
+"""What a converted config says beside its model: the optim wrapper, the hook, the import, and where
+it runs.
+"""
 
+import os.path as osp
 from typing import Any, Dict, List
 
 from ..utils.configs import type_name
@@ -21,6 +24,19 @@ def training_overrides(cfg: Any, optim_wrapper: Dict[str, Any]) -> Dict[str, Any
         custom_hooks=_hooks(list(cfg.get('custom_hooks') or [])),
         optim_wrapper=dict(type=_wrapper_type(cfg.get('optim_wrapper')), **optim_wrapper),
     )
+
+
+def run_overrides(cfg: Any, path: str) -> Dict[str, Any]:
+    """Overrides of ``work_dir`` and ``resume`` where the stock config sets them: a run with A-FAN
+    would replace the checkpoints of the stock one, or go on from them.
+
+    Args:
+        cfg: The stock config.
+        path: Of the new one, whose name is that of the folder, as in tools/train.py.
+    """
+    name = osp.splitext(osp.basename(path))[0]
+    own = dict(work_dir=f'work_dirs/{name}', resume=False)
+    return {key: value for key, value in own.items() if cfg.get(key)}
 
 
 def _wrapper_type(stock: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..isolation import isolated_random
+from ..isolation import at_the_end, isolated_random
 from ..random_batches import training_shape, zoo_batch
 from ..stock_model import build, resize, without_weights
 from ..utils.configs import dicts
@@ -39,8 +39,12 @@ def trial_step(
     config = small_model(cfg, host, shape)
     if scope == 'mmdet':  # the detector of a tracker has none of its own
         config.setdefault('data_preprocessor', dict(type='DetDataPreprocessor'))
-    with _quiet(), torch.enable_grad(), isolated_random(0, torch.device('cpu')):
-        batch = zoo_batch(Config(dict(model=config, default_scope=scope)), shape)
+    # a preprocessor or a loss that asks for the iteration fails where there is none
+    with _quiet(), torch.enable_grad(), at_the_end(), isolated_random(0, torch.device('cpu')):
+        loader = cfg.get('train_dataloader')  # it may load masks
+        batch = zoo_batch(
+            Config(dict(model=config, default_scope=scope, train_dataloader=loader)), shape
+        )
         model = build(config)
         model.init_weights()
         data = model.data_preprocessor(batch, True)

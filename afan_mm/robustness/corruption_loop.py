@@ -4,13 +4,12 @@ import copy
 import os.path as osp
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import Dataset
 
-from ..utils.configs import type_name
+from ..utils.configs import image_datasets, type_name
 from ..utils.files import write_json
 from .corruption_report import plot, render
 from .corruptions import (
@@ -64,7 +63,7 @@ class CorruptionTestLoop(TestLoop):
             for severity in self.severities:
                 CommonCorruption(corruption, severity)
         super().__init__(runner, with_corruption(dataloader), evaluator, fp16)
-        self.corruption = find_corruption(self.dataloader.dataset)
+        self._places = find_corruptions(self.dataloader.dataset)
 
     def run(self) -> Dict[str, Any]:
         """Evaluate all of them; the clean metrics and the means over the corruptions."""
@@ -92,7 +91,8 @@ class CorruptionTestLoop(TestLoop):
         return metrics
 
     def _evaluate(self, corruption: Optional[str], severity: int) -> Dict[str, float]:
-        self.corruption.corruption, self.corruption.severity = corruption, severity
+        for place in self._places:
+            place.corruption, place.severity = corruption, severity
         for index, batch in enumerate(self.dataloader):  # workers start here, with this corruption
             self.run_iter(index, batch)
         return scalars(self.evaluator.evaluate(len(self.dataloader.dataset)))
@@ -130,42 +130,23 @@ def with_corruption(dataloader: dict) -> dict:
     """
     dataloader = copy.deepcopy(dataloader)
     dataloader['persistent_workers'] = False
-    dataset = dataloader['dataset']
-    while 'pipeline' not in dataset and isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    pipeline = list(dataset.get('pipeline') or [])
-    kinds = [type_name(each) for each in pipeline]
-    places = [index for index, kind in enumerate(kinds) if kind.startswith('LoadImage')]
-    if not places:
-        raise CorruptionError(
-            f'corruptions need a test pipeline with a LoadImage… transform, but got {kinds}'
-        )
-    pipeline.insert(places[0] + 1, dict(type='CommonCorruption'))
-    dataset['pipeline'] = pipeline
+    for dataset in image_datasets(dataloader['dataset']):
+        pipeline = list(dataset.get('pipeline') or [])
+        kinds = [type_name(each) for each in pipeline]
+        places = [index for index, kind in enumerate(kinds) if kind.startswith('LoadImage')]
+        if not places:
+            raise CorruptionError(
+                f'corruptions need a test pipeline with a LoadImage… transform, but got {kinds}'
+            )
+        pipeline.insert(places[0] + 1, dict(type='CommonCorruption'))
+        dataset['pipeline'] = pipeline
     return dataloader
 
 
-def use_corruptions(
-    cfg: Config, corruptions: Optional[Sequence[str]] = None, severities: Sequence[int] = SEVERITIES
-) -> None:
-    """Let a config's test run the :class:`CorruptionTestLoop`; its other keys of ``test_cfg`` stay.
-
-    Raises:
-        CorruptionError: A name or a severity is unknown.
-    """
-    for corruption in corruptions or corruption_names():
-        for severity in severities:
-            CommonCorruption(corruption, severity)
-    cfg.test_cfg = dict(
-        cfg.get('test_cfg') or {},
-        type='CorruptionTestLoop',
-        corruptions=list(corruptions or []),
-        severities=list(severities),
-    )
-
-
-def find_corruption(dataset: Dataset) -> CommonCorruption:
-    """The corruption in a dataset's pipeline."""
-    while not hasattr(dataset, 'pipeline'):
-        dataset = dataset.dataset
-    return next(t for t in dataset.pipeline.transforms if isinstance(t, CommonCorruption))
+def find_corruptions(dataset: Dataset) -> List[CommonCorruption]:
+    """Those in the pipelines of a dataset, or of the ones that it holds."""
+    if hasattr(dataset, 'datasets'):
+        return [each for part in dataset.datasets for each in find_corruptions(part)]
+    if not hasattr(dataset, 'pipeline'):
+        return find_corruptions(dataset.dataset)
+    return [each for each in dataset.pipeline.transforms if isinstance(each, CommonCorruption)]

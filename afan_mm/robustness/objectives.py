@@ -3,20 +3,15 @@ with weighted pixels.
 """
 
 import copy
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from ..isolation import replaced
+from ..isolation import at_the_end, replaced
 from .ground_truth import MAPS, ignored_label, pad_map
 from .settings import AttackError
-
-PROGRESS = ('iter', 'epoch')
-DONE = 10**9  # later than any warm-up
 
 
 def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
@@ -30,25 +25,30 @@ def training_loss(model: nn.Module, image: Tensor, sample: Any) -> Tensor:
         model: The host.
         image: Raw pixels as the pipeline packed them, (C, H, W), float.
         sample: Its data sample, with ground truth in the frame of the image. Never modified.
+
+    Raises:
+        AttackError: Classes have weights, and pixels are ignored.
     """
     data = preprocess(model, image, sample)
-    with _at_the_end():
-        losses = model._run_forward(data, mode='loss')
+    try:
+        with at_the_end():
+            losses = model._run_forward(data, mode='loss')
+    except IndexError as error:
+        if not _looks_up_ignored(model, data['data_samples'][0]):
+            raise
+        raise AttackError(
+            'the loss of a segmentor with class_weight fails on ignored pixels, of which mmseg '
+            f'looks up the weight, too (IndexError: {error}): set class_weight=None in its '
+            'loss_decode, or take the attack segpgd or cospgd'
+        ) from error
     return model.parse_losses(losses)[0]
 
 
-@contextmanager
-def _at_the_end() -> Iterator[None]:
-    """Inside, whoever asks how far the training is, which is not known in a test, finds it done."""
-    known = MessageHub.get_current_instance().runtime_info
-    before = {key: known[key] for key in PROGRESS if key in known}
-    known.update(dict.fromkeys(PROGRESS, DONE))
-    try:
-        yield
-    finally:
-        for key in PROGRESS:
-            del known[key]
-        known.update(before)
+def _looks_up_ignored(model: nn.Module, sample: Any) -> bool:
+    """Whether a segmentor has weights of its classes, and a sample pixels of none."""
+    weights = any(getattr(part, 'class_weight', None) is not None for part in model.modules())
+    maps = sample.get('gt_sem_seg')
+    return weights and maps is not None and bool((maps.data == ignored_label(model)).any())
 
 
 def weighted_cross_entropy(

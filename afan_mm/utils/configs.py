@@ -3,12 +3,14 @@
 import difflib
 import os
 import os.path as osp
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from .errors import UsageError, describe
+
+LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg')
 
 
 def type_name(config: Any) -> str:
@@ -28,6 +30,15 @@ def dicts(node: Any) -> Iterator[dict]:
         node = list(node.values())
     for child in node if isinstance(node, (list, tuple)) else ():
         yield from dicts(child)
+
+
+def image_datasets(dataset: dict) -> List[dict]:
+    """The configs of the data sets that read the images: itself, what a wrapper such as
+    RepeatDataset holds, or each that a ConcatDataset does.
+    """
+    inside = dataset.get('datasets') or [dataset.get('dataset')]
+    found = [each for part in inside if isinstance(part, dict) for each in image_datasets(part)]
+    return found or [dataset]
 
 
 def read_config(path: str, options: Optional[Dict[str, Any]] = None) -> Config:
@@ -85,8 +96,15 @@ def config_file(path: str) -> str:
     return file
 
 
+def library_of_class(cls: type) -> Optional[str]:
+    """The library that a model's class is of or derives from; None: no library's."""
+    packages = (each.__module__.partition('.')[0] for each in cls.__mro__)
+    return next((package for package in packages if package in LIBRARIES), None)
+
+
 def library_of(cfg: Config, option: str) -> str:
-    """The library of a config's model: 'mmdet', 'mmseg' or 'mmpretrain', its ``default_scope``.
+    """The library of a config's model: 'mmdet', 'mmseg' or 'mmpretrain', its ``default_scope``, or
+    where that is none of them, as in the pure Python style, what its type says.
 
     Args:
         option: What needs to know, for the message.
@@ -94,10 +112,12 @@ def library_of(cfg: Config, option: str) -> str:
     Raises:
         UsageError: If it is none of them.
     """
-    library = cfg.get('default_scope')
-    if library not in ('mmdet', 'mmseg', 'mmpretrain'):
-        raise UsageError(
-            f"{option} needs a config with default_scope 'mmdet', 'mmseg' or 'mmpretrain', but "
-            f'got {library!r}'
-        )
-    return library
+    scope, kind = cfg.get('default_scope'), (cfg.get('model') or {}).get('type')
+    own = library_of_class(kind) if isinstance(kind, type) else str(kind).partition('.')[0]
+    for library in (scope, own):
+        if library in LIBRARIES:
+            return library
+    raise UsageError(
+        f"{option} needs a config with default_scope 'mmdet', 'mmseg' or 'mmpretrain', or a model "
+        f'of one of them, but got {scope!r}'
+    )

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
@@ -133,6 +135,23 @@ def test_one_stage_detector():
     assert sites_of(conversion) == dict(neck=[('output', (0, 1, 2, 3, 4))])
 
 
+def test_a_detector_that_fails_on_masks():
+    """The assigner of RTMDet takes masks where there are some, of another kind than loaded ones."""
+    model = get_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py').model
+    assert sites_of(convert(config(model, 'mmdet'))) == dict(neck=[('output', (0, 1, 2))])
+
+
+def test_a_preprocessor_that_asks_for_the_iteration():
+    """That of YOLOX, which resizes every tenth batch; the message hub is left as it was."""
+    cfg = config(detector_config(), 'mmdet')
+    resizing = dict(type='BatchSyncRandomResize', random_size_range=(32, 64))
+    preprocessor = dict(type='DetDataPreprocessor', batch_augments=[resizing])
+    cfg.model.data_preprocessor = preprocessor
+    MessageHub.get_instance('no_run')  # the current one, without an iteration
+    assert sites_of(convert(cfg))['neck'] == [('output', (0, 1, 2, 3, 4))]
+    assert MessageHub.get_current_instance().runtime_info == {}
+
+
 @MODELS.register_module()
 class LateFailing(nn.Module):
     """A backbone that needs what is not there."""
@@ -157,8 +176,11 @@ def test_refused(monkeypatch):
     ):
         with pytest.raises(ConversionError, match=message):
             convert(cfg, sites, **settings)
-    with pytest.raises(ConversionError, match="of mmdet, .* is 'mmyolo'. Write sites, such as"):
-        late_sites(config(cfg.model, 'mmyolo'), find_host_of(cfg), 0.45)
+    host = find_host_of(cfg)
+    with in_scope('mmseg'):
+        assert late_sites(config(cfg.model, 'mmyolo'), host, 0.45)[0][-1].name == 'head'
+    with pytest.raises(ConversionError, match='of mmdet, .* got LateFailing. Write sites, such as'):
+        late_sites(config(cfg.model, None), host._replace(cls=LateFailing), 0.45)
     failing = copy.deepcopy(cfg)
     failing.model.backbone = dict(type='LateFailing')
     with pytest.raises(ConversionError) as refusal:

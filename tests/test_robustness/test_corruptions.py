@@ -107,6 +107,23 @@ def test_the_corruption_stands_behind_the_loading():
         with_corruption(dict(dataset=dict(pipeline=[dict(type='Resize')])))
 
 
+def test_the_images_of_every_part_of_a_test_set(tmp_path):
+    """Twice the same part has the figures of one, clean and corrupted."""
+    cfg, found = Config.fromfile(str(write_project('mmseg', tmp_path))), []
+    part = cfg.test_dataloader.dataset
+    for dataset in (part, dict(type='ConcatDataset', datasets=[part, part])):
+        cfg.test_dataloader.dataset = dataset
+        cfg.work_dir, cfg.experiment_name = str(tmp_path / 'out'), f'corrupted_{len(found)}'
+        cfg.test_cfg = dict(type='CorruptionTestLoop', corruptions=['fog'], severities=[5])
+        cfg.test_evaluator = [dict(type='CalibrationMetric')]
+        cfg.test_cfg.metric, cfg.randomness = 'calibration/nll', dict(seed=0)
+        found.append(Runner.from_cfg(cfg).test())
+    one, both = found
+    assert one['corruption/fog'] != one['calibration/nll']
+    for key in ('corruption/fog', 'calibration/nll'):
+        assert both[key] == pytest.approx(one[key], rel=1e-6)
+
+
 @pytest.mark.parametrize('host', METRIC)
 def test_the_loop_of_each_host(host, tmp_path):
     cfg = Config.fromfile(str(write_project(host, tmp_path)))

@@ -443,9 +443,15 @@ def want_pixels(cfg):
     cfg.test_cfg.attack = 'cospgd'
 
 
+def weigh_classes(cfg):
+    """The image is padded, with pixels that are ignored."""
+    cfg.model.decode_head.loss_decode.class_weight = [1.0] * 6
+
+
 @pytest.mark.parametrize(
     'case, change, message',
     [
+        ('mmseg', weigh_classes, r'with class_weight fails on ignored pixels.*: set class_weight='),
         ('mmseg', drop_annotations, 'the test pipeline has no LoadAnnotations'),
         ('mmdet', drop_annotations, 'the test pipeline has no LoadAnnotations'),
         (
@@ -475,6 +481,7 @@ def want_pixels(cfg):
         ('mmseg', use_tta, 'does not work with test-time augmentation'),
     ],
     ids=[
+        'weights',
         'no map',
         'no boxes',
         'no train_cfg',

@@ -36,6 +36,8 @@ NO_MODEL = (
     ('detector', lambda c: c.optim_wrapper.update(type=''), "optim_wrapper: type must be the name of a registered .*, but got ''"),
     ('detector', lambda c: c.custom_hooks[0].update(type=None), r"custom_hooks\[0\]: type must be the name of a registered .*, but got None"),
     ('detector', lambda c: c.custom_hooks[0].update(type=''), r"custom_hooks\[0\]: type must be the name of a registered .*, but got ''"),
+    ('detector', lambda c: c.custom_hooks[0].pop('type'), r"custom_hooks\[0\]: a hook needs a type, but got {'interval': "),
+    ('detector', lambda c: c.default_hooks.update(logger=dict(type='AFANHok')), r"default_hooks.logger: type must be one of .*did you mean 'AFANHook'"),
     ('detector', lambda c: c.model.neck.update(base=''), "model.neck: AFANNeckWrapper: base must be the type of a registered model, but got ''"),
 )  # fmt: skip
 MODEL = (
@@ -62,6 +64,20 @@ def test_config_is_enough(host, change, message, configs):
     with pytest.raises(UsageError, match=message) as error:
         check_config(cfg)
     assert '\n' not in str(error.value)
+
+
+def test_arguments_of_a_hook_are_its_own(configs):
+    """RTMDet's second pipeline is of transforms, a profiler's handler of no registry at all."""
+    cfg = copy.deepcopy(configs['detector'])
+    flip = dict(type='RandomFlip', prob=0.5)
+    augments = dict(type='Mixup', alpha=0.8)
+    cfg.custom_hooks += [
+        dict(type='PipelineSwitchHook', switch_epoch=2, switch_pipeline=[flip]),
+        dict(type='mmpretrain.SwitchRecipeHook', schedule=[dict(train_augments=augments)]),
+        dict(type='ProfilerHook', on_trace_ready=dict(type='tb_trace')),
+    ]
+    cfg.default_hooks = dict(profiler=dict(cfg.custom_hooks[-1]), checkpoint=None)
+    check_config(cfg)
 
 
 @pytest.mark.parametrize('host, change, message', MODEL)

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmseg.models.decode_heads import FCNHead, PSPHead
 
 import afan_mm
+from afan_mm.cli.training import training_config
 from afan_mm.conversion import Conversion, ConversionError, config_file, convert, converted
 from afan_mm.conversion.config_text import config_text
 from afan_mm.conversion.convert import inherit
@@ -343,10 +344,31 @@ custom_hooks = [dict(type=EMAHook, momentum=1e-4)]
 """
 
 
-@pytest.mark.parametrize('preset', ['paper', pytest.param('recommended', marks=counts_operations)])
-def test_pure_python_style(project, monkeypatch, preset):
+@pytest.mark.parametrize('style', ['stock', 'pure'])
+def test_the_run_of_the_stock_config_is_left_alone(project, monkeypatch, capsys, style):
+    """Its work folder would get the new run's checkpoints, and be what that goes on from."""
+    stock = project / f'configs/{style}.py'
     (project / 'configs/model.py').write_text(PURE_MODEL)
     (project / 'configs/pure.py').write_text(PURE)
+    use(monkeypatch, stock, '--out', 'new/afan.py', *PAPER)  # it sets neither
+    assert 'work_dir' not in (project / 'new/afan.py').read_text()
+    add(stock, "work_dir = 'runs/stock'\nresume = True\nload_from = 'weights.pth'\n")
+    use(monkeypatch, stock, '--out', 'new/afan.py', '--force', *PAPER)
+    text, told = (project / 'new/afan.py').read_text(), capsys.readouterr().out
+    assert "work_dir = 'work_dirs/afan'\nresume = False\n" in text
+    for note in ('work_dir is its own: in that of', 'resume is False: there is no run with A-FAN'):
+        assert note in text and note in told
+    found = training_config('new/afan.py')
+    assert (found.work_dir, found.resume) == ('work_dirs/afan', False)
+    assert found.load_from == 'weights.pth'  # to train on from is no run
+
+
+@pytest.mark.parametrize('scope', ['mmseg', None])
+@pytest.mark.parametrize('preset', ['paper', pytest.param('recommended', marks=counts_operations)])
+def test_pure_python_style(project, monkeypatch, preset, scope):
+    """Its classes say which library they are of, so that it needs no scope."""
+    (project / 'configs/model.py').write_text(PURE_MODEL)
+    (project / 'configs/pure.py').write_text(PURE.replace("'mmseg'", repr(scope)))
     options = PAPER if preset == 'paper' else ()  # which is the default
     use(monkeypatch, 'configs/pure.py', '--out', 'new/afan.py', '--epsilon', '0.1', *options)
     text = (project / 'new/afan.py').read_text()

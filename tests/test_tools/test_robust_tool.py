@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -156,13 +157,40 @@ def test_options_become_keys_of_the_loop(project):
         'test_cfg.fp16=True',
     ]
     cfg = configure_test(*files, *options)
-    assert cfg.test_cfg == dict(
-        type='RobustTestLoop', attack='pgd', show_dir='drawn', epsilon='4/255', fp16=True
-    )
+    assert cfg.test_cfg == dict(type='RobustTestLoop', show_dir='drawn', epsilon='4/255', fp16=True)
     hook = cfg.default_hooks.get('visualization', {})  # the loop draws its own pictures
     assert not hook.get('draw', False)
     if host == 'mmseg':
         assert configure_test(*files, '--robust', 'segpgd').test_cfg.attack == 'segpgd'
+
+
+def test_what_the_config_says_of_its_loop_stays(project):
+    """Unless an option says something else; another loop has no use for it."""
+    host, folder = project
+    path, checkpoint = str(folder / 'loop.py'), str(folder / 'weights.pth')
+    attack = 'segpgd' if host == 'mmseg' else 'pgd'
+    robust = dict(type='RobustTestLoop', attack=attack, num_steps=1, show_dir='a')
+    corrupted = dict(type='CorruptionTestLoop', corruptions=['fog'], severities=[3], metric='mIoU')
+
+    def test_cfg(stock, *options):
+        test_cfg = dict(stock, _delete_=True, fp16=True)
+        Path(path).write_text(f"_base_ = './stock.py'\ntest_cfg = {test_cfg}\n")
+        found = configure_test(path, checkpoint, *options).test_cfg
+        assert found.pop('fp16') is True  # which both take
+        return found
+
+    assert test_cfg(robust, '--robust') == robust
+    named = test_cfg(robust, '--robust', 'pgd', '--show-dir', 'b')
+    assert named == dict(robust, attack='pgd', show_dir='b')
+    changed = test_cfg(robust, '--robust', '--cfg-options', 'test_cfg.attack=pgd')
+    assert changed == dict(robust, attack='pgd')
+    assert test_cfg(corrupted, '--corruptions') == corrupted
+    named = test_cfg(corrupted, '--corruptions', 'snow', '--severities', '1')
+    assert named == dict(corrupted, corruptions=['snow'], severities=[1])
+    assert test_cfg(corrupted, '--robust') == dict(type='RobustTestLoop')
+    assert test_cfg(robust, '--corruptions') == dict(type='CorruptionTestLoop')
+    with pytest.raises(UsageError, match='severity must be'):
+        test_cfg(dict(corrupted, severities=[9]), '--corruptions')
 
 
 @pytest.mark.parametrize(

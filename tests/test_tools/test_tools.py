@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import METRICS, MODELS, TRANSFORMS
 
 from afan_mm.cli.main import TOOLS as COMMANDS
 from afan_mm.cli.main import main as afan
+from afan_mm.conversion.host import in_scope
 from afan_mm.utils.errors import UsageError
 from support.fast_python import python
 from support.paths import TOOLS
@@ -29,6 +31,14 @@ pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
 test_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='Data', pipeline=pipeline)))
 test_evaluator = dict(type='Metric')
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+"""
+PURE = """
+from mmdet.models import CascadeRCNN
+
+default_scope = None
+model = dict(type=CascadeRCNN)
+test_dataloader = dict(dataset=dict(type='Data', pipeline=[dict(type='LoadImageFromFile'), dict(type='Pack')]))
+test_evaluator = dict(type='Metric')
 """
 
 
@@ -121,10 +131,14 @@ def test_auto_scale_lr(config):
         configure_train(config, '--auto-scale-lr')
 
 
-def test_resume(config, checkpoint):
+def test_resume(config, checkpoint, tmp_path):
     append(config, "load_from = 'pretrained.pth'")
     assert configure_train(config).load_from == 'pretrained.pth'
-    cfg = configure_train(config, '--resume')
+    resume = ('--resume', '--work-dir', str(tmp_path))
+    cfg = configure_train(config, *resume)  # nothing is there yet: the run begins
+    assert not cfg.get('resume') and cfg.load_from == 'pretrained.pth'
+    (tmp_path / 'last_checkpoint').write_text(checkpoint)
+    cfg = configure_train(config, *resume)
     assert cfg.resume is True and cfg.load_from is None
     cfg = configure_train(config, '--resume', checkpoint)
     assert cfg.resume is True and cfg.load_from == checkpoint
@@ -141,13 +155,24 @@ def test_out_has_the_hosts_meaning(config, scope, checkpoint):
         evaluator = configure_test(config, checkpoint, '--out', 'found.pkl').test_evaluator
         assert evaluator == [
             dict(type='Metric'),
-            dict(type='DumpDetResults', out_file_path='found.pkl'),
+            dict(type='mmdet.DumpDetResults', out_file_path='found.pkl'),
         ]
         with pytest.raises(UsageError, match='must end with .pkl or .pickle .* but got found.txt'):
             configure_test(config, checkpoint, '--out', 'found.txt')
     else:
+        with pytest.raises(UsageError, match='--out needs a metric with output_dir.* got Metric'):
+            configure_test(config, checkpoint, '--out', 'masks')
+        append(
+            config,
+            "test_evaluator = [dict(type=kind) for kind in ('CityscapesMetric', 'IoUMetric', "
+            "'CalibrationMetric')]",
+        )
         evaluator = configure_test(config, checkpoint, '--out', 'masks').test_evaluator
-        assert evaluator == dict(type='Metric', output_dir='masks', keep_results=True)
+        assert evaluator == [
+            dict(type='CityscapesMetric', output_dir='masks', keep_results=True),
+            dict(type='IoUMetric', output_dir='masks'),
+            dict(type='CalibrationMetric'),  # which takes neither
+        ]
 
 
 def test_show(config, scope, checkpoint):
@@ -183,6 +208,53 @@ def test_tta(config, scope, checkpoint):
     ) + ['TestTimeAug']
 
 
+@pytest.mark.parametrize('scope', ['mmseg'])
+def test_tta_does_not_go_with_the_logits_of_a_segmentor(config, checkpoint):
+    append(config, "tta_model = dict(type='SegTTAModel')\ntta_pipeline = []")
+    append(config, "test_evaluator = [test_evaluator, dict(type='CalibrationMetric')]")
+    with pytest.raises(UsageError, match='--tta does not go with CalibrationMetric, .*: leave it'):
+        configure_test(config, checkpoint, '--tta')
+
+
+def test_options_of_a_config_in_the_pure_python_style(tmp_path, checkpoint):
+    """It names classes, and its scope is none: the model's class says which library it is of. What
+    the options add is found without a scope.
+    """
+    path, hook = tmp_path / 'pure.py', 'visualization=dict(type="DetVisualizationHook")'
+    path.write_text(PURE + f'default_hooks = dict({hook})\n')
+    out = str(tmp_path / 'found.pkl')
+    with pytest.warns(UserWarning, match='we will set it as default'):
+        cfg = configure_test(str(path), checkpoint, '--tta', '--out', out, '--show-dir', 'drawn')
+    assert cfg.default_hooks.visualization.test_out_dir == 'drawn'
+    (flip, _), (pack,) = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    added = [(MODELS, cfg.model), (METRICS, cfg.test_evaluator[-1])]
+    added += [(TRANSFORMS, flip), (TRANSFORMS, pack)]
+    for scope in (None, 'mmdet'):
+        for registry, each in added:
+            with in_scope(scope), registry.switch_scope_and_registry(None) as scoped:
+                assert scoped.get(each.type).__module__.startswith('mmdet.'), (scope, each.type)
+    assert configure_test(str(path), checkpoint, '--robust').test_cfg.type == 'RobustTestLoop'
+    path.write_text(
+        PURE.replace('CascadeRCNN', 'BaseModel').replace('mmdet.models', 'mmengine.model')
+    )
+    with pytest.raises(UsageError, match='--robust needs .* or a model of one of .*got None'):
+        configure_test(str(path), checkpoint, '--robust')
+
+
+@pytest.mark.parametrize('scope', ['mmdet'])
+def test_tta_of_several_data_sets(config, checkpoint):
+    """Each gets the pipeline, and the default is made of theirs, if it is one."""
+    parts = "type='ConcatDataset', datasets=[test_dataloader['dataset']] * 2"
+    append(config, f'test_dataloader = dict(dataset=dict({parts}))')
+    with pytest.warns(UserWarning, match='we will set it as default'):
+        cfg = configure_test(config, checkpoint, '--tta')
+    pipelines = [each.dataset.pipeline for each in cfg.test_dataloader.dataset.datasets]
+    assert len(pipelines) == 2 and all(each == cfg.tta_pipeline for each in pipelines)
+    other = 'test_dataloader.dataset.datasets.1.dataset.pipeline.0.type=Other'
+    with pytest.raises(UsageError, match='--tta needs tta_pipeline for data sets of several pipe'):
+        configure_test(config, checkpoint, '--tta', '--cfg-options', other)
+
+
 def test_tta_of_a_classifier(tmp_path, checkpoint):
     """The defaults of mmpretrain's own tool."""
     path = tmp_path / 'classifier.py'
@@ -200,7 +272,7 @@ def test_tta_of_a_classifier(tmp_path, checkpoint):
 
 def test_host_options_need_a_host(config, checkpoint):
     append(config, "default_scope = 'mmrazor'")
-    with pytest.raises(UsageError, match="'mmdet', 'mmseg' or 'mmpretrain', but got 'mmrazor'"):
+    with pytest.raises(UsageError, match="or a model of one of them, but got 'mmrazor'"):
         configure_test(config, checkpoint, '--tta')
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from mmengine.utils import ProgressBar
 
-from ...random_batches import LIBRARIES, default_batch_size, default_shape, random_batch
-from ...utils.configs import read_config
+from ...random_batches import default_batch_size, default_shape, random_batch
+from ...utils.configs import LIBRARIES, read_config
 from ...utils.errors import UsageError, describe
 from .meters import measure_rounds
 from .runs import PartsRun, Run, TailRun
