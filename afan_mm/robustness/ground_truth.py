@@ -14,6 +14,7 @@ from .settings import AttackError
 MAPS = ('gt_sem_seg', 'gt_edge_map', 'gt_depth_map')
 LABELS = ('gt_label', 'gt_score')
 IGNORED = 255
+OF_MASKS = ('MaskFormerHead', 'Mask2FormerHead', 'SideAdapterCLIPHead')
 # Frames of annotations: that of the input; that of the original image, which ``scale_factor`` takes
 # into the input's, where padding follows at the right and the bottom; or that of the original image
 # where the input shows all of it and nothing else.
@@ -212,5 +213,16 @@ def ignored_label(model: nn.Module) -> int:
     """The label that a model's losses do not count; 255, the libraries' default, where it has no
     decode head.
     """
+    return getattr(_last_decode_head(model), 'ignore_index', IGNORED)
+
+
+def classifies_masks(model: nn.Module) -> bool:
+    """Whether a segmentor's scores are sums over masks and no logits, as those of mmseg's heads of
+    this kind.
+    """
+    return any(kind.__name__ in OF_MASKS for kind in type(_last_decode_head(model)).__mro__)
+
+
+def _last_decode_head(model: nn.Module) -> Any:
     head = getattr(model, 'decode_head', None)
-    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'ignore_index', IGNORED)
+    return head[-1] if isinstance(head, nn.ModuleList) else head

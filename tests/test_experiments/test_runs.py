@@ -473,15 +473,23 @@ def test_the_command_survives_being_killed(tmp_path):
     assert '| stock |' in second.stdout
 
 
-def test_calibration_leaves_out_what_the_decode_head_ignores():
-    head = SimpleNamespace(ignore_index=7)
+class Mask2FormerHead:  # told by its name: mmseg's needs mmdet and a decoder
+    ignore_index = 7
+
+
+@pytest.mark.parametrize('head', (SimpleNamespace(ignore_index=7), Mask2FormerHead()))
+def test_calibration_is_told_of_the_decode_head(head):
+    """What it ignores, and whether its scores are logits."""
     runner = SimpleNamespace(model=SimpleNamespace(decode_head=head))
     trained = Trained(runner, Config({}), {}, {}, dict(type='IoUMetric'), ['stock', 'nll'])
     asked = []
     trained.evaluate = lambda evaluator: asked.extend(evaluator) or dict(mIoU=1.0)
     assert trained.clean() == dict(mIoU=1.0)
     (_, added) = asked
-    assert added == dict(type='CalibrationMetric', prefix='measured', ignore_index=7)
+    of_masks = isinstance(head, Mask2FormerHead)
+    assert added == dict(
+        type='CalibrationMetric', prefix='measured', ignore_index=7, of_masks=of_masks
+    )
 
 
 def test_a_config_may_have_a_calibration_metric_of_its_own(tmp_path):

@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ...robustness import AttackSettings, CorruptionTestLoop, RobustTestLoop
-from ...robustness.ground_truth import ignored_label
+from ...robustness.ground_truth import classifies_masks, ignored_label
 from ...robustness.report import scalars
 from ...utils.checks import check_integer
 
@@ -121,10 +121,12 @@ class Trained:
         if name != 'CalibrationMetric':
             return dict(type=name, prefix=MEASURED)
         model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
         return dict(
             type=name,
             prefix=MEASURED,
-            ignore_index=ignored_label(model.module if is_model_wrapper(model) else model),
+            ignore_index=ignored_label(model),
+            of_masks=classifies_masks(model),
         )
 
     def evaluate(
