@@ -3,11 +3,12 @@
 import copy
 import logging
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..isolation import at_the_end, isolated_random
@@ -39,8 +40,14 @@ def trial_step(
     config = small_model(cfg, host, shape)
     if scope == 'mmdet':  # the detector of a tracker has none of its own
         config.setdefault('data_preprocessor', dict(type='DetDataPreprocessor'))
-    # a preprocessor or a loss that asks for the iteration fails where there is none
-    with _quiet(), torch.enable_grad(), at_the_end(), isolated_random(0, torch.device('cpu')):
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        # the config may have none, and the scope be that of whatever ran before
+        stack.enter_context(DefaultScope.overwrite_default_scope(scope))
+        stack.enter_context(torch.enable_grad())
+        # a preprocessor or a loss that asks for the iteration fails where there is none
+        stack.enter_context(at_the_end())
+        stack.enter_context(isolated_random(0, torch.device('cpu')))
         loader = cfg.get('train_dataloader')  # it may load masks
         batch = zoo_batch(
             Config(dict(model=config, default_scope=scope, train_dataloader=loader)), shape

@@ -17,6 +17,9 @@ NAMED_TUPLE = {'_replace', '_asdict', '_fields'}
 FOREIGN = {
     # torch
     '_version',
+    '_values',  # of a gradient that is not coalesced
+    '_autograd',
+    '_C',
     '_buffers',
     '_parameters',
     '_modules',
