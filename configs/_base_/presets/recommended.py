@@ -13,8 +13,8 @@
 # - one strength, drawn for each sample, was enough: one more pass of the tail a step.
 # The passes repeat the clean pass's random draws, so that unperturbed ones would be stock training.
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
-# Not shown: that it helps in training from scratch, with thousands of images, and where stock does
-# not overfit.
+# Not shown: that it helps in training from scratch, with more than 4,000 images, and where stock
+# does not overfit.
 late = dict(
     joint=True,
     norm='l2',
