@@ -42,8 +42,8 @@ def trial_step(
         config.setdefault('data_preprocessor', dict(type='DetDataPreprocessor'))
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        # the config may have none, and the scope be that of whatever ran before
-        stack.enter_context(DefaultScope.overwrite_default_scope(cfg.get('default_scope') or scope))
+        if cfg.get('default_scope') is None:  # else that of whatever ran before would be in force
+            stack.enter_context(DefaultScope.overwrite_default_scope(scope))
         stack.enter_context(torch.enable_grad())
         # a preprocessor or a loss that asks for the iteration fails where there is none
         stack.enter_context(at_the_end())
