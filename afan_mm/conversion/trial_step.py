@@ -8,14 +8,13 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..isolation import at_the_end, isolated_random
 from ..random_batches import training_shape, zoo_batch
 from ..stock_model import build, resize, without_weights
 from ..utils.configs import dicts
-from .host import Host
+from .host import Host, in_scope
 
 MAX_PIXELS = 224 * 224  # of an image; larger ones are shrunk to about as many
 STEP = 32  # of the sides of a shrunk image, in pixels
@@ -42,8 +41,8 @@ def trial_step(
         config.setdefault('data_preprocessor', dict(type='DetDataPreprocessor'))
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        if cfg.get('default_scope') is None:  # else that of whatever ran before would be in force
-            stack.enter_context(DefaultScope.overwrite_default_scope(scope))
+        # where the config has none, that of whatever ran before would be in force
+        stack.enter_context(in_scope(None if cfg.get('default_scope') else scope))
         stack.enter_context(torch.enable_grad())
         # a preprocessor or a loss that asks for the iteration fails where there is none
         stack.enter_context(at_the_end())

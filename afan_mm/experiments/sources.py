@@ -27,7 +27,14 @@ ELSEWHERE = (
 )
 TRAINS = ('experiments/sam.py',)
 # Of those beside robustness/: what an attack runs through.
-ATTACKS = ('attack.py', 'feature_cache.py', 'functional.py', 'isolation.py', 'norms.py')
+ATTACKS = (
+    'attack.py',
+    'feature_cache.py',
+    'functional.py',
+    'host_state.py',
+    'isolation.py',
+    'norms.py',
+)
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
 INSTALLED = {'site-packages', 'dist-packages'}
 # Of a config: what says where and how a run is logged, not what comes out.

@@ -6,10 +6,12 @@ from types import MappingProxyType
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 
 from afan_mm import AFANSettings, tap
 from afan_mm.isolation import isolated_random
 from support.exact import assert_same
+from support.paths import ROOT
 from support.tiny import HOSTS, batch_of, build, gradients, optim_wrapper, stock_config, with_afan
 from support.toy import batch, host
 from support.versions import with_gpu
@@ -17,17 +19,7 @@ from support.versions import with_gpu
 pytestmark = with_gpu
 
 PAPER = dict(epsilon=0.3, num_strengths=2, strengths='linspace')
-LATE = dict(
-    joint=True,
-    norm='l2',
-    norm_over='position',
-    epsilon_unit='norm',
-    epsilon=0.1,
-    moments=None,
-    num_strengths=1,
-    estimator='per_sample',
-    draws='clean',
-)
+LATE = Config.fromfile(str(ROOT / 'configs/_base_/presets/recommended.py')).late
 
 
 def on_the_gpu(model, batch):

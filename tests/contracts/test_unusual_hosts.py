@@ -21,7 +21,6 @@ from support.tiny import (
     gradients_at_updates,
     optim_wrapper,
     stock_config,
-    train,
     with_afan,
 )
 from support.toy import EXACT, assert_same, batch, host
@@ -143,17 +142,40 @@ def test_compiled_submodules_are_answered_from_the_tape(compiled):
 
 
 def test_a_backbone_in_inference_mode():
-    model = build(with_afan(stock_config('segmentor'), neck=dict(EXACT)))
-    model.backbone.requires_grad_(False)
+    """Is one without gradients."""
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        model = build(with_afan(stock_config('segmentor'), neck=dict(EXACT)))
+        model.backbone.requires_grad_(False)
 
-    def extract_feat(self, inputs):
-        with torch.inference_mode():
-            levels = self.backbone(inputs)
-        return self.neck(tuple(level.clone() for level in levels))
+        def extract_feat(self, inputs, mode=mode):
+            with mode():
+                levels = self.backbone(inputs)
+            return self.neck(tuple(level.clone() for level in levels))
 
-    model.extract_feat = types.MethodType(extract_feat, model)
-    (log,) = train(model, optim_wrapper(model), [batch_of('segmentor')])
-    assert log['loss'] > 0
+        model.extract_feat = types.MethodType(extract_feat, model)
+        grads = gradients(model, batch_of('segmentor'))
+        found.append({name: grad for name, grad in grads.items() if grad is not None})
+    assert found[0]
+    assert_identical(found[1], found[0])
+
+
+def test_gradients_of_the_context_are_handed_on_and_let_go():
+    def run(model, x, y):
+        def tail(feature, side):
+            return dict(loss=F.cross_entropy(model.classifier(model.middle(feature) + side), y))
+
+        side = model.side(x)
+        feature = tap('site', model.front(x), tail, AFANSettings(**EXACT), (side,))
+        return tail(feature, side)
+
+    model = host(run)
+    wrapper = optim_wrapper(model)
+    with wrapper.optim_context(model):
+        loss, _ = model.parse_losses(model(**batch()))
+    (site,) = wrapper._session.sites.values()
+    wrapper.backward(loss)
+    assert site.has_run and site.context_gradients == [None]
 
 
 def one_site(**settings):
