@@ -2,7 +2,7 @@
 perturbation out.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ class Perturbation(NamedTuple):
     """What :func:`pgd` found.
 
     Attributes:
-        deltas: One perturbation per level, shaped like the features and inside the ball.
+        deltas: One perturbation per level, shaped like the features and inside the ball, in at
+            least float32.
         finite: 0-dim bool tensor: whether every gradient on the way was finite. Where it is False
             all deltas are zero.
     """
@@ -40,7 +41,7 @@ def pgd(
     step_size: Sequence[Radius],
     num_steps: int = 1,
     random_start: bool = False,
-    first_gradient: Optional[Sequence[Optional[Tensor]]] = None,
+    first_gradient: Optional[Iterable[Optional[Tensor]]] = None,
     generator: Optional[torch.Generator] = None,
     bounds: Optional[Sequence[Optional[Bounds]]] = None,
     norms: Optional[Sequence[Norm]] = None,
@@ -62,8 +63,9 @@ def pgd(
         step_size: Length of one step for each level, likewise.
         num_steps: Number of steps; n in PGD-n. Defaults to 1.
         random_start: Start anywhere in the ball instead of at its centre. Defaults to False.
-        first_gradient: The gradient at the start, where the caller already has it. Not allowed with
-            ``random_start``.
+        first_gradient: The gradient at the start, where the caller already has it. An iterator lets
+            the attack let go of each, as large as its feature, once it has the delta. Not allowed
+            with ``random_start``.
         generator: For ``random_start``, on the features' device.
         bounds: Least and largest value of each perturbed level, (0, 255) for the pixels of an
             image, or None: after each step the deltas are clipped to what they leave. Numbers, or
@@ -84,30 +86,37 @@ def pgd(
     bounds = [None] * len(features) if bounds is None else bounds
     if random_start:
         deltas = [
-            _within(norm.uniform(f, generator) * eps, f, limits)
+            _within(norm.uniform(full_precision(f), generator) * eps, f, limits)
             for norm, f, eps, limits in zip(norms, features, epsilon, bounds)
         ]
     else:
-        deltas = [f.new_zeros(()).expand_as(f) for f in features]  # of no memory
+        deltas = [_nothing(f) for f in features]
     finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     for step in range(num_steps):
         given = step == 0 and first_gradient is not None
-        grads = first_gradient if given else gradient(deltas)
+        grads = list(first_gradient if given else gradient(deltas))
         for grad in grads:
             if grad is not None:
                 finite = finite & _is_finite(grad)
         at_centre = step == 0 and not random_start
-        # Zeroed within the loop, so that the next step's forward pass never meets what this
-        # gradient broke.
-        deltas = [
-            torch.where(finite, d, d.new_zeros(()))
-            if g is None
-            else _within(_ascend(d, g, *ball, at_centre), f, limits).masked_fill_(~finite, 0)
-            for f, d, g, limits, *ball in zip(
-                features, deltas, grads, bounds, norms, epsilon, step_size
-            )
-        ]
+        levels = list(zip(features, bounds, norms, epsilon, step_size))
+        while grads:
+            delta, grad, (f, limits, *ball) = deltas[len(grads) - 1], grads.pop(), levels.pop()
+            # Zeroed within the loop, so that the next step's forward pass never meets what this
+            # gradient broke.
+            if grad is None:
+                delta = torch.where(finite, delta, delta.new_zeros(()))
+            else:
+                delta = _within(_ascend(delta, grad, *ball, at_centre), f, limits)
+                delta.masked_fill_(~finite, 0)
+            deltas[len(grads)] = delta
     return Perturbation(deltas, finite)
+
+
+def _nothing(feature: Tensor) -> Tensor:
+    """Zeros of the feature's shape, of no memory."""
+    dtype = torch.promote_types(feature.dtype, torch.float32)
+    return feature.new_zeros((), dtype=dtype).expand_as(feature)
 
 
 def _is_finite(grad: Tensor) -> Tensor:
@@ -139,6 +148,6 @@ def _within(delta: Tensor, feature: Tensor, bounds: Optional[Bounds]) -> Tensor:
     """
     if bounds is None:
         return delta
-    low, high = bounds
+    (low, high), feature = bounds, full_precision(feature)
     up, down = (high - feature).clamp(min=0), (low - feature).clamp(max=0)
     return torch.maximum(torch.minimum(delta, up), down)

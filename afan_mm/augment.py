@@ -1,6 +1,6 @@
 """The perturbed features that a site's settings define."""
 
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def perturb(
     settings: Union[AFANSettings, Sequence[AFANSettings]],
     features: Sequence[Tensor],
     gradient: Gradient,
-    clean_gradient: Sequence[Optional[Tensor]],
+    clean_gradient: Iterable[Optional[Tensor]],
     scale: float,
     generator: torch.Generator,
     pixels: Optional[Bounds] = None,
@@ -70,16 +70,15 @@ def perturb(
         features: The clean levels, each (N, C, *S), detached.
         gradient: See :func:`~afan_mm.attack.pgd`.
         clean_gradient: The clean loss's gradient at each level, None where it does not read the
-            level.
+            level; see :func:`~afan_mm.attack.pgd`.
         scale: Factor on epsilon, step_size and noise_epsilon, for warming up.
         generator: On the features' device.
         pixels: What black and white are in an image, each (C, 1, 1); for
             ``epsilon_unit='pixel'``. Defaults to None.
     """
-    features = [full_precision(f) for f in features]
     each = [settings] * len(features) if isinstance(settings, AFANSettings) else settings
     method = _method(each)
-    units = [_unit(s, f, pixels) * scale for s, f in zip(each, features)]
+    units = [_unit(s, full_precision(f), pixels) * scale for s, f in zip(each, features)]
     if method.follows_gradient:
         deltas, finite = pgd(
             features,
@@ -94,7 +93,7 @@ def perturb(
             norms=[Linf() if s.norm == 'linf' else L2(s.norm_over) for s in each],
         )
     else:
-        deltas = [torch.zeros_like(f) for f in features]
+        deltas = [torch.zeros_like(full_precision(f)) for f in features]
         finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     if method.adds_noise:
         sizes = [_default(s.noise_epsilon, s.epsilon) * unit for s, unit in zip(each, units)]

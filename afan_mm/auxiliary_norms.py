@@ -57,7 +57,7 @@ def copy_to_auxiliary_norms(model: nn.Module) -> None:
 
 def auxiliary_norms(model: nn.Module) -> List[nn.Module]:
     """Those that the model has."""
-    return [norm._modules[NAME] for _, norm in _with_auxiliary(model)]
+    return [norm._modules[NAME] for norm in model.modules() if NAME in norm._modules]
 
 
 @contextmanager

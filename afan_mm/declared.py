@@ -24,14 +24,15 @@ def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
     """The modules of a model by path, but for another model in it that is frozen: a teacher has no
     sites.
     """
+    modules = list(model.named_modules())
     frozen = tuple(
         f'{path}.'
-        for path, module in model.named_modules()
+        for path, module in modules
         if path
         and isinstance(module, BaseModel)
         and not any(p.requires_grad for p in module.parameters())
     )
-    for path, module in model.named_modules():
+    for path, module in modules:
         if not f'{path}.'.startswith(frozen):
             yield path, module
 

@@ -95,6 +95,19 @@ def zero_unless_(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]
     return None if gradient is None else gradient.masked_fill_(~finite, 0)
 
 
+def all_finite(gradients: Sequence[Tensor]) -> Tensor:
+    """Whether every element is finite, 0-dim; nobody waits for the answer.
+
+    Args:
+        gradients: At least one; strided, and none of them empty.
+    """
+    if gradients[0].is_cpu:  # where the sum is many times as fast as the largest magnitude
+        figures = [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    else:  # one kernel for all of them
+        figures = torch._foreach_norm(gradients, float('inf'))
+    return torch.stack(figures).isfinite().all()
+
+
 def average_over_ranks(replicas: DistributedDataParallel) -> None:
     """What DDP's reducer does after a backward, on the gradients that all passes left in ``.grad``.
 

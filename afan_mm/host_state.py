@@ -1,24 +1,29 @@
-"""State that a host keeps beside its parameters, as it is and put back: attributes of its modules,
-what is in them, and random streams of its own.
+"""State that a host keeps beside its parameters, as it is and put back: buffers and attributes of
+its modules, what is in these, and random streams of its own.
 """
 
 import inspect
-from collections import OrderedDict, deque
+import random
+from collections import OrderedDict, defaultdict, deque
 from functools import partial
-from typing import Any, Callable, FrozenSet, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+try:
+    from torch.compiler import disable
+except ImportError:  # before torch 2.1
+    from torch._dynamo import disable
+
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # their objects hold nothing that training counts
 _NO_METERS = ('builtins', 'torch', 'mmengine', 'functools', 'collections', 'logging', 're')
-# by name: a compiler that traces a step cannot ask for an instance of these
 _STREAMS = {
-    'torch._C.Generator': ('get_state', 'set_state'),
-    'numpy.random.mtrand.RandomState': ('get_state', 'set_state'),
-    'random.Random': ('getstate', 'setstate'),
+    torch.Generator: ('get_state', 'set_state'),
+    np.random.RandomState: ('get_state', 'set_state'),
+    random.Random: ('getstate', 'setstate'),
 }
 
 
@@ -33,15 +38,64 @@ def is_writable(value: Union[Tensor, np.ndarray]) -> bool:
     return all(step or size == 1 for step, size in zip(value.stride(), value.shape))
 
 
+class Buffers:
+    """What is in the buffers of modules; nothing of one that cannot be written to.
+
+    Args:
+        modules: Whose own buffers they are.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self._places = [
+            (module._buffers, key, buffer)
+            for module in modules
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        each = {id(buffer): buffer for _, _, buffer in self._places}.values()
+        self._buffers = [buffer for buffer in each if is_writable(buffer)]
+        self._contents = [torch.empty_like(buffer) for buffer in self._buffers]
+        _copy(self._buffers, self._contents)
+
+    def restore(self) -> None:
+        """Put it back, and the buffers that were replaced."""
+        for owner, key, buffer in self._places:
+            if owner[key] is not buffer:
+                owner[key] = buffer
+        _copy(self._contents, self._buffers)
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Write each tensor to its target: those of a kind in one kernel, as a model has hundreds of
+    small ones.
+    """
+    kinds = defaultdict(lambda: ([], []))
+    for source, target in zip(sources, targets):
+        of_a_kind = kinds[target.dtype, target.device]
+        # what is written to the data of a sparse tensor does not reach the tensor
+        is_strided = target.layout == torch.strided
+        of_a_kind[0].append(target.data if is_strided else target)
+        of_a_kind[1].append(source.data)
+    for pair in kinds.values():
+        _foreach_copy(*pair)
+
+
+def _one_by_one(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    for target, source in zip(targets, sources):
+        target.copy_(source)
+
+
+_foreach_copy = getattr(torch, '_foreach_copy_', _one_by_one)  # from torch 2.1 on
+
+
 def _rewinding(value: Any) -> Optional[Callable[[], None]]:
     """Sets a random stream of the host's own back to where it is now; None for anything else."""
-    kind = f'{type(value).__module__}.{type(value).__name__}'
-    if kind == 'numpy.random._generator.Generator':
+    if isinstance(value, np.random.Generator):
         bits = value.bit_generator
         return partial(setattr, bits, 'state', bits.state)
-    if kind not in _STREAMS:
+    if type(value) not in _STREAMS:
         return None
-    get, put = _STREAMS[kind]
+    get, put = _STREAMS[type(value)]
     return partial(getattr(value, put), getattr(value, get)())
 
 
@@ -93,6 +147,7 @@ class Attributes:
             elif not (_is_of(value, _NO_METERS) or inspect.isroutine(value)):
                 self.add(getattr(value, '__dict__', {}))
 
+    @disable
     def restore(self) -> None:
         """Put back what has changed since."""
         for owner, content, but_for in self._dicts:
@@ -117,3 +172,13 @@ class Attributes:
                 np.copyto(value, content)
         for rewind in self._streams:
             rewind()
+
+
+@disable  # a compiler that traces the step has nothing to find here
+def attributes_of(modules: Iterable[nn.Module]) -> Attributes:
+    """Those of the host's own modules as they are now; torch's keep nothing but tensors."""
+    attributes = Attributes()
+    for module in modules:
+        if not type(module).__module__.startswith('torch.'):
+            attributes.add(vars(module), OF_EVERY_MODULE)
+    return attributes

@@ -12,7 +12,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseAveragedModel
 from torch import Tensor, nn
 
-from .host_state import OF_EVERY_MODULE, Attributes, is_writable
+from .host_state import Buffers, attributes_of
 
 PROGRESS = ('iter', 'epoch')
 DONE = 10**9  # later than any warm-up
@@ -85,35 +85,18 @@ def restored_state(model: nn.Module, but_for: Collection[nn.Module] = ()) -> Ite
         model: The host.
         but_for: Modules whose buffers keep what they become. Defaults to none.
     """
-    kept = set(but_for)
-    buffers = {
-        id(buffer): (owner._buffers, key, buffer, _content_of(buffer))
-        for owner in model.modules()
-        if owner not in kept
-        for key, buffer in owner._buffers.items()
-        if buffer is not None
-    }
-    before = Attributes()
-    for module in model.modules():
-        if not type(module).__module__.startswith('torch.'):
-            before.add(vars(module), OF_EVERY_MODULE)
+    kept, modules = set(but_for), list(model.modules())
+    buffers = Buffers([module for module in modules if module not in kept])
+    attributes = attributes_of(modules)
     try:
         with ExitStack() as stack:
-            for module in model.modules():
+            for module in modules:
                 if isinstance(module, BaseAveragedModel):
                     stack.enter_context(replaced(module, update_parameters=_not_updated))
             yield
     finally:
-        for owner, key, buffer, values in buffers.values():
-            if owner[key] is not buffer:
-                owner[key] = buffer
-            if values is not None:
-                buffer.data.copy_(values)
-        before.restore()
-
-
-def _content_of(buffer: Tensor) -> Optional[Tensor]:
-    return buffer.detach().clone() if is_writable(buffer) else None
+        buffers.restore()
+        attributes.restore()
 
 
 def _not_updated(model: nn.Module) -> None:

@@ -72,6 +72,10 @@ class Outcome:
             for each in site.group:
                 self.health.add_step(each.name, finite, once)
 
+    def needs_clean_feature(self, site: Site) -> bool:
+        """Whether :meth:`passes_over` will run the tail on it."""
+        return self.health.due or self._is_steered(site) and not self._knows_clean_loss(site)
+
     def step_over(self) -> None:
         """All passes are over: tell the controller of epsilon what they did.
 
@@ -91,18 +95,25 @@ class Outcome:
         losses: Sequence[Tensor],
         clean_loss: Callable[[], Tensor],
     ) -> None:
-        """What the passes of a steered site did; not while warming up, nor where nothing is
-        perturbed.
-        """
-        settings = site.settings
-        unsteered = self.steering is None or settings.target_gain is None
-        if unsteered or self.scale < 1 or settings.perturbation == 'none':
+        """What the passes of a steered site did."""
+        if not self._is_steered(site):
             return
-        known = site.clean_losses is not None and site.consistency is None
-        if known and settings.bn_stats != 'auxiliary':  # those of the clean pass had other norms
+        if self._knows_clean_loss(site):
             clean = objective_of(self.model, site.as_of_host(site.clean_losses))
         else:
             clean = clean_loss()
         gain = torch.stack(list(losses)).mean() - clean
         gain = torch.where(finite, gain, torch.full_like(gain, torch.nan))
-        self._gains[site.name] = settings, gain
+        self._gains[site.name] = site.settings, gain
+
+    def _is_steered(self, site: Site) -> bool:
+        """Not while warming up, nor where nothing is perturbed."""
+        settings = site.settings
+        steered = self.steering is not None and settings.target_gain is not None
+        return steered and self.scale >= 1 and settings.perturbation != 'none'
+
+    @staticmethod
+    def _knows_clean_loss(site: Site) -> bool:
+        """Whether the clean pass has computed it, with the norms of the passes."""
+        known = site.clean_losses is not None and site.consistency is None
+        return known and site.settings.bn_stats != 'auxiliary'

@@ -98,7 +98,7 @@ class Passes(Recording):
             [each.settings for each in site.group for _ in each.features],
             [feature for each in site.group for feature in each.features],
             lambda deltas: self.gradient(site, deltas),
-            [gradient for each in site.group for gradient in each.gradients],
+            (gradient for each in site.group for gradient in each.handed_over()),
             self.outcome.scale_of(site),
             self.draws.noise(site),
             pixel_bounds(self.model, site),
@@ -129,6 +129,9 @@ class Passes(Recording):
             mixing(*each, self.health, is_last) for each in zip(site.group, deltas, strengths)
         ]
         mixed = first(site.features)
+        has_moments = settings.moments is not None and strengths[0].normalized
+        if is_last and not has_moments and not self.outcome.needs_clean_feature(site):
+            mixed = site.move(mixed)
         with record_function(f'afan/{site.name}/forward'):
             loss = self.loss(site, mixed, later)
         for each in site.group:

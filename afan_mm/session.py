@@ -150,11 +150,9 @@ class Session(Passes):
             with record_function(f'afan/{site.name}/attack'):
                 found = self.direction(site)
             passes = self.draws.strengths(site)
-            site.gradients = []  # as large as the feature, and of no more use
             for later in site.joined:
                 later.release()
-            for feature in site.features:
-                feature.requires_grad_(not site.settings.detach)
+            site.collect_gradients()
             losses = [self.adversarial_pass(site, found, each) for each in passes[:-1]]
             losses.append(self.adversarial_pass(site, found, passes[-1], is_last=True))
             self.outcome.passes_over(

@@ -1,6 +1,6 @@
 """A site in one training step: the clean feature, its tail, and what they still need."""
 
-from typing import Any, Callable, List, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class Site:
     """One site in one training step: what its adversarial passes need once the clean pass is gone.
 
     Attributes:
-        features, context: The clean tensors, detached.
+        features, context: The clean tensors, detached; the feature until :meth:`move`.
         gradients: The clean loss's gradient at each level of the feature; None where it does not
             read the level.
         feature_gradients, context_gradients: What the adversarial passes of a site add to the
@@ -112,6 +112,36 @@ class Site:
             return levels[0]
         named = hasattr(self.container, '_fields')
         return self.container(*levels) if named else self.container(levels)
+
+    def handed_over(self) -> Iterator[Optional[Tensor]]:
+        """The gradients, which the site lets go of: each is as large as its level."""
+        gradients, self.gradients = self.gradients, []
+        yield from gradients
+
+    def collect_gradients(self) -> None:
+        """From here on the passes leave theirs at the feature, unless the layers before the site do
+        not learn from them.
+        """
+        for feature in self.features:
+            feature.requires_grad_(not self.settings.detach)
+
+    def move(self, perturbed: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Let go of the clean feature: from here on this one, a constant away, stands for it, and
+        collects the gradient that both have.
+
+        Args:
+            perturbed: For each level; without moments, of which this would not hold.
+
+        Returns:
+            The levels that a pass goes on with.
+        """
+        moved = [
+            p.detach().requires_grad_(f.requires_grad) for p, f in zip(perturbed, self.features)
+        ]
+        for leaf, feature in zip(moved, self.features):
+            leaf.grad = feature.grad  # of the passes so far
+        self.features = moved
+        return moved
 
     def release(self) -> None:
         """Let go of what only the passes read: the rest of the step must not hold it."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
-from afan_mm import AFANSettings, tap
+from afan_mm import AFANSettings, host_state, tap
 from afan_mm.isolation import isolated_random, restored_state
 from support.tiny import (
     assert_close,
@@ -196,6 +196,37 @@ def test_every_pass_counts_where_that_is_asked_for():
         model.train_step(batch(), wrapper)
         assert model.counter.number == model.norm.num_batches_tracked == 3
         assert len(model.counter.meters[0].history) == 3
+
+
+@pytest.mark.parametrize('copies', ('together', 'one by one'))
+def test_buffers_of_every_kind(copies, monkeypatch):
+    """Of several types, sparse, shared, transposed, and empty."""
+    if copies == 'one by one':
+        monkeypatch.setattr(host_state, '_foreach_copy', host_state._one_by_one)
+    module, inner = nn.Module(), nn.Module()
+    shared = torch.rand(3)
+    values = dict(
+        number=torch.tensor(4),
+        rounded=torch.rand(5).half(),
+        flags=torch.tensor([True, False]),
+        transposed=torch.rand(2, 3).t(),
+        sparse=torch.rand(2, 2).to_sparse(),
+        empty=torch.rand(0),
+        shared=shared,
+    )
+    for name, value in values.items():
+        module.register_buffer(name, value)
+    module.inner = inner
+    inner.register_buffer('shared', shared)
+    before = copy.deepcopy(values)
+    with restored_state(module):
+        for value in values.values():
+            value.zero_()
+        inner.shared = torch.ones(3)
+    assert inner.shared is shared
+    for name, value in values.items():
+        assert getattr(module, name) is value
+        assert torch.equal(value.to_dense(), before[name].to_dense()), name
 
 
 def test_versions_stay_and_unchanged_containers_are_not_written_to():

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from afan_mm import AFANSettings, tap
+from afan_mm.attack import pgd
 from afan_mm.engine import optim_wrapper as wrapper_module
+from afan_mm.norms import Linf
 from afan_mm.session import Session
 from support.tiny import gradients, optim_wrapper
 from support.toy import EXACT, RATIOS, assert_same, batch, formula, host
@@ -56,6 +59,52 @@ def test_a_backward_of_its_own_for_directions_alone(perturbation, monkeypatch):
         clean = gradients(host(lambda model, x, y: chain(model, x, y, num_strengths=0)), data)
         passes = 1 + 2 * len(RATIOS) * EXACT['adv_weight']
         assert_same(ours, {k: None if g is None else passes * g for k, g in clean.items()})
+
+
+@pytest.mark.parametrize('due', (False, True), ids=('unmeasured', 'measured'))
+@pytest.mark.parametrize('moments', (None, 'batch'))
+@pytest.mark.parametrize('num_strengths', (1, 2))
+def test_what_the_passes_need_no_more_is_let_go_of(num_strengths, moments, due):
+    """In the last pass the clean feature, where neither its moments nor a measurement needs it; its
+    gradient is that of the formula either way (see the tests of contracts).
+    """
+    clean, held = [], []
+
+    def run(model, x, y):
+        def tail(f):
+            held.append(not clean[0].expired())
+            return dict(loss=F.cross_entropy(model.classifier(torch.tanh(f)), y))
+
+        feature = model.front(x)
+        clean.append(StorageWeakRef(feature.untyped_storage()))
+        afan = AFANSettings(**dict(EXACT, num_strengths=num_strengths, moments=moments))
+        return tail(tap('site', feature, tail, afan))
+
+    model = host(run)
+    wrapper = optim_wrapper(model)
+    wrapper.health.due = due
+    model.train_step(batch(), wrapper)
+    needed = moments is not None or due
+    assert held[1 : 1 + num_strengths] == [True] * (num_strengths - 1) + [needed]
+
+
+def test_the_attack_lets_go_of_one_gradient_after_the_other():
+    """Of each once its delta is known, the last level's first."""
+    alive = []
+
+    class Watching(Linf):
+        def step(self, gradient, length):
+            alive.append([not each.expired() for each in storages])
+            return super().step(gradient, length)
+
+    grads = [torch.randn(2, 3) for _ in range(3)]
+    expected = [0.1 * grad.sign() for grad in grads]
+    storages = [StorageWeakRef(grad.untyped_storage()) for grad in grads]
+    handed_over = (grads.pop(0) for _ in range(3))
+    features = [torch.zeros(2, 3)] * 3
+    found = pgd(features, None, [0.1] * 3, [0.1] * 3, 1, False, handed_over, norms=[Watching()] * 3)
+    assert alive == [[True] * 3, [True, True, False], [True, False, False]]
+    assert all(map(torch.equal, found.deltas, expected))
 
 
 @pytest.mark.parametrize('detach', ((True, True), (True, False), (False, True), (False, False)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..declared import declared_sites
+from ..gradients import all_finite
 from ..health import Health
 from ..isolation import replaced
 from ..joint import complement
@@ -180,21 +181,19 @@ class AFANOptimMixin:
 
     def _void_unless_finite(self) -> None:
         grads = [
-            p.grad
+            p.grad._values() if p.grad.is_sparse else p.grad
             for group in self.optimizer.param_groups
             for p in group['params']
             if p.grad is not None
         ]
+        grads = [grad for grad in grads if grad.numel()]
         if not grads:
             return
-        # Any element that is not finite shows in the sum, which reads each gradient once; one in
-        # half precision could overflow.
-        sums = [grad.sum(dtype=torch.promote_types(grad.dtype, torch.float32)) for grad in grads]
-        finite = torch.stack([each.isfinite() for each in sums]).all()
+        finite = all_finite(grads)
         if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
             return
         for grad in grads:
-            (grad._values() if grad.is_sparse else grad).masked_fill_(~finite, 0)
+            grad.masked_fill_(~finite, 0)
         self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
 
     def scaler_guards(self) -> bool:

@@ -13,7 +13,7 @@ from ..settings import AFANSettings
 from .component import AFANComponent, find_model
 from .point import Passage, Point
 from .rerun import Rerun
-from .tape import called_instead
+from .tape import shadowed
 
 SITES = ('vector', 'map')
 LAST_LAYERS = ('fc_cls', 'fc_reg')
@@ -182,10 +182,8 @@ class _VectorPassage(Passage):
 
     def reach(self, stock: Callable, *features: Tensor, **options: Any) -> List[Tensor]:
         """What the last layers read: one vector where they share it."""
-        with ExitStack() as stack:
-            for layer in _last_layers(self.point.owner):
-                # its hooks wait for the call that computes something
-                stack.enter_context(called_instead(layer, lambda vector: vector))
+        # hooks of these layers wait for the call that computes something
+        with shadowed((layer, lambda vector: vector) for layer in _last_layers(self.point.owner)):
             vectors = [v for v in stock(*features, **options) if v is not None]
         vectors = vectors[:1] if all(v is vectors[0] for v in vectors) else vectors
         self.levels = range(len(vectors))

@@ -1,15 +1,14 @@
 """Run a module again, but only what comes after a point that an earlier run has passed."""
 
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..isolation import replaced
 from ..site import version
 
 # What runs a module with its hooks: these have seen the taped outputs. Torch 2.0 has no such method
@@ -44,21 +43,25 @@ class Tape:
             on_call: Is called before each of them, and before those after.
         """
 
-        def before(module: nn.Module, args: tuple) -> None:
-            on_call()
-            self._running.append(len(self._calls))
+        def recorded(module: nn.Module) -> Callable:
+            compute = call_of(module)
 
-        def after(module: nn.Module, args: tuple, output: Any) -> None:
-            start = self._running.pop()
-            if self._open:
-                # The outer call answers for those inside it.
-                self._calls[start:] = [(module, output, _versions(output))]
+            def call(*args, **kwargs) -> Any:
+                on_call()
+                start = len(self._calls)
+                self._running.append(start)
+                try:
+                    output = compute(*args, **kwargs)
+                finally:
+                    self._running.pop()
+                if self._open:
+                    # The outer call answers for those inside it.
+                    self._calls[start:] = [(module, output, _versions(output))]
+                return output
 
-        with ExitStack() as stack:
-            for module in self._root.modules():
-                if module is not self._root:
-                    stack.callback(module.register_forward_pre_hook(before).remove)
-                    stack.callback(module.register_forward_hook(after).remove)
+            return call
+
+        with shadowed((m, recorded(m)) for m in self._root.modules() if m is not self._root):
             yield self
 
     def forget_running_call(self) -> None:
@@ -97,16 +100,33 @@ class Tape:
         answers: Dict[nn.Module, List[Any]] = defaultdict(list)
         for module, output in zip(self._modules, outputs):
             answers[module].append(unpack(output))
-        with ExitStack() as stack:
-            for module, taped in answers.items():
-                call = getattr(module, COMPILED, None) or getattr(module, CALL)
-                stack.enter_context(called_instead(module, answered(taped, call)))
+        calls = ((module, answered(taped, call_of(module))) for module, taped in answers.items())
+        with shadowed(calls):
             yield unpack(arguments)
 
 
-def called_instead(module: nn.Module, answer: Callable) -> ContextManager:
-    """Inside, a call of the module is one of ``answer``, without the module's hooks."""
-    return replaced(module, **{CALL: answer, COMPILED: None})
+def call_of(module: nn.Module) -> Callable:
+    """What runs a module with its hooks, compiled if it is."""
+    return getattr(module, COMPILED, None) or getattr(module, CALL)
+
+
+@contextmanager
+def shadowed(calls: Iterable[Tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Inside, a call of each module is one of what stands beside it, without the module's hooks."""
+    before = []
+    try:
+        for module, call in calls:
+            own = module.__dict__
+            before.append((own, own.get(CALL, shadowed), own.get(COMPILED, shadowed)))
+            own[CALL], own[COMPILED] = call, None
+        yield
+    finally:
+        for own, *values in before:
+            for key, value in zip((CALL, COMPILED), values):
+                if value is shadowed:  # stands for "was not there"
+                    del own[key]
+                else:
+                    own[key] = value
 
 
 def answered(taped: Sequence[Any], compute: Callable) -> Callable:
@@ -123,6 +143,8 @@ def answered(taped: Sequence[Any], compute: Callable) -> Callable:
 
 def _versions(output: Any) -> List[int]:
     """How often each tensor in a result has been written to."""
+    if isinstance(output, Tensor):
+        return [version(output)]
     return [version(leaf) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 

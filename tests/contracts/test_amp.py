@@ -32,13 +32,13 @@ detached_or_not = pytest.mark.parametrize('detach', (True, False), ids=('detache
 
 
 @pytest.fixture(autouse=True)
-def amp_on_cpu(monkeypatch):
+def amp_on_cpu(monkeypatch, request):
     """mmengine builds the wrapper only beside an accelerator, and knows one dtype without; torch's
     autocast and scaler know more.
     """
+    device = request.node.callspec.params.get('device', 'cpu')
 
     def autocast(dtype):
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
         return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
 
     monkeypatch.setattr(
@@ -99,11 +99,12 @@ def test_gradients_are_scaled_alike(device, detach, num_steps, joint):
     unscaled ones.
     """
     settings = dict(detach=detach, num_steps=num_steps, joint=joint)
-    plain = gradients(model_of(device, **settings), batch_of('segmentor'))
-    model = model_of(device, **settings)
+    # in double precision: a GPU's rounding differs from run to run
+    plain = gradients(model_of(device, **settings).double(), batch_of('segmentor'))
+    model = model_of(device, **settings).double()
     scaled = gradients(model, batch_of('segmentor'), amp_wrapper(model, 'float32'))
     assert_close(scaled, {name: SCALE * g for name, g in plain.items()})
-    model = model_of(device, **settings)
+    model = model_of(device, **settings).double()
     # Clipping unscales first: the optimizer sees plain gradients.
     (updated,) = gradients_at_updates(
         model, amp_wrapper(model, 'float32', clip_grad=dict(max_norm=1e6)), [batch_of('segmentor')]
@@ -117,8 +118,8 @@ def test_divergences_are_scaled_and_cast_alike(device, half):
     under the scaler its gradients are the scale times those without.
     """
     settings, figures = dict(objective='consistency', epsilon=5.0, moments=None), []
-    plain = gradients(model_of(device, num_steps=2, **settings), batch_of('segmentor'))
-    model = model_of(device, num_steps=2, **settings)
+    plain = gradients(model_of(device, num_steps=2, **settings).double(), batch_of('segmentor'))
+    model = model_of(device, num_steps=2, **settings).double()
     scaled = gradients(model, batch_of('segmentor'), amp_wrapper(model, 'float32'))
     assert_close(scaled, {name: SCALE * g for name, g in plain.items()})
     for dtype in ('float32', half):
@@ -130,7 +131,7 @@ def test_divergences_are_scaled_and_cast_alike(device, half):
         figures.append(wrapper.health.report())
     for site in ('neck', 'decode_head'):
         full, rounded = (each[f'{site}/objective'] for each in figures)
-        assert full > 0 and abs(rounded - full) < 0.1 * full
+        assert full > 0 and abs(rounded - full) < 0.2 * full
 
 
 def directions(model, wrapper, monkeypatch):

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from mmengine.config import Config
 
 from afan_mm import AFANSettings, tap
+from afan_mm.gradients import all_finite
 from afan_mm.isolation import isolated_random
+from afan_mm.norms import NORM_OVER, l2_norm
 from support.exact import assert_same
 from support.paths import ROOT
 from support.tiny import HOSTS, batch_of, build, gradients, optim_wrapper, stock_config, with_afan
@@ -89,3 +91,25 @@ def test_a_seeded_block_leaves_the_stream():
             inside.append(torch.rand(4, device=device))
     assert torch.equal(torch.rand(4, device=device), expected)
     assert torch.equal(*inside) and not torch.equal(inside[0], expected)
+
+
+@pytest.mark.parametrize('value', (float('nan'), float('inf'), -float('inf')))
+def test_one_element_that_is_not_finite_is_found(value):
+    grads = [
+        torch.full((n,), 6e4, dtype=d).cuda() for n in (1, 3000) for d in (torch.half, torch.float)
+    ]
+    assert all_finite(grads)
+    for grad in grads:
+        kept = grad[-1].clone()
+        grad[-1] = value
+        assert not all_finite(grads)
+        grad[-1] = kept
+
+
+def test_norms_are_those_of_a_cpu():
+    feature = torch.randn(3, 7, 5, 2)
+    for over in NORM_OVER:
+        for dtype in (torch.half, torch.float, torch.double):
+            found = l2_norm(feature.to(dtype).cuda(), over)
+            assert found.dtype == torch.promote_types(dtype, torch.float32)
+            torch.testing.assert_close(found.cpu(), l2_norm(feature.to(dtype), over))

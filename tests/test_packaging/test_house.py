@@ -17,6 +17,9 @@ NAMED_TUPLE = {'_replace', '_asdict', '_fields'}
 FOREIGN = {
     # torch
     '_version',
+    '_foreach_norm',
+    '_foreach_copy_',
+    '_dynamo',  # `torch.compiler` before torch 2.1
     '_values',  # of a gradient that is not coalesced
     '_autograd',
     '_C',
