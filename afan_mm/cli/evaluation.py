@@ -65,7 +65,7 @@ def evaluation_config(
         corruptions: Names of common corruptions to evaluate beside the clean images, none of them
             for those of the config or the fifteen of the benchmark. Defaults to None, the clean
             ones alone.
-        severities: Of the corruptions. Defaults to those of the config, or 1 to 5.
+        severities: Of corruptions, which must be asked for. Defaults to the config's, or 1 to 5.
         common: See :func:`~afan_mm.cli.command_line.load_config`.
 
     Raises:
@@ -82,6 +82,8 @@ def evaluation_config(
         for option, given in (('--robust', robust), ('--show', show), ('--show-dir', show_dir)):
             if given:
                 raise UsageError(f'{option} does not go with --corruptions')
+    elif severities is not None:
+        raise UsageError('--severities needs --corruptions')
     if robust:
         for option, given in (('--tta', tta), ('--show', show)):
             if given:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
@@ -172,12 +172,12 @@ def check_choice(measures: Sequence[dict], dataset: dict) -> None:
 
 def all_runs(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> List[RunSpec]:
     """The runs of these arms and seeds that can be started by now, seed after seed, so that whoever
-    stops early has whole pairs; arms that are one run are there once.
+    stops early has whole pairs; arms that are one run, measured alike, are there once.
     """
-    runs: Dict[str, RunSpec] = {}
+    runs: Dict[Tuple[str, ...], RunSpec] = {}
     for seed in seeds:
         for arm in arms:
             if not plan.waits(arm):
                 spec = plan.spec(arm, seed)
-                runs.setdefault(spec.key, spec)
+                runs.setdefault((spec.key, *spec.measures), spec)
     return list(runs.values())

@@ -27,17 +27,17 @@ def collect(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Dict[str, 
         ``larger_is_better``, and the ``comparisons``.
     """
     records: Dict[str, Dict[int, dict]] = {arm: {} for arm in arms}
-    runs: Dict[str, Tuple[str, ...]] = {}
-    missing: Dict[str, str] = {}
+    runs: Dict[str, Tuple[Any, ...]] = {}
+    missing: Dict[Any, str] = {}
     for arm in arms:
         specs = [] if plan.waits(arm) else [plan.spec(arm, seed) for seed in seeds]
-        runs[arm] = tuple(spec.key for spec in specs) or (arm,)
+        runs[arm] = tuple((spec.key, *spec.measures) for spec in specs) or (arm,)
         if not specs:
             missing.update({f'{arm} {seed}': f'{arm} seed {seed}' for seed in seeds})
         for spec in specs:
             record = plan.record(spec)
             if record is None:
-                missing.setdefault(spec.key, f'{arm} seed {spec.seed}')
+                missing.setdefault((spec.key, *spec.measures), f'{arm} seed {spec.seed}')
                 continue
             figures: Dict[str, float] = {}
             for key in spec.measures:

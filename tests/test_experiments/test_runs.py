@@ -88,6 +88,23 @@ def test_an_experiment_of_each_host(host, tmp_path):
     assert not list((tmp_path / 'store').rglob('*.pth'))
 
 
+def test_arms_of_one_training_are_measured_apart(tmp_path):
+    """One run, whose record has the figures of both evaluations."""
+    write_project('mmpretrain', tmp_path)
+    evaluator = dict(type='Accuracy', topk=(1, 2))
+    arms = dict(stock={}, wider=dict(val_evaluator=evaluator, test_evaluator=evaluator))
+    plan = plan_of(tmp_path, 'mmpretrain', arms=arms)
+    failed, said = execute(plan)
+    assert not failed and '2 runs, 0 of them stored' in said[0]
+    (record,) = plan.store.all()
+    assert len(record['measured']) == 2
+    results = collect(plan, list(arms), [0])
+    assert results['missing'] == []
+    assert results['one_run'] == []
+    first, second = (results['metrics'][f'accuracy/top{k}']['values'] for k in (1, 2))
+    assert first['stock'] == first['wider'] and not second['stock'] and second['wider']
+
+
 @pytest.mark.parametrize('host', HOSTS)
 def test_perturbed_and_corrupted_images_are_measured_within_a_run(host, tmp_path):
     write_project(host, tmp_path)

@@ -29,6 +29,7 @@ def test_all_of_the_benchmark_or_some(paths):
         (['--corruptions', 'rain'], "corruption must be one of gaussian_noise.*, but got 'rain'"),
         (['--corruptions', '--robust'], '--robust does not go with --corruptions'),
         (['--corruptions', '--show-dir', 'x'], '--show-dir does not go with --corruptions'),
+        (['--severities', '1'], '--severities needs --corruptions'),
     ],
 )
 def test_what_does_not_go_is_said(paths, options, message):
