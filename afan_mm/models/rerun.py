@@ -82,10 +82,11 @@ class Rerun:
     def _at_site(self, stock: Callable, *args, **kwargs) -> Any:
         if self.has_reached_site:
             return stock(*args, **kwargs)
+        before = self._tape.mark()
         feature = self.passage.reach(stock, *args, **kwargs)
         self._checkpoint = checkpoint_in_force()
         if self.passage.answers_call:
-            self._tape.forget_running_call()
+            self._tape.forget_since(before)
         self._feature = Levels(feature, self.passage.levels)
         perturbed, others = self._feature.split()
         del feature

@@ -31,8 +31,6 @@ class Tape:
         self._modules: List[nn.Module] = []
         self._leaves: List[Any] = []
         self._calls: List[Tuple[nn.Module, Any, List[int]]] = []
-        # for each call that has not returned, the number of calls before it
-        self._running: List[int] = []
         self._open = True
 
     @contextmanager
@@ -48,15 +46,11 @@ class Tape:
 
             def call(*args, **kwargs) -> Any:
                 on_call()
-                start = len(self._calls)
-                self._running.append(start)
-                try:
-                    output = compute(*args, **kwargs)
-                finally:
-                    self._running.pop()
+                inside = self.mark()
+                output = compute(*args, **kwargs)
                 if self._open:
-                    # The outer call answers for those inside it.
-                    self._calls[start:] = [(module, output, _versions(output))]
+                    self.forget_since(inside)  # the outer call answers for them
+                    self._calls.append((module, output, _versions(output)))
                 return output
 
             return call
@@ -64,9 +58,13 @@ class Tape:
         with shadowed((m, recorded(m)) for m in self._root.modules() if m is not self._root):
             yield self
 
-    def forget_running_call(self) -> None:
-        """Drop what happened inside the innermost call: the caller answers for all of it."""
-        del self._calls[self._running[-1] :]
+    def mark(self) -> int:
+        """A moment in the run, for :meth:`forget_since`."""
+        return len(self._calls)
+
+    def forget_since(self, moment: int) -> None:
+        """Drop the calls since then: the caller answers for all of them."""
+        del self._calls[moment:]
 
     def close(self, arguments: Any) -> List[Tensor]:
         """The point has been reached; hand out every tensor of the tape, and keep none.

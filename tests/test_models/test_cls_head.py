@@ -17,6 +17,7 @@ from torch import nn
 
 from afan_mm.conversion import ConversionError, convert
 from support.tiny import gradients_at_updates, optim_wrapper, seed_everything
+from support.versions import counts_operations
 
 pytest.importorskip('mmpretrain')
 from mmpretrain.structures import DataSample  # noqa: E402  after its importorskip
@@ -329,6 +330,7 @@ def test_a_head_that_is_a_loss_and_nothing_else():
         convert(config(classifier(dict(type='ClsHead'), sites=())), ['head.fc'], 'paper')
 
 
+@counts_operations
 def test_grey_images():
     """The trial step of late sites has as many channels as the preprocessor has means."""
     stock = get_config('mmpretrain::lenet/lenet5_mnist.py')
