@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from afan_mm import AFANSettings, tap
 from support.tiny import gradients_at_updates, optim_wrapper
 from support.toy import EXACT, assert_same, batch, host
+from support.versions import compiles
 
 
+@compiles
 def test_gradients_are_those_of_the_step_as_it_is():
     """At an attached site, within whose backward passes run. No backend that needs a compiler."""
 

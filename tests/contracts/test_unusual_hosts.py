@@ -24,7 +24,7 @@ from support.tiny import (
     with_afan,
 )
 from support.toy import EXACT, assert_same, batch, host
-from support.versions import knows_checkpoints
+from support.versions import checkpoints_run_again, compiles, knows_checkpoints
 
 
 class BlockHead(nn.Module):
@@ -75,6 +75,7 @@ def test_a_site_where_a_checkpoint_ends(site, detach):
     assert_same(ours, expected)
 
 
+@checkpoints_run_again
 def test_a_checkpoint_before_the_site_that_the_tail_reads_says_why():
     """In a pass its layers are not run, but answered, and in the backward they are run."""
 
@@ -97,6 +98,7 @@ def test_a_checkpoint_before_the_site_that_the_tail_reads_says_why():
         gradients_at_updates(model, optim_wrapper(model), [batch()])
 
 
+@checkpoints_run_again
 @pytest.mark.parametrize('kind', ('OptimWrapper', 'AFANOptimWrapper'))
 def test_checkpointed_norms_count_as_in_stock(kind):
     """The search for the directions of two attached sites goes through the checkpoint, too."""
@@ -121,6 +123,7 @@ def test_checkpointed_norms_count_as_in_stock(kind):
     assert model.norm.num_batches_tracked == 2
 
 
+@compiles
 @pytest.mark.parametrize(
     'compiled', (('backbone',), ('roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg'))
 )

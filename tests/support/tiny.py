@@ -274,7 +274,7 @@ def random_streams():
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return dict(
         torch=torch.get_rng_state(),
-        numpy=keys,
+        numpy=keys.astype(np.int64),  # torch 2.0 takes no others
         numpy_position=[position, has_gauss, gauss],
         python=random.getstate()[1],
     )

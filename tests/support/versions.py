@@ -27,6 +27,13 @@ knows_checkpoints = pytest.mark.skipif(
     not hasattr(torch._C._autograd, '_top_saved_tensors_default_hooks'),
     reason='this torch does not tell whether a layer runs inside a checkpoint',
 )
+checkpoints_run_again = pytest.mark.skipif(
+    older(torch, '2.1'),
+    reason='a checkpoint of torch 2.0 runs once in a search for directions, and says less',
+)
+compiles = pytest.mark.skipif(
+    not hasattr(torch.nn.Module, 'compile'), reason='before torch 2.2 compilers stop at a step'
+)
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 # mmengine below 0.8.5 writes the class and its file before the message of an error at its build
