@@ -14,6 +14,7 @@ from torch import nn
 from support.exact import EPSILON, assert_same, objective_gradients
 from support.tiny import gradients
 from support.toy import batch
+from support.versions import compiles
 
 SEEDS = range(12)
 WIDTH, NUM_CLASSES = 6, 3
@@ -155,6 +156,7 @@ def test_the_networks_are_of_every_kind():
     assert sum(past) >= 4 and any(plan.auxiliary < plan.sites[0] for plan in plans)
 
 
+@compiles
 def test_a_compiled_network_has_the_same_gradients():
     """Of the shortest one, in a forward that torch compiles for autograd, where nothing stays in
     place.
