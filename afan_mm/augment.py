@@ -104,16 +104,22 @@ def perturb(
     return Perturbation(deltas, finite)
 
 
+def moments_of(settings: AFANSettings, strength: Strength) -> Optional[str]:
+    """Which moments a pass of this strength puts on the clean feature (Eq. 5); None for none, where
+    it trains on the perturbed feature itself.
+    """
+    return settings.moments if strength.normalized else None
+
+
 def mix(settings: AFANSettings, clean: Tensor, delta: Tensor, strength: Strength) -> Tensor:
     """The feature of one level that an adversarial pass trains on; differentiable in ``clean``, and
     in its precision.
     """
-    kind = settings.moments if strength.normalized else None
     mixed = inject_moments(
         full_precision(clean),
         delta,
         strength.value,
-        kind,
+        moments_of(settings, strength),
         settings.num_groups,
         settings.eps,
         settings.unbiased,

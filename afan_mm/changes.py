@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
-from .augment import Strength, mix
+from .augment import Strength, mix, moments_of
 from .functional import full_precision
 from .health import Health
 from .site import Site
@@ -32,7 +32,7 @@ def mixing(
         is_last: Whether no other pass needs the deltas, which are as large as the feature: they are
             taken out of their list. Defaults to False.
     """
-    has_moments = site.settings.moments is not None and strength.normalized
+    has_moments = moments_of(site.settings, strength) is not None
 
     def change(levels: Sequence[Tensor]) -> List[Tensor]:
         with record_function(f'afan/{site.name}/mix'):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from .attack import Perturbation
-from .augment import Strength, perturb
+from .augment import Strength, moments_of, perturb
 from .auxiliary_norms import auxiliary_norms, auxiliary_norms_run
 from .changes import Change, adding, mixing
 from .consistency import compare
@@ -129,8 +129,8 @@ class Passes(Recording):
             mixing(*each, self.health, is_last) for each in zip(site.group, deltas, strengths)
         ]
         mixed = first(site.features)
-        has_moments = settings.moments is not None and strengths[0].normalized
-        if is_last and not has_moments and not self.outcome.needs_clean_feature(site):
+        is_sum = moments_of(settings, strengths[0]) is None
+        if is_last and is_sum and not self.outcome.needs_clean_feature(site):
             mixed = site.move(mixed)
         with record_function(f'afan/{site.name}/forward'):
             loss = self.loss(site, mixed, later)
