@@ -7,7 +7,7 @@ from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tup
 import torch
 from torch import Tensor
 
-from .functional import full_precision
+from .functional import all_finite, full_precision
 from .norms import Linf, Norm, Radius
 
 Gradient = Callable[[List[Tensor]], Sequence[Optional[Tensor]]]
@@ -95,9 +95,10 @@ def pgd(
     for step in range(num_steps):
         given = step == 0 and first_gradient is not None
         grads = list(first_gradient if given else gradient(deltas))
-        for grad in grads:
-            if grad is not None:
-                finite = finite & _is_finite(grad)
+        known = [grad for grad in grads if grad is not None and grad.numel()]
+        if known:
+            finite = finite & all_finite(known)
+        del known
         at_centre = step == 0 and not random_start
         levels = list(zip(features, bounds, norms, epsilon, step_size))
         while grads:
@@ -117,14 +118,6 @@ def _nothing(feature: Tensor) -> Tensor:
     """Zeros of the feature's shape, of no memory."""
     dtype = torch.promote_types(feature.dtype, torch.float32)
     return feature.new_zeros((), dtype=dtype).expand_as(feature)
-
-
-def _is_finite(grad: Tensor) -> Tensor:
-    """Whether every element is, from one read of them: what is not shows in the extremes."""
-    if not grad.numel():
-        return torch.ones((), dtype=torch.bool, device=grad.device)
-    least, largest = torch.aminmax(full_precision(grad))  # a CPU has none in half precision
-    return least.isfinite() & largest.isfinite()
 
 
 def _ascend(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .attack import Bounds, Gradient, Perturbation, pgd
 from .functional import draw_strengths, full_precision, inject_moments
-from .norms import L2, Linf, l2_norm, vectors_along
+from .norms import L2, Linf, Radius, l2_norm, vectors_along
 from .settings import AFANSettings
 
 
@@ -61,6 +61,7 @@ def perturb(
     scale: float,
     generator: torch.Generator,
     pixels: Optional[Bounds] = None,
+    units: Optional[Sequence[Optional[Radius]]] = None,
 ) -> Perturbation:
     """The perturbation at full strength.
 
@@ -75,16 +76,21 @@ def perturb(
         generator: On the features' device.
         pixels: What black and white are in an image, each (C, 1, 1); for
             ``epsilon_unit='pixel'``. Defaults to None.
+        units: Of each level the :func:`unit`, where it is known: the values of its feature are then
+            not read. Defaults to None, of none.
     """
     each = [settings] * len(features) if isinstance(settings, AFANSettings) else settings
     method = _method(each)
-    units = [_unit(s, full_precision(f), pixels) * scale for s, f in zip(each, features)]
+    units = [
+        (unit(s, f, pixels) if known is None else known) * scale
+        for s, f, known in zip(each, features, units or [None] * len(features))
+    ]
     if method.follows_gradient:
         deltas, finite = pgd(
             features,
             gradient,
-            [s.epsilon * unit for s, unit in zip(each, units)],
-            [_default(s.step_size, s.epsilon) * unit for s, unit in zip(each, units)],
+            [s.epsilon * u for s, u in zip(each, units)],
+            [_default(s.step_size, s.epsilon) * u for s, u in zip(each, units)],
             method.num_steps,
             method.random_start,
             None if method.random_start else clean_gradient,
@@ -96,7 +102,7 @@ def perturb(
         deltas = [torch.zeros_like(full_precision(f)) for f in features]
         finite = torch.ones((), dtype=torch.bool, device=features[0].device)
     if method.adds_noise:
-        sizes = [_default(s.noise_epsilon, s.epsilon) * unit for s, unit in zip(each, units)]
+        sizes = [_default(s.noise_epsilon, s.epsilon) * u for s, u in zip(each, units)]
         deltas = [
             torch.where(finite, d + size * _noise(s, d, generator), d)
             for s, d, size in zip(each, deltas, sizes)
@@ -139,11 +145,13 @@ def _method(settings: Sequence[AFANSettings]) -> AFANSettings:
     return settings[0]
 
 
-def _unit(
-    settings: AFANSettings, feature: Tensor, pixels: Optional[Bounds]
-) -> Union[float, Tensor]:
-    """What epsilon is measured in; torch's own variance of a constant channel is nothing, to the
-    bit.
+def unit(settings: AFANSettings, feature: Tensor, pixels: Optional[Bounds] = None) -> Radius:
+    """What epsilon is measured in: a number, or a tensor that broadcasts against the feature.
+
+    Args:
+        settings: Those of the site.
+        feature: A clean level.
+        pixels: See :func:`perturb`. Defaults to None.
     """
     if settings.epsilon_unit == 'absolute':
         return 1.0
@@ -152,6 +160,8 @@ def _unit(
         return white - black
     if settings.epsilon_unit == 'norm':
         return l2_norm(feature, settings.norm_over)
+    feature = full_precision(feature)
+    # torch's own variance of a constant channel is nothing, to the bit
     std = feature.var((0, *range(2, feature.dim())), unbiased=False, keepdim=True).sqrt()
     if settings.norm == 'linf':
         return std

@@ -33,7 +33,7 @@ def trained_modules(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
         and not any(p.requires_grad for p in module.parameters())
     )
     for path, module in modules:
-        if not f'{path}.'.startswith(frozen):
+        if not (frozen and f'{path}.'.startswith(frozen)):
             yield path, module
 
 

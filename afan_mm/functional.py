@@ -4,7 +4,7 @@ Shapes, everywhere in this module: a feature is (N, C, *S) with N samples, C cha
 of spatial axes S, so (N, C, H, W) for a feature map and (N, C) for a RoI vector.
 """
 
-from typing import Optional, Union
+from typing import Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -18,6 +18,19 @@ def full_precision(feature: Tensor) -> Tensor:
     half-precision 1.0.
     """
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+
+
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether every element is finite, 0-dim; nobody waits for the answer.
+
+    Args:
+        tensors: At least one; strided, on one device, and none of them empty.
+    """
+    if tensors[0].is_cpu:  # what is not finite shows in the extremes, of one read
+        extremes = [e for t in tensors for e in torch.aminmax(full_precision(t))]
+    else:  # one kernel for all of them
+        extremes = torch._foreach_norm(tensors, float('inf'))
+    return torch.stack(list(extremes)).isfinite().all()
 
 
 def average(feature: Tensor, kind: str, num_groups: int = 32) -> Tensor:

@@ -2,6 +2,7 @@
 averaged over the ranks.
 """
 
+from collections import defaultdict
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .auxiliary_norms import auxiliary_norms
+
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+MULTIPLIES_BITS = hasattr(torch.ops.aten._foreach_mul_, 'Tensor')  # from torch 2.1 on
 
 
 class Gate(torch.autograd.Function):
@@ -31,6 +35,24 @@ class Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         return (None, *ctx.on_backward(gradients))
+
+
+class Carry(torch.autograd.Function):
+    """Identity of a loss, whose backward begins with gradients at hand of some tensors that the
+    loss depends on.
+
+    What the backward comes to there the engine then adds to these in place as it comes, where the
+    two would be held beside each other until the last of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, handed_over: Callable, loss: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.handed_over = handed_over  # gives the gradients, None for none, and keeps none
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
+        return (None, gradient, *ctx.handed_over())
 
 
 def gradient_of(
@@ -90,22 +112,27 @@ def summed(theirs: Optional[Tensor], ours: Optional[Tensor]) -> Optional[Tensor]
     return ours.add_(theirs)
 
 
-def zero_unless_(finite: Tensor, gradient: Optional[Tensor]) -> Optional[Tensor]:
-    """Let a gradient count only where ``finite``, 0-dim and boolean, says so."""
-    return None if gradient is None else gradient.masked_fill_(~finite, 0)
+def without_memory(tensor: Optional[Tensor]) -> Optional[Tensor]:
+    """Zeros in place of a tensor that nobody reads the values of."""
+    return None if tensor is None else tensor.new_zeros(()).expand_as(tensor)
 
 
-def all_finite(gradients: Sequence[Tensor]) -> Tensor:
-    """Whether every element is finite, 0-dim; nobody waits for the answer.
+def zero_unless_(finite: Tensor, gradients: Sequence[Tensor]) -> None:
+    """Let gradients count only where ``finite``, 0-dim and boolean, says so; nobody waits for it.
 
-    Args:
-        gradients: At least one; strided, and none of them empty.
+    Where torch has a kernel for all of them it multiplies their bits by one or zero: what is not
+    finite times zero would not be zero.
     """
-    if gradients[0].is_cpu:  # where the sum is many times as fast as the largest magnitude
-        figures = [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    else:  # one kernel for all of them
-        figures = torch._foreach_norm(gradients, float('inf'))
-    return torch.stack(figures).isfinite().all()
+    kinds = defaultdict(list)
+    for gradient in gradients:
+        integers = INTEGERS.get(gradient.element_size()) if MULTIPLIES_BITS else None
+        kinds[integers].append(gradient if integers is None else gradient.view(integers))
+    for integers, each in kinds.items():
+        if integers is not None:
+            torch._foreach_mul_(each, finite.to(integers))
+        else:
+            for gradient in each:
+                gradient.masked_fill_(~finite, 0)
 
 
 def average_over_ranks(replicas: DistributedDataParallel) -> None:

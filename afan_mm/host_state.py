@@ -33,7 +33,7 @@ def is_writable(value: Union[Tensor, np.ndarray]) -> bool:
     """
     if isinstance(value, np.ndarray):
         return value.flags.writeable
-    if value.layout != torch.strided:
+    if value.layout != torch.strided or value.is_contiguous():
         return True
     return all(step or size == 1 for step, size in zip(value.stride(), value.shape))
 
@@ -52,32 +52,32 @@ class Buffers:
             for key, buffer in module._buffers.items()
             if buffer is not None
         ]
-        each = {id(buffer): buffer for _, _, buffer in self._places}.values()
-        self._buffers = [buffer for buffer in each if is_writable(buffer)]
-        self._contents = [torch.empty_like(buffer) for buffer in self._buffers]
-        _copy(self._buffers, self._contents)
+        kinds = defaultdict(list)
+        for buffer in {id(buffer): buffer for _, _, buffer in self._places}.values():
+            if is_writable(buffer):
+                kinds[buffer.dtype, buffer.device].append(buffer)
+        # those of a kind in one kernel, as a model has hundreds of small ones
+        self._kinds = [
+            (buffers, [torch.empty_like(buffer) for buffer in buffers])
+            for buffers in kinds.values()
+        ]
+        for buffers, contents in self._kinds:
+            _foreach_copy(contents, _data(buffers))
 
     def restore(self) -> None:
         """Put it back, and the buffers that were replaced."""
         for owner, key, buffer in self._places:
             if owner[key] is not buffer:
                 owner[key] = buffer
-        _copy(self._contents, self._buffers)
+        for buffers, contents in self._kinds:
+            _foreach_copy(_data(buffers), contents)
 
 
-def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    """Write each tensor to its target: those of a kind in one kernel, as a model has hundreds of
-    small ones.
+def _data(buffers: Sequence[Tensor]) -> List[Tensor]:
+    """What to write to; what is written to the data of a sparse tensor does not reach the
+    tensor.
     """
-    kinds = defaultdict(lambda: ([], []))
-    for source, target in zip(sources, targets):
-        of_a_kind = kinds[target.dtype, target.device]
-        # what is written to the data of a sparse tensor does not reach the tensor
-        is_strided = target.layout == torch.strided
-        of_a_kind[0].append(target.data if is_strided else target)
-        of_a_kind[1].append(source.data)
-    for pair in kinds.values():
-        _foreach_copy(*pair)
+    return [buffer.data if buffer.layout == torch.strided else buffer for buffer in buffers]
 
 
 def _one_by_one(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

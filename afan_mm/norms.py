@@ -61,9 +61,13 @@ def vectors_along(feature: Tensor, over: str = 'sample', length: Radius = 1.0) -
         length: A number, or a tensor that broadcasts against the feature. Defaults to 1.
     """
     axes = norm_axes(feature, over)
-    largest = full_precision(
-        torch.maximum(feature.amax(axes, keepdim=True), -feature.amin(axes, keepdim=True))
-    )
+    if feature.is_cpu:  # see l2_norm
+        largest = full_precision(
+            torch.maximum(feature.amax(axes, keepdim=True), -feature.amin(axes, keepdim=True))
+        )
+    else:
+        dtype = torch.promote_types(feature.dtype, torch.float32)
+        largest = torch.linalg.vector_norm(feature, math.inf, axes, keepdim=True, dtype=dtype)
     scaled = feature / torch.where(largest > 0, largest, torch.ones_like(largest))
     # at least one, but for the zero vector
     return scaled.mul_(length / l2_norm(scaled, over).clamp(min=1))

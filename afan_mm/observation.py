@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .isolation import evaluation_mode, flow_modules, isolated_random, restored_state
 from .session import Session
+from .site import Site
 
 
 class Observation(Session):
@@ -48,6 +49,9 @@ class Observation(Session):
                 )
             self.finish(model.parse_losses(losses)[0])
         return data
+
+    def joined(self, site: Site) -> None:
+        """Its feature is looked at."""
 
     def finish(self, loss: Tensor) -> None:
         """End where the directions are known: no parameter gets a gradient."""

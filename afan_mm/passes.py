@@ -80,8 +80,10 @@ class Passes(Recording):
             stack.enter_context(
                 isolated_random(self.draws.seed(site, 'host'), site.features[0].device)
             )
-            if site.settings.bn_stats != 'all':
-                stack.enter_context(restored_state(self.model, auxiliary_norms(self.model)))
+            kind = site.settings.bn_stats
+            if kind != 'all':
+                changing = auxiliary_norms(self.model) if kind == 'auxiliary' else ()
+                stack.enter_context(restored_state(self.model, changing))
             yield
 
     def norms(self, site: Site) -> ContextManager:
@@ -102,6 +104,7 @@ class Passes(Recording):
             self.outcome.scale_of(site),
             self.draws.noise(site),
             pixel_bounds(self.model, site),
+            [unit for each in site.group for unit in each.units],
         )
         return found if site.is_read else found.void()
 
@@ -128,23 +131,35 @@ class Passes(Recording):
         first, *later = [
             mixing(*each, self.health, is_last) for each in zip(site.group, deltas, strengths)
         ]
-        mixed = first(site.features)
-        is_sum = moments_of(settings, strengths[0]) is None
-        if is_last and is_sum and not self.outcome.needs_clean_feature(site):
-            mixed = site.move(mixed)
+        is_over = is_last and not self.outcome.needs_clean_feature(site)
+        if is_over and moments_of(settings, strengths[0]) is None:
+            # a constant away from the clean feature, it has its gradient, and takes its place
+            entered = mixed = self.enter(site, first(site.features))
+            site.features = []
+        else:
+            entered = self.enter(site, site.features)
+            mixed = first(entered)
         with record_function(f'afan/{site.name}/forward'):
             loss = self.loss(site, mixed, later)
+        if is_over:
+            site.tail = None  # and what it has kept of the clean pass
         for each in site.group:
             self.health.add_loss(each.name, loss)
         # Every rank runs every pass, whatever its data: what must not count counts zero.
         counted = torch.where(found.finite, loss, torch.zeros_like(loss))
         weight = settings.adv_weight * settings.interval * strengths[0].weight
         if counted.requires_grad:  # it does where the clean loss reads the site
+            objective = site.carried(self.weigh(weight * counted), entered)
+            del entered, mixed  # the graph lets go of each level as soon as it can
             with record_function(f'afan/{site.name}/backward'), taps_go_to(
                 JointBackward(site.joined)
             ):
-                self.back_propagate(self.weigh(weight * counted))
+                self.back_propagate(objective)
         return loss.detach()
+
+    def enter(self, site: Site, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """See :meth:`Site.enter`."""
+        return site.enter(levels)
 
     def gradient(self, site: Site, deltas: Sequence[Tensor]) -> Sequence[Optional[Tensor]]:
         """The loss's gradient with respect to the deltas of all sites that the passes of this one

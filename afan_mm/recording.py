@@ -91,15 +91,21 @@ class Recording:
         return settings.active(self.iteration)
 
     def add(
-        self, site: Site, features: Features, context: Sequence[Tensor], at_gate: Callable
+        self,
+        site: Site,
+        features: Features,
+        context: Sequence[Tensor],
+        at_site: Callable,
+        at_gate: Callable,
     ) -> Features:
         """Meet a site.
 
         Args:
             site: A new one.
             features, context: As tapped, in the clean graph.
-            at_gate: Maps the gradients at the levels, once the clean backward has reached them, to
-                those that it goes on with.
+            at_site, at_gate: Each maps the gradients at the levels, once the clean backward has
+                reached them, to those that it goes on with; the second is called with what the
+                first gave.
 
         Returns:
             What the host must go on with in place of ``features``.
@@ -119,7 +125,7 @@ class Recording:
         levels = [
             f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
         ]
-        outputs = self._outputs[site.name] = Gate.apply(at_gate, *levels)
+        outputs = self._outputs[site.name] = Gate.apply(at_site, *Gate.apply(at_gate, *levels))
         if not site.settings.context_detached and not site.is_joined:
             self._hook(site, context)
         return site.pack(outputs)

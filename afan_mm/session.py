@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
-from .gradients import average_over_ranks, explained, summed, zero_unless_
+from .augment import unit
+from .gradients import average_over_ranks, explained, without_memory, zero_unless_
 from .isolation import restored_state
 from .joint import needs_directions_first
 from .passes import Passes
@@ -60,7 +61,21 @@ class Session(Passes):
     ) -> Features:
         """See :func:`~afan_mm.tap`."""
         site = Site(name, features, tail, settings, context)
-        return self.add(site, features, context, lambda gradients: self.at_gate(site, gradients))
+        outputs = self.add(
+            site,
+            features,
+            context,
+            lambda gradients: self.at_site(site, gradients),
+            lambda gradients: self.at_gate(site, gradients),
+        )
+        if site.is_joined:
+            self.joined(site)
+        return outputs
+
+    def joined(self, site: Site) -> None:
+        """A later site of a group has been met; it needs not hold its feature until it is gone."""
+        if site.settings.epsilon_unit != 'pixel':
+            site.measured([unit(site.settings, feature) for feature in site.features])
 
     def backward(self, loss: Tensor, back_propagate: Callable[[Tensor], None]) -> None:
         """Back-propagate the clean loss and every adversarial pass (Eq. 6), on all ranks as one.
@@ -94,12 +109,10 @@ class Session(Passes):
             site.gradients = [next(gradients) for _ in site.features]
         self._directions_only, self._directions_known = False, True
 
-    def at_gate(
+    def at_site(
         self, site: Site, gradients: Sequence[Optional[Tensor]]
     ) -> Sequence[Optional[Tensor]]:
-        """The clean backward has reached the site: keep its gradients, and hand on those the front
-        is to learn from.
-        """
+        """The clean backward has reached the site: keep its gradients."""
         if self._directions_only:
             return gradients
         if self.was_replaced:
@@ -117,14 +130,25 @@ class Session(Passes):
             site.gradients = gradients
         if site.is_joined or not site.settings.within_backward:
             return gradients
+        # The engine holds what it hands to a node for as long as that runs, and what it hands to
+        # the gate would be held throughout the passes, beside the sum that they make of it.
+        site.feature_gradients = gradients
+        return [without_memory(gradient) for gradient in gradients]
+
+    def at_gate(
+        self, site: Site, gradients: Sequence[Optional[Tensor]]
+    ) -> Sequence[Optional[Tensor]]:
+        """The clean backward waits in front of the site while its passes run, and goes on with the
+        sum of all gradients (Eq. 3), so that it enters the layers there once.
+        """
+        if self._directions_only or site.is_joined or not site.settings.within_backward:
+            return gradients
         # The backward is past all later gates.
         later = self.entries[self.entries.index(site) + 1 :]
         self.run_missing([each for each in later if each.settings.within_backward])
-        # Eq. 3: the clean backward waits here, and enters the front once, with the sum over all
-        # passes.
         self.run(site)
-        adversarial, site.feature_gradients = site.feature_gradients, []
-        return [summed(*both) for both in zip(gradients, adversarial)]
+        total, site.feature_gradients = site.feature_gradients, []
+        return total
 
     def run_missing(self, sites: Sequence[Site]) -> None:
         """Run those that have not run, the last one first. A site that waited at its gate in vain,
@@ -152,12 +176,11 @@ class Session(Passes):
             passes = self.draws.strengths(site)
             for later in site.joined:
                 later.release()
-            site.collect_gradients()
             losses = [self.adversarial_pass(site, found, each) for each in passes[:-1]]
             losses.append(self.adversarial_pass(site, found, passes[-1], is_last=True))
             self.outcome.passes_over(
                 site, found.finite, losses, lambda: self.loss(site, site.features)
             )
-        site.feature_gradients = [zero_unless_(found.finite, f.grad) for f in site.features]
-        site.context_gradients = [zero_unless_(found.finite, c.grad) for c in site.context]
+        site.context_gradients = [c.grad for c in site.context]
+        zero_unless_(found.finite, [g for g in site.context_gradients if g is not None])
         site.release()

@@ -2,11 +2,14 @@
 
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Union
 
+import torch
 from torch import Tensor
 
 from .consistency import Consistency
 from .contribution import Contribution, Losses
+from .gradients import Carry, Gate, without_memory
 from .isolation import RandomStreams
+from .norms import Radius
 from .settings import AFANSettings
 
 Features = Union[Tensor, Sequence[Tensor]]
@@ -17,11 +20,13 @@ class Site:
     """One site in one training step: what its adversarial passes need once the clean pass is gone.
 
     Attributes:
-        features, context: The clean tensors, detached; the feature until :meth:`move`.
+        features, context: The clean tensors, detached.
+        units: What epsilon is measured in at each level; None where it is still to be found.
         gradients: The clean loss's gradient at each level of the feature; None where it does not
             read the level.
-        feature_gradients, context_gradients: What the adversarial passes of a site add to the
-            layers before it.
+        feature_gradients: What the layers before the site are to learn from, as far as it is known:
+            from the clean loss and the adversarial passes so far.
+        context_gradients: What the adversarial passes add to that of the context.
         shapes: Of the levels.
         joined: The later sites that this one's passes perturb too.
         clean_losses: The clean pass's losses that the tail gives again, where they are known.
@@ -59,6 +64,7 @@ class Site:
         self.context = [self._leaf(c, settings) for c in context]
         self.shapes = [tuple(f.shape) for f in self.features]
         self._versions = [version(t) for t in (*self.features, *self.context)]
+        self.units: Sequence[Optional[Radius]] = [None] * len(self.features)
         self.gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.feature_gradients: Sequence[Optional[Tensor]] = [None] * len(self.features)
         self.context_gradients: Sequence[Optional[Tensor]] = [None] * len(self.context)
@@ -78,6 +84,17 @@ class Site:
         self.joined.append(later)
         later.is_joined, later.tail, later.context = True, None, []
         later.consistency = None
+
+    def measured(self, units: Sequence[Radius]) -> None:
+        """Let go of the clean feature of a later site, whose passes perturb the feature that they
+        meet.
+
+        Args:
+            units: Of each level the unit of its epsilon, all that the direction needs of it.
+        """
+        self.units = units
+        self.features = [without_memory(f) for f in self.features]
+        self._versions = [version(f) for f in self.features]
 
     def host_returned(self, losses: Any) -> None:
         """The clean pass is over.
@@ -118,30 +135,37 @@ class Site:
         gradients, self.gradients = self.gradients, []
         yield from gradients
 
-    def collect_gradients(self) -> None:
-        """From here on the passes leave theirs at the feature, unless the layers before the site do
-        not learn from them.
-        """
-        for feature in self.features:
-            feature.requires_grad_(not self.settings.detach)
+    def enter(self, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What a pass goes on with in place of these levels, whose gradient becomes
+        :attr:`feature_gradients`; the levels themselves where the layers before the site do not
+        learn from it.
 
-    def move(self, perturbed: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Let go of the clean feature: from here on this one, a constant away, stands for it, and
-        collects the gradient that both have.
+        A leaf would keep a level until the pass is over; so only the graph holds it.
+        """
+        if self.settings.detach:
+            return levels
+        # something must ask for the gradient of levels that do not
+        asking = torch.zeros((), requires_grad=True)
+        return Gate.apply(self._collect, *levels, asking)[:-1]
+
+    def _collect(self, gradients: Sequence[Optional[Tensor]]) -> List[None]:
+        self.feature_gradients = gradients[:-1]
+        return [None] * len(gradients)
+
+    def carried(self, loss: Tensor, entered: Sequence[Tensor]) -> Tensor:
+        """The loss of a pass; its backward adds to :attr:`feature_gradients`.
 
         Args:
-            perturbed: For each level; without moments, of which this would not hold.
-
-        Returns:
-            The levels that a pass goes on with.
+            loss: Of a pass.
+            entered: The levels that it entered with.
         """
-        moved = [
-            p.detach().requires_grad_(f.requires_grad) for p, f in zip(perturbed, self.features)
-        ]
-        for leaf, feature in zip(moved, self.features):
-            leaf.grad = feature.grad  # of the passes so far
-        self.features = moved
-        return moved
+        if self.settings.detach or all(g is None for g in self.feature_gradients):
+            return loss
+        return Carry.apply(self._hand_over, loss, *entered)
+
+    def _hand_over(self) -> Sequence[Optional[Tensor]]:
+        gradients, self.feature_gradients = self.feature_gradients, []
+        return gradients
 
     def release(self) -> None:
         """Let go of what only the passes read: the rest of the step must not hold it."""

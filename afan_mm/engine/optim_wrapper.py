@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..declared import declared_sites
-from ..gradients import all_finite
+from ..functional import all_finite
+from ..gradients import zero_unless_
 from ..health import Health
 from ..isolation import replaced
 from ..joint import complement
@@ -192,8 +193,7 @@ class AFANOptimMixin:
         finite = all_finite(grads)
         if finite.device.type == 'cpu' and finite:  # elsewhere to ask would be to wait
             return
-        for grad in grads:
-            grad.masked_fill_(~finite, 0)
+        zero_unless_(finite, grads)
         self.num_void_updates = self.num_void_updates.to(finite.device, non_blocking=True) + ~finite
 
     def scaler_guards(self) -> bool:

@@ -190,6 +190,7 @@ def depends_on(value: Any, nodes: Collection[Any], elsewhere: Optional[Set[Any]]
     if not isinstance(value, Tensor) or value.grad_fn is None:
         return False
     elsewhere = set() if elsewhere is None else elsewhere
+    first = min(map(_created, nodes), default=0)
     seen, stack = set(), [value.grad_fn]
     while stack:
         current = stack.pop()
@@ -198,6 +199,14 @@ def depends_on(value: Any, nodes: Collection[Any], elsewhere: Optional[Set[Any]]
         if current in seen or current in elsewhere:
             continue
         seen.add(current)
+        if _created(current) < first:  # what it hangs on is older still
+            continue
         stack.extend(upstream for upstream, _ in current.next_functions if upstream is not None)
     elsewhere |= seen
     return False
+
+
+def _created(node: Any) -> int:
+    """Which node of the graph it is in the order of their creation; 0 where torch does not say."""
+    number = getattr(node, '_sequence_nr', None)  # from torch 2.1 on
+    return number() if number is not None else 0

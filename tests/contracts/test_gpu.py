@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 
 from afan_mm import AFANSettings, tap
-from afan_mm.gradients import all_finite
+from afan_mm.functional import all_finite
 from afan_mm.isolation import isolated_random
 from afan_mm.norms import NORM_OVER, l2_norm
 from support.exact import assert_same

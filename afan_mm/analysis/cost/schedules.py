@@ -88,6 +88,10 @@ class GraphSession(Session):
             for strengths in self.draws.strengths(site):
                 self.adversarial_pass(site, found, strengths)
 
+    def enter(self, site: Site, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The levels themselves: the one backward takes their gradient on."""
+        return levels
+
     def attack(self, site: Site) -> Sequence[Optional[Tensor]]:
         """The gradient at the clean feature, by a pass of its own."""
         with self.isolated(site):
