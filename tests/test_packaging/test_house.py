@@ -17,6 +17,7 @@ NAMED_TUPLE = {'_replace', '_asdict', '_fields'}
 FOREIGN = {
     # torch
     '_version',
+    '_foreach_mul_',
     '_foreach_norm',
     '_foreach_copy_',
     '_dynamo',  # `torch.compiler` before torch 2.1
