@@ -80,3 +80,28 @@ def test_of_a_later_site_the_length_of_its_feature_is_kept_and_not_the_feature()
         assert later.features[0].shape == (1, CHANNELS, SIZE // POOL, SIZE // POOL)
         assert later.features[0].untyped_storage().nbytes() == 4
     wrapper.update_params(loss)
+
+
+def test_host_may_write_to_the_feature_of_a_later_site():
+    """Which nobody reads again: the gradients are those of a host that does not."""
+
+    def gradients(activate):
+        torch.manual_seed(0)
+        layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)]).double()
+        layers.afan = [AFANSettings(name, num_strengths=1, **LATE) for name in ('first', 'later')]
+
+        def tail(feature):
+            later = activate(tap('later', layers[1](feature), None, layers.afan[1]))
+            return dict(loss=layers[2](later).square().mean())
+
+        def forward(x):
+            return tail(tap('first', layers[0](x), tail, layers.afan[0]))
+
+        wrapper = AFANOptimWrapper(torch.optim.SGD(layers.parameters(), 0.1))
+        with wrapper.optim_context(layers):
+            loss = forward(torch.randn(5, 3).double())['loss']
+        wrapper.backward(loss)
+        return [parameter.grad for parameter in layers.parameters()]
+
+    for found, expected in zip(gradients(torch.relu_), gradients(torch.relu)):
+        assert torch.equal(found, expected)
