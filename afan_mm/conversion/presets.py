@@ -87,6 +87,10 @@ def preset_settings(
         f"Settings: preset '{preset}', {source}."
         + (f' Given instead: {", ".join(given)}.' if given else '')
     ]
+    if same and (library or cfg.get('default_scope')) == 'mmdet':
+        notes.append(
+            'A detector whose backbone trains got worse by it in the study: train stock beside it.'
+        )
     if preset == 'released':
         notes.append("The preset's own sites and learning rates are not taken over.")
     return parts, notes
