@@ -26,6 +26,7 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     Args:
         tensors: At least one; strided, on one device, and none of them empty.
     """
+    tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
     if tensors[0].is_cpu:  # what is not finite shows in the extremes, of one read
         extremes = [e for t in tensors for e in torch.aminmax(full_precision(t))]
     else:  # one kernel for all of them

@@ -103,9 +103,9 @@ class Recording:
         Args:
             site: A new one.
             features, context: As tapped, in the clean graph.
-            at_site, at_gate: Each maps the gradients at the levels, once the clean backward has
-                reached them, to those that it goes on with; the second is called with what the
-                first gave.
+            at_site: Maps the gradients at the levels, once the clean backward has reached them, to
+                those that it goes on with.
+            at_gate: The same with what ``at_site`` gave, where the clean backward waits.
 
         Returns:
             What the host must go on with in place of ``features``.
@@ -125,7 +125,9 @@ class Recording:
         levels = [
             f if f.requires_grad else f.detach().requires_grad_() for f in site.levels_of(features)
         ]
-        outputs = self._outputs[site.name] = Gate.apply(at_site, *Gate.apply(at_gate, *levels))
+        if site.holds_backward:
+            levels = Gate.apply(at_gate, *levels)
+        outputs = self._outputs[site.name] = Gate.apply(at_site, *levels)
         if not site.settings.context_detached and not site.is_joined:
             self._hook(site, context)
         return site.pack(outputs)

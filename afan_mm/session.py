@@ -128,7 +128,7 @@ class Session(Passes):
             )
         if not self._directions_known:
             site.gradients = gradients
-        if site.is_joined or not site.settings.within_backward:
+        if not site.holds_backward:
             return gradients
         # The engine holds what it hands to a node for as long as that runs, and what it hands to
         # the gate would be held throughout the passes, beside the sum that they make of it.
@@ -141,7 +141,7 @@ class Session(Passes):
         """The clean backward waits in front of the site while its passes run, and goes on with the
         sum of all gradients (Eq. 3), so that it enters the layers there once.
         """
-        if self._directions_only or site.is_joined or not site.settings.within_backward:
+        if self._directions_only:
             return gradients
         # The backward is past all later gates.
         later = self.entries[self.entries.index(site) + 1 :]

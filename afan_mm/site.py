@@ -74,6 +74,11 @@ class Site:
         """The sites that the passes of this one perturb, itself first."""
         return [self, *self.joined]
 
+    @property
+    def holds_backward(self) -> bool:
+        """Whether the clean backward waits for its passes before it enters the layers before it."""
+        return self.settings.within_backward and not self.is_joined
+
     def split(self, levels: Sequence[Tensor]) -> List[List[Tensor]]:
         """Tensors that stand for the levels of the whole group, by site."""
         each = iter(levels)

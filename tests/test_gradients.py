@@ -9,7 +9,7 @@ from afan_mm import gradients
 from afan_mm.functional import all_finite
 from afan_mm.gradients import Carry, zero_unless_
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
 
 
 def test_carried_gradient_is_added_and_not_weighted():
