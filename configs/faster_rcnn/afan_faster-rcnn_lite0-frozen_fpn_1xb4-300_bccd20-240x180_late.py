@@ -1,19 +1,9 @@
-# A-FAN at late sites, perturbed together: what the heads read, and map and vector of a RoI.
+# A-FAN at late sites, perturbed together.
 _base_ = [
     './faster-rcnn_lite0-frozen_fpn_1xb4-300_bccd20-240x180.py',
-    '../_base_/presets/recommended.py',
+    '../_base_/late_fpn.py',
 ]
 
 custom_hooks = [dict(type='AFANHook', interval=50)]
 optim_wrapper = _base_.everywhere.optim_wrapper
-_late = _base_.late
-model = dict(
-    neck=dict(
-        type='AFANNeckWrapper',
-        base='FPN',
-        afan=dict(_late, site='output', levels=(0, 1, 2, 3, 4)),
-    ),
-    roi_head=dict(
-        type='AFANRoIHead', base='StandardRoIHead', afan=[dict(_late, site='map'), _late]
-    ),
-)
+model = _base_.late_fpn
