@@ -154,17 +154,27 @@ class Site:
         return Gate.apply(self._collect, *levels, asking)[:-1]
 
     def _collect(self, gradients: Sequence[Optional[Tensor]]) -> List[None]:
-        self.feature_gradients = gradients[:-1]
+        before = self.feature_gradients or [None] * len(gradients)
+        self.feature_gradients = [
+            theirs if ours is None else ours if theirs is None else ours + theirs
+            for theirs, ours in zip(gradients[:-1], before)
+        ]
         return [None] * len(gradients)
 
     def carried(self, loss: Tensor, entered: Sequence[Tensor]) -> Tensor:
-        """The loss of a pass; its backward adds to :attr:`feature_gradients`.
+        """The loss of a pass; its backward adds to :attr:`feature_gradients` as it goes, where they
+        would otherwise be held until its end.
+
+        But not where nothing is perturbed: half of a gradient and half of it are the gradient, to
+        the bit, and so such passes are stock training, if both are summed up before.
 
         Args:
             loss: Of a pass.
             entered: The levels that it entered with.
         """
-        if self.settings.detach or all(g is None for g in self.feature_gradients):
+        is_control = self.settings.perturbation == 'none'
+        known = any(gradient is not None for gradient in self.feature_gradients)
+        if self.settings.detach or is_control or not known:
             return loss
         return Carry.apply(self._hand_over, loss, *entered)
 

@@ -27,16 +27,17 @@ class Detector(nn.Module):
     """Two levels, read by a dense head and by one that pools them.
 
     Args:
-        num_strengths: Of both sites.
+        num_strengths, settings: Of both sites.
     """
 
-    def __init__(self, num_strengths):
+    def __init__(self, num_strengths, **settings):
         super().__init__()
         self.front = nn.ModuleList([nn.Conv2d(3, CHANNELS, 1) for _ in range(2)])
         self.dense = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
         self.pooled = nn.Conv2d(CHANNELS, CHANNELS, 1)
         self.afan = [
-            AFANSettings(name, num_strengths=num_strengths, **LATE) for name in ('levels', 'pooled')
+            AFANSettings(name, num_strengths=num_strengths, **LATE, **settings)
+            for name in ('levels', 'pooled')
         ]
 
     def forward(self, x):
@@ -54,9 +55,9 @@ class Detector(nn.Module):
         optim_wrapper.update_params(loss)
 
 
-def detector(num_strengths=1):
+def detector(num_strengths=1, **settings):
     torch.manual_seed(0)
-    model = Detector(num_strengths)
+    model = Detector(num_strengths, **settings)
     return model, AFANOptimWrapper(torch.optim.SGD(model.parameters(), 0.1))
 
 
@@ -69,6 +70,23 @@ def peak(num_strengths):
 def test_clean_gradients_do_not_wait_beside_the_passes():
     """Held until the backward of a pass is over they would be two levels."""
     assert (peak(1) - peak(0)) / LEVEL < 0.3
+
+
+def test_control_is_stock_to_the_bit_where_a_feature_is_read_twice():
+    """What is added to a half that is known, part by part, rounds otherwise than the whole."""
+
+    def gradients(clean_weight, **settings):
+        model, wrapper = detector(**settings)
+        wrapper.clean_weight = clean_weight
+        with wrapper.optim_context(model):
+            loss = model(X)['loss']
+        wrapper.backward(loss)
+        return [parameter.grad for parameter in model.parameters()]
+
+    stock = gradients(1.0, num_strengths=0)
+    control, late = (gradients(0.5, perturbation=kind) for kind in ('none', 'gradient'))
+    assert all(torch.equal(*both) for both in zip(control, stock))
+    assert not any(torch.equal(*both) for both in zip(late, stock))
 
 
 def test_of_a_later_site_the_length_of_its_feature_is_kept_and_not_the_feature():
