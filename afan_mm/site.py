@@ -142,7 +142,7 @@ class Site:
 
     def enter(self, levels: Sequence[Tensor]) -> Sequence[Tensor]:
         """What a pass goes on with in place of these levels, whose gradient becomes
-        :attr:`feature_gradients`; the levels themselves where the layers before the site do not
+        ``feature_gradients``; the levels themselves where the layers before the site do not
         learn from it.
 
         A leaf would keep a level until the pass is over; so only the graph holds it.
@@ -162,7 +162,7 @@ class Site:
         return [None] * len(gradients)
 
     def carried(self, loss: Tensor, entered: Sequence[Tensor]) -> Tensor:
-        """The loss of a pass; its backward adds to :attr:`feature_gradients` as it goes, where they
+        """The loss of a pass; its backward adds to ``feature_gradients`` as it goes, where they
         would otherwise be held until its end.
 
         But not where nothing is perturbed: half of a gradient and half of it are the gradient, to
