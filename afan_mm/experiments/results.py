@@ -115,7 +115,8 @@ def _about_metric(
     }
     larger = experiment.larger_is_better if primary else None
     if larger is None:
-        larger = not name.endswith(LOWER_IS_BETTER)
+        # the name of a class may end as it likes
+        larger = name.startswith('per_class/') or not name.endswith(LOWER_IS_BETTER)
     comparisons = compare_all(experiment, values, larger, runs)
     return dict(
         values=values,

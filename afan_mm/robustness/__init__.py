@@ -1,5 +1,5 @@
-"""How a model does on images that were perturbed to raise its loss or corrupted, and how well its
-confidence fits its accuracy.
+"""How a model does on images that were perturbed to raise its loss or corrupted, how well its
+confidence fits its accuracy, and how it does on each class.
 """
 
 from .calibration import CalibrationMetric
@@ -7,6 +7,7 @@ from .corruption_loop import CorruptionTestLoop
 from .corruptions import CommonCorruption, CorruptionError
 from .detection_calibration import DetectionCalibrationMetric
 from .loop import RobustTestLoop
+from .per_class import PerClassMetric
 from .pixel_attack import PixelAttack
 from .settings import AttackError, AttackSettings
 
@@ -18,6 +19,7 @@ __all__ = [
     'CorruptionError',
     'CorruptionTestLoop',
     'DetectionCalibrationMetric',
+    'PerClassMetric',
     'PixelAttack',
     'RobustTestLoop',
 ]

@@ -56,17 +56,7 @@ class DetectionCalibrationMetric(BaseMetric):
         """The scores of the detections that count, and which are right."""
         from mmdet.evaluation.functional.mean_ap import tpfp_default  # only for detectors
 
-        if 'pred_instances' not in sample:
-            raise ValueError(
-                'DetectionCalibrationMetric needs the outputs of a detector with boxes, but got '
-                f'{sorted(sample)}'
-            )
-        if 'bboxes' not in sample.get('gt_instances', ()):
-            raise ValueError(
-                'DetectionCalibrationMetric needs the true boxes of the image, but the test '
-                "pipeline loads none; add dict(type='LoadAnnotations', with_bbox=True) before "
-                'PackDetInputs'
-            )
+        check_boxes(sample, type(self).__name__)
         scores, right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
         for found, truth, ignored in self._by_class(sample):
             true, false = tpfp_default(found, truth, ignored, self.iou_thr)
@@ -89,6 +79,24 @@ class DetectionCalibrationMetric(BaseMetric):
                 _boxes_of(sample['gt_instances'], label),
                 _boxes_of(sample.get('ignored_instances') or {}, label),
             )
+
+
+def check_boxes(sample: dict, metric: str) -> None:
+    """Raise where a test sample has no found or no true boxes.
+
+    Args:
+        sample: As a metric is given it.
+        metric: Who needs them.
+    """
+    if 'pred_instances' not in sample:
+        raise ValueError(
+            f'{metric} needs the outputs of a detector with boxes, but got {sorted(sample)}'
+        )
+    if 'bboxes' not in sample.get('gt_instances', ()):
+        raise ValueError(
+            f'{metric} needs the true boxes of the image, but the test pipeline loads none; add '
+            "dict(type='LoadAnnotations', with_bbox=True) before PackDetInputs"
+        )
 
 
 def _boxes_of(objects: dict, label: int) -> np.ndarray:

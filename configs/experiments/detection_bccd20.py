@@ -18,6 +18,6 @@ for _settings in ('neck.afan', 'roi_head.afan.0', 'roi_head.afan.1'):
     arms['gain'][f'model.{_settings}.target_gain'] = 0.1
 del _rate, _late, _settings
 seeds = [1, 2, 3, 4, 5]
-measures = ['stock', 'detection_calibration']
+measures = ['stock', 'detection_calibration', 'per_class']
 primary = 'mAP'
 references = ['stock', 'control', 'longer']

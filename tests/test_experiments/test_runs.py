@@ -31,7 +31,7 @@ from afan_mm.experiments.measures.base import METRIC_OF
 from afan_mm.experiments.notes import same_weights, weights_digest
 from support import toy
 from support.paths import ROOT, TOOLS
-from support.projects import PRIMARY, afan_overrides, write_experiment, write_project
+from support.projects import CLASSES, PRIMARY, afan_overrides, write_experiment, write_project
 
 HOSTS = ('mmseg', 'mmdet', 'mmpretrain')
 SHORT = {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2}
@@ -58,7 +58,7 @@ def test_an_experiment_of_each_host(host, tmp_path):
     write_project(host, tmp_path)
     arms = dict(stock={}, afan=afan_overrides(host), control=dict(of='afan'))
     calibration = ['detection_calibration'] if host == 'mmdet' else ['nll', 'calibration']
-    measures = ['stock', 'cost', *calibration]
+    measures = ['stock', 'cost', 'per_class', *calibration]
     plan = plan_of(tmp_path, host, arms=arms, measures=measures)
     failed, said = execute(plan)
     assert not failed and len(plan.store.all()) == 3
@@ -80,6 +80,10 @@ def test_an_experiment_of_each_host(host, tmp_path):
     else:
         assert results['metrics']['nll']['values']['stock'][0] > 0
         assert 0 <= results['metrics']['calibration/ece']['values']['stock'][0] <= 1
+    # those that the images have
+    of_classes = [name for name in results['metrics'] if name.startswith('per_class/')]
+    present = CLASSES if host == 'mmseg' else CLASSES[:2]
+    assert of_classes == [f'per_class/{name}' for name in present]
     # nothing runs twice
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'store').rglob('*.json')}
     failed, said = execute(plan)

@@ -25,11 +25,13 @@ LOWER_IS_BETTER = (
 )
 # what the metrics that measures need write before their figures: the config may have the same ones
 MEASURED = 'measured'
+PER_CLASS = f'{MEASURED}/per_class'
 # the metric that a measure needs beside those of the config
 METRIC_OF = dict(
     calibration='CalibrationMetric',
     nll='CalibrationMetric',
     detection_calibration='DetectionCalibrationMetric',
+    per_class='PerClassMetric',
 )
 # whose settings a measure takes beside its own
 HANDS_ON: Dict[str, tuple] = dict(
@@ -118,16 +120,15 @@ class Trained:
         return self._clean
 
     def _metric(self, name: str) -> Dict[str, Any]:
-        if name != 'CalibrationMetric':
-            return dict(type=name, prefix=MEASURED)
+        settings = dict(type=name, prefix=MEASURED)
+        if name == 'DetectionCalibrationMetric':
+            return settings
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
-        return dict(
-            type=name,
-            prefix=MEASURED,
-            ignore_index=ignored_label(model),
-            of_masks=classifies_masks(model),
-        )
+        settings.update(ignore_index=ignored_label(model))
+        if name == 'PerClassMetric':
+            return dict(settings, prefix=PER_CLASS)
+        return dict(settings, of_masks=classifies_masks(model))
 
     def evaluate(
         self,

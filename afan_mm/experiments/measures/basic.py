@@ -1,8 +1,9 @@
 """The library's own metrics, the calibration of the same outputs, and what the training took."""
 
+import math
 from typing import Dict
 
-from .base import MEASURED, Trained, measure
+from .base import MEASURED, PER_CLASS, Trained, measure
 
 
 @measure
@@ -28,6 +29,16 @@ def detection_calibration(trained: Trained) -> Dict[str, float]:
     :class:`~afan_mm.robustness.DetectionCalibrationMetric`.
     """
     return dict(d_ece=trained.clean()[f'{MEASURED}/d_ece'])
+
+
+@measure
+def per_class(trained: Trained) -> Dict[str, float]:
+    """A metric of each class that the images have, under its name, see
+    :class:`~afan_mm.robustness.PerClassMetric`.
+    """
+    found = trained.clean().items()
+    each = {k[len(PER_CLASS) + 1 :]: v for k, v in found if k.startswith(f'{PER_CLASS}/')}
+    return {name: figure for name, figure in each.items() if not math.isnan(figure)}
 
 
 @measure
