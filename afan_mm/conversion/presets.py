@@ -89,7 +89,8 @@ def preset_settings(
     ]
     if same and (library or cfg.get('default_scope')) == 'mmdet':
         notes.append(
-            'A detector whose backbone trains got worse by it in the study: train stock beside it.'
+            'A detector whose backbone trains lost its rarest class by it in the study: train '
+            'stock beside it, and compare them class by class.'
         )
     if preset == 'released':
         notes.append("The preset's own sites and learning rates are not taken over.")

@@ -44,6 +44,11 @@ def test_configs_are_read_and_their_types_are_registered(code, tmp_path):
     assert types or 'afan_mm' in cfg.custom_imports.imports[0]
 
 
+def test_no_report_of_the_study_is_a_copy_of_another():
+    reports = [path.read_bytes() for path in (ROOT / 'docs' / 'study').glob('*.json')]
+    assert len(set(reports)) == len(reports) > 20
+
+
 STOCK_HOOKS = dict(
     yolox='custom_hooks = [dict(type="YOLOXModeSwitchHook"), dict(type="EMAHook")]', none=''
 )
