@@ -90,7 +90,7 @@ class _Detection:
     def __init__(self, settings: PerClassMetric):
         from mmdet.evaluation import VOCMetric  # only for detectors
 
-        self.metric = VOCMetric(settings.iou_thr, eval_mode=settings.eval_mode)
+        self.metric = VOCMetric(float(settings.iou_thr), eval_mode=settings.eval_mode)
 
     def of_classes(self, kept: Sequence[Any]) -> Sequence[float]:
         from mmdet.evaluation import eval_map  # only for detectors

@@ -33,7 +33,7 @@ def test_boxes_by_hand():
     assert figures['per_class/plate'] == pytest.approx(1)
     assert math.isnan(figures['per_class/absent'])
 
-    stricter = metric_of(('cell', 'plate', 'absent'), iou_thr=0.6)
+    stricter = metric_of(('cell', 'plate', 'absent'), iou_thr=1)
     stricter.process({}, [sample(truth, found, no_instances())])
     assert stricter.evaluate(1)['per_class/plate'] == 0
 
