@@ -89,7 +89,7 @@ def preset_settings(
     ]
     if same and (library or cfg.get('default_scope')) == 'mmdet':
         notes.append(
-            'A detector whose backbone trains lost its rarest class by it in the study: train '
+            'A detector whose backbone trains lost its hardest class by it in the study: train '
             'stock beside it, and compare them class by class.'
         )
     if preset == 'released':

@@ -1,4 +1,4 @@
-"""A metric for each class: the mean hides a rare class that a training lost."""
+"""A metric for each class: the mean hides one that a training lost."""
 
 from typing import Any, Dict, List, Sequence, Tuple
 

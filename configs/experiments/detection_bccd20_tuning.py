@@ -1,5 +1,5 @@
 # Which learning rate is best for a stock detector, whose backbone trains, with 20 images to learn
-# from? And what is it in late joint A-FAN that loses the rarest class there: which site, what
+# from? And what is it in late joint A-FAN that loses the hardest class there: which site, what
 # strength? Seeds that the study does not use, on the images that it does not report: run with
 # --half selection.
 base = '../faster_rcnn/faster-rcnn_lite0_fpn_1xb4-300_bccd20-240x180.py'

@@ -101,7 +101,7 @@ def test_two_stage_detector():
     share = float(re.search(r"'output', tail share (0\.\d\d)", neck).group(1))
     assert 0.1 < share < 0.45 and conversion.notes == [
         "Settings: preset 'recommended', the same for every task and data set.",
-        'A detector whose backbone trains lost its rarest class by it in the study: train stock '
+        'A detector whose backbone trains lost its hardest class by it in the study: train stock '
         'beside it, and compare them class by class.',
         'Late sites have a tail share of at most 0.45. Measured on two images of 224 x 224.',
         f'A step has about {1 + share:.2f} times the operations of a stock step whose every layer '

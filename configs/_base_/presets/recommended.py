@@ -15,7 +15,7 @@
 # adv_weight and clean_weight sum to one, so that a learning rate keeps its meaning.
 # Not shown: that it helps in training from scratch, with more than 4,000 images, and where stock
 # does not overfit; there a detector's scores were worse calibrated with it. A detector whose
-# backbone trains lost its rarest class on 20 images: compare with stock, class by class.
+# backbone trains lost its hardest class on 20 images: compare with stock, class by class.
 late = dict(
     joint=True,
     norm='l2',
