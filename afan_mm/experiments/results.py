@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from .arm_specs import ArmSpec, ExperimentError
 from .comparisons import Figures, compare_all
 from .config import Experiment
-from .measures import LOWER_IS_BETTER
+from .measures import larger_is_better
 from .notes import timed_alike, working_seconds
 from .plan import Plan
 from .remarks import Records, not_finite, resumed, timed_otherwise, unpaired
@@ -115,8 +115,7 @@ def _about_metric(
     }
     larger = experiment.larger_is_better if primary else None
     if larger is None:
-        # the name of a class may end as it likes
-        larger = name.startswith('per_class/') or not name.endswith(LOWER_IS_BETTER)
+        larger = larger_is_better(name)
     comparisons = compare_all(experiment, values, larger, runs)
     return dict(
         values=values,

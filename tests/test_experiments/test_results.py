@@ -8,7 +8,7 @@ import pytest
 
 from afan_mm.experiments.arm_specs import ArmSpec
 from afan_mm.experiments.config import Experiment
-from afan_mm.experiments.measures import LOWER_IS_BETTER
+from afan_mm.experiments.measures import larger_is_better
 from afan_mm.experiments.report import markdown, write_report
 from afan_mm.experiments.results import collect, full_name
 from afan_mm.experiments.run import RunSpec
@@ -235,8 +235,12 @@ def test_a_curve_without_the_primary_metric_is_not_drawn(results, tmp_path):
 
 def test_errors_of_depth_and_miss_rates_are_better_the_smaller_they_are():
     errors = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'log10', 'silog', 'crowd_human/mMR')
-    assert all(f'robust/{name}'.endswith(LOWER_IS_BETTER) for name in errors)
-    assert not any(name.endswith(LOWER_IS_BETTER) for name in ('d1', 'crowd_human/mAP'))
+    assert not any(larger_is_better(f'robust/{name}') for name in errors)
+    assert all(larger_is_better(name) for name in ('d1', 'crowd_human/mAP'))
+
+
+def test_a_class_is_no_error_by_its_name():
+    assert larger_is_better('per_class/chess piece') and not larger_is_better('calibration/ece')
 
 
 def test_the_report_is_a_table_a_json_and_a_picture(results, tmp_path):

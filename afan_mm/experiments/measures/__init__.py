@@ -3,20 +3,20 @@
 from . import basic, robustness  # noqa: F401  register their measures
 from .base import (
     HANDS_ON,
-    LOWER_IS_BETTER,
     MEASURES,
     Trained,
     check_settings,
+    larger_is_better,
     measure,
     plain_figures,
 )
 
 __all__ = [
     'HANDS_ON',
-    'LOWER_IS_BETTER',
     'MEASURES',
     'Trained',
     'check_settings',
+    'larger_is_better',
     'measure',
     'plain_figures',
 ]

@@ -67,6 +67,11 @@ def plain_figures(name: str, found: Any) -> Dict[str, Any]:
     return plain
 
 
+def larger_is_better(name: str) -> bool:
+    """Of a figure of this name; that of a class may end as it likes."""
+    return name.startswith('per_class/') or not name.endswith(LOWER_IS_BETTER)
+
+
 def check_settings(name: str, settings: Dict[str, Any]) -> None:
     """Complain of settings that a measure does not have, before anything is trained.
 
@@ -120,15 +125,15 @@ class Trained:
         return self._clean
 
     def _metric(self, name: str) -> Dict[str, Any]:
-        settings = dict(type=name, prefix=MEASURED)
-        if name == 'DetectionCalibrationMetric':
-            return settings
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
-        settings.update(ignore_index=ignored_label(model))
-        if name == 'PerClassMetric':
-            return dict(settings, prefix=PER_CLASS)
-        return dict(settings, of_masks=classifies_masks(model))
+        ignored = dict(ignore_index=ignored_label(model))
+        settings = dict(
+            CalibrationMetric=dict(ignored, prefix=MEASURED, of_masks=classifies_masks(model)),
+            DetectionCalibrationMetric=dict(prefix=MEASURED),
+            PerClassMetric=dict(ignored, prefix=PER_CLASS),
+        )
+        return dict(settings[name], type=name)
 
     def evaluate(
         self,
